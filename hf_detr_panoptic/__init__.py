@@ -1,0 +1,32 @@
+"""From photos and a few hand-drawn masks to a panoptic DETR on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .labels import Category, LabelSpace
+    from .panoptic_map import PanopticMap, Segment
+
+# Imported at first use: `import hf_detr_panoptic` must not cost the seconds that torch and transformers take.
+_HOMES = {
+    "Category": ".labels",
+    "LabelSpace": ".labels",
+    "PanopticMap": ".panoptic_map",
+    "Segment": ".panoptic_map",
+}
+
+__all__ = ["Category", "LabelSpace", "PanopticMap", "Segment", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
