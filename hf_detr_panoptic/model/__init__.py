@@ -1,0 +1,1 @@
+"""DETR with a panoptic head: the stock parameters, exact and fast."""
