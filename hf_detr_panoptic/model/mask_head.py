@@ -1,0 +1,244 @@
+"""DETR's mask head, exact, for the queries that are wanted and at a fraction of the work.
+
+Everything here runs on the parameters of stock `DetrMaskHeadSmallConv` and `DetrMHAttentionMap` and adds none.
+Nothing in the head mixes queries, so any subset of them is exact. What is left is made cheap by linearity:
+
+- the first convolution splits into a part over the image's features, once an image, and a part over the attention
+  maps, once a query;
+- conv(adapter(fpn) + upsample(x)) = conv(adapter(fpn)), once an image, + conv(upsample(x)), once a query;
+- a 3×3 convolution after nearest ×2 upsampling equals four 2×2 convolutions, one for each parity of the output's row
+  and column, on the small map: 4/9 of the products and no enlarged input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.models.detr.modeling_detr import DetrConvBlock, DetrMaskHeadSmallConv, DetrMHAttentionMap
+
+# Floats that one chunk of queries may hold in its largest map. On a CPU it should stay in the cache; elsewhere only the
+# memory matters.
+_CHUNK_FLOATS = {"cpu": 3_000_000}
+_CHUNK_FLOATS_ELSEWHERE = 100_000_000
+
+
+@dataclass(frozen=True)
+class SharedMaskFeatures:
+    """What the mask head needs of each image, whichever queries are asked for.
+
+    keys: [B, heads, d / heads, h * w]; valid: bool [B, 1, 1, h * w] or None where nothing is padded;
+    conv1: [B, d + heads, h, w], the first convolution over the projected features, bias included;
+    stages: conv(adapter(fpn)) of each stage, [B, C, H, W] from low to high resolution, bias included.
+    """
+
+    keys: Tensor
+    valid: Tensor | None
+    conv1: Tensor
+    stages: tuple[Tensor, ...]
+
+    @property
+    def mask_size(self) -> tuple[int, int]:
+        height, width = self.stages[-1].shape[-2:]
+        return height, width
+
+
+def shared_mask_features(
+    mask_head: DetrMaskHeadSmallConv,
+    bbox_attention: DetrMHAttentionMap,
+    projected: Tensor,
+    memory: Tensor,
+    valid: Tensor | None,
+    fpn: Sequence[Tensor],
+) -> SharedMaskFeatures:
+    """The mask head's work that does not depend on the query.
+
+    projected: [B, d, h, w], the features that enter the encoder; memory: [B, d, h, w], those that leave it;
+    valid: bool [B, h, w], False on padding; fpn: the backbone's three finer maps, from low to high resolution.
+    """
+    batch, channels, height, width = memory.shape
+    key_weight = bbox_attention.k_proj.weight[:, :, None, None]
+    keys = F.conv2d(memory, key_weight, bbox_attention.k_proj.bias)
+    conv1 = mask_head.conv1.conv
+    stages = []
+    for stage, feature in zip(mask_head.fpn_stages, fpn, strict=True):
+        adapted = stage.fpn_adapter(_fast_layout(feature))
+        stages.append(_fast_layout(stage.refine.conv(adapted)))
+    return SharedMaskFeatures(
+        keys=keys.reshape(batch, -1, bbox_attention.head_dim, height * width),
+        valid=None if valid is None else valid.reshape(batch, 1, 1, height * width),
+        conv1=_fast_layout(F.conv2d(_fast_layout(projected), conv1.weight[:, :channels], conv1.bias, padding=1)),
+        stages=tuple(stages),
+    )
+
+
+def masks_for(
+    mask_head: DetrMaskHeadSmallConv,
+    bbox_attention: DetrMHAttentionMap,
+    shared: SharedMaskFeatures,
+    queries: Tensor,
+    images: Tensor,
+    chunk: int | None = None,
+) -> Tensor:
+    """Mask logits [K, H, W] of the chosen queries: decoder states [K, d], query k of image `images[k]` (int64 [K]).
+
+    Any order, any number an image, none too: the result stays in the graph of every parameter. `chunk` bounds how
+    many queries are worked on at once; by itself it follows from the size of the maps.
+    """
+    if not len(queries):
+        return _no_masks(mask_head, bbox_attention, shared, queries)
+    chunk = chunk or _chunk_size(shared)
+    owners = images.tolist()
+    order = sorted(range(len(owners)), key=owners.__getitem__)
+    is_sorted = order == list(range(len(order)))
+    if not is_sorted:
+        queries = queries[torch.tensor(order, device=queries.device)]
+    kernels = _query_kernels(mask_head, shared)
+    projected = bbox_attention.q_proj(queries) * bbox_attention.scaling
+    masks = torch.cat(
+        [
+            _masks_of_one_image(mask_head, kernels, shared, projected[start:stop], image)
+            for image, start, stop in _runs([owners[place] for place in order], chunk)
+        ]
+    )
+    if is_sorted:
+        return masks
+    back = torch.empty(len(order), dtype=torch.int64)
+    back[torch.tensor(order)] = torch.arange(len(order))
+    return masks[back.to(masks.device)]
+
+
+def dense_masks(
+    mask_head: DetrMaskHeadSmallConv,
+    bbox_attention: DetrMHAttentionMap,
+    shared: SharedMaskFeatures,
+    queries: Tensor,
+    chunk: int | None = None,
+) -> Tensor:
+    """Mask logits [B, Q, H, W] of every query; queries: [B, Q, d]."""
+    batch, count = queries.shape[:2]
+    images = torch.arange(batch).repeat_interleave(count)
+    masks = masks_for(mask_head, bbox_attention, shared, queries.flatten(0, 1), images, chunk)
+    return masks.view(batch, count, *masks.shape[-2:])
+
+
+def _masks_of_one_image(
+    mask_head: DetrMaskHeadSmallConv,
+    kernels: list[Tensor],
+    shared: SharedMaskFeatures,
+    queries: Tensor,
+    image: int,
+) -> Tensor:
+    """Mask logits [k, H, W] of projected and scaled queries [k, d], all of one image."""
+    conv1 = shared.conv1[image]
+    attention = _fast_layout(_attention(shared, queries, image).unflatten(-1, conv1.shape[-2:]))
+    x = F.conv2d(attention, kernels[0], padding=1)
+    x = _normed(mask_head.conv1, x.add_(conv1))
+    x = _normed(mask_head.conv2, mask_head.conv2.conv(x))
+    for stage, kernel, feature in zip(mask_head.fpn_stages, kernels[1:], shared.stages, strict=True):
+        size = (feature.shape[-2], feature.shape[-1])
+        x = _normed(stage.refine, _conv_of_upsampled(x, kernel, stage.refine.conv.weight, size) + feature[image])
+    return mask_head.output_conv(x).squeeze(1)
+
+
+def _attention(shared: SharedMaskFeatures, queries: Tensor, image: int) -> Tensor:
+    """Attention [k, heads, h * w]; one softmax over heads and places together, as in the paper's mask head."""
+    keys = shared.keys[image]
+    logits = torch.matmul(queries.unflatten(-1, (keys.shape[0], -1)).transpose(0, 1), keys).transpose(0, 1)
+    if shared.valid is not None:
+        logits = logits.masked_fill(~shared.valid[image], torch.finfo(logits.dtype).min)
+    return logits.flatten(1).softmax(-1).view(logits.shape)
+
+
+def _normed(block: DetrConvBlock, x: Tensor) -> Tensor:
+    """Norm and activation of a block whose convolution gave `x`."""
+    x = block.norm(x)
+    # In place, also for autograd: the norm's backward needs its input, not its output.
+    return F.relu_(x) if isinstance(block.activation, nn.ReLU) else block.activation(x)
+
+
+def _conv_of_upsampled(x: Tensor, kernel: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:
+    """3×3 convolution [k, C, H, W] of `x` [k, c, h, w] after nearest upsampling to `size`.
+
+    `kernel` is what `_query_kernels` made of `weight`: of four parities, or `weight` itself where that does not apply.
+    """
+    if kernel.shape[-1] == 3:
+        return F.conv2d(_upsampled(x, size), kernel, padding=1)
+    blocks = F.conv2d(x, kernel, padding=1)
+    k, channels, rows, columns = blocks.shape
+    channels //= 4
+    # Block p holds the output's rows 2p-1 and 2p: the outermost row and column on each side are beyond the map.
+    if blocks.is_contiguous(memory_format=torch.channels_last):
+        blocks = blocks.permute(0, 2, 3, 1).reshape(k, rows, columns, 2, 2 * channels).transpose(2, 3)
+        out = blocks.reshape(k, 2 * rows, 2 * columns, channels).permute(0, 3, 1, 2)
+    else:
+        blocks = blocks.reshape(k, 2, 2, channels, rows, columns).permute(0, 3, 4, 1, 5, 2)
+        out = blocks.reshape(k, channels, 2 * rows, 2 * columns)
+    out = out[:, :, 1 : 1 + size[0], 1 : 1 + size[1]]
+    # To 2n-1, nearest picks the same sources as to 2n and stops one short: only the last row and column see that.
+    if size[0] % 2:
+        tail = _upsampled(x[:, :, -2:], (3, size[1]))[:, :, 1:]
+        out[:, :, -1:] = F.conv2d(F.pad(tail, (1, 1, 0, 1)), weight)
+    if size[1] % 2:
+        tail = _upsampled(x[..., -2:], (size[0], 3))[..., 1:]
+        out[..., -1:] = F.conv2d(F.pad(tail, (0, 1, 1, 1)), weight)
+    return out
+
+
+def _upsampled(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="nearest")
+
+
+def _query_kernels(mask_head: DetrMaskHeadSmallConv, shared: SharedMaskFeatures) -> list[Tensor]:
+    """The kernels that run once a query: conv1 over the attention maps, then each stage's."""
+    heads = shared.keys.shape[1]
+    kernels = [mask_head.conv1.conv.weight[:, -heads:]]
+    below = shared.conv1.shape[-2:]
+    for stage, feature in zip(mask_head.fpn_stages, shared.stages, strict=True):
+        size = feature.shape[-2:]
+        doubles = all(large in (2 * small, 2 * small - 1) and large > small for small, large in zip(below, size))
+        weight = stage.refine.conv.weight
+        kernels.append(_parity_kernel(weight) if doubles else weight)
+        below = size
+    return [_fast_layout(kernel) for kernel in kernels]
+
+
+def _parity_kernel(weight: Tensor) -> Tensor:
+    """3×3 kernels [o, c, 3, 3] as 2×2 ones [4 * o, c, 2, 2], for the output's rows 2p-1 and 2p, each by column alike."""
+    return torch.stack([torch.stack(_parities(rows, 3)) for rows in _parities(weight, 2)]).flatten(0, 2)
+
+
+def _parities(weight: Tensor, dim: int) -> list[Tensor]:
+    first, second, third = weight.unbind(dim)
+    return [torch.stack([first + second, third], dim), torch.stack([first, second + third], dim)]
+
+
+def _runs(owners: list[int], chunk: int) -> Iterator[tuple[int, int, int]]:
+    """(image, start, stop) of at most `chunk` neighbours with the same owner."""
+    start = 0
+    for stop in range(1, len(owners) + 1):
+        if stop == len(owners) or owners[stop] != owners[start] or stop - start == chunk:
+            yield owners[start], start, stop
+            start = stop
+
+
+def _chunk_size(shared: SharedMaskFeatures) -> int:
+    largest = max(feature[0].numel() for feature in shared.stages)
+    return max(1, _CHUNK_FLOATS.get(shared.conv1.device.type, _CHUNK_FLOATS_ELSEWHERE) // largest)
+
+
+def _fast_layout(x: Tensor) -> Tensor:
+    """Channels last on a CPU, where its convolutions and norms are faster so; elsewhere as it is."""
+    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+
+
+def _no_masks(
+    mask_head: DetrMaskHeadSmallConv, bbox_attention: DetrMHAttentionMap, shared: SharedMaskFeatures, queries: Tensor
+) -> Tensor:
+    """Masks [0, H, W] that give every parameter and input a zero gradient (a rank without targets under DDP)."""
+    parts = [*mask_head.parameters(), *bbox_attention.parameters(), shared.keys, shared.conv1, *shared.stages, queries]
+    zero = torch.stack([part.sum() * 0 for part in parts]).sum()
+    return queries.new_zeros(0, *shared.mask_size) + zero
