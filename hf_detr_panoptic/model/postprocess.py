@@ -1,0 +1,229 @@
+"""From the logits of one image to its panoptic map, at the photo's own size."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import ModelError, did_you_mean
+from ..labels import LabelSpace
+from ..panoptic_map import PanopticMap, Segment
+
+FILLS = ("void", "argmax")
+
+# Upsampled values held at a time. Small enough for a CPU's cache; a GPU wants few, large kernels.
+BAND_VALUES = {"cpu": 2**20, "cuda": 2**26}
+
+
+@dataclass(frozen=True)
+class PostprocessSettings:
+    """What a model remembers about turning logits into a map.
+
+    threshold: a query counts when the probability of its class exceeds this.
+    mask_threshold: a mask claims a pixel when its sigmoid exceeds this.
+    min_area: smaller segments give their pixels to the next best mask. (DETR removes up to 4 pixels: 5 here.)
+    fill: "void" leaves a pixel that no kept mask claims void; "argmax" gives it to the best one, as in the paper.
+    """
+
+    threshold: float = 0.85
+    mask_threshold: float = 0.5
+    min_area: int = 4
+    fill: str = "void"
+
+    def __post_init__(self) -> None:
+        for name in ("threshold", "mask_threshold"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ModelError(f"{name} is {getattr(self, name)}", fix="It is a probability: 0 to 1.")
+        if self.min_area < 0:
+            raise ModelError(f"min_area is {self.min_area}", fix="It counts pixels: 0 or more.")
+        if self.fill not in FILLS:
+            raise ModelError(f"fill is {self.fill!r}", fix=did_you_mean(self.fill, FILLS))
+
+    def to_config(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The queries of one image that passed: queries int64 [K], on the logits' device; labels, scores: K each."""
+
+    queries: Tensor
+    labels: tuple[int, ...]
+    scores: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def choose_queries(logits: Tensor, space: LabelSpace, threshold: float = 0.85) -> list[Kept]:
+    """logits [B, Q, C + 1], "no object" last → the queries that pass, image by image, in the order of queries.
+
+    The softmax runs over all columns. A query whose best column is no category of `space` (a hole of a foreign
+    checkpoint, or "no object") is dropped whatever its other columns say.
+    """
+    columns = logits.shape[-1]
+    if max(space.columns, default=-1) >= columns - 1:
+        raise ModelError(
+            f"the label space reads class column {max(space.columns)}, the model has {columns - 1}",
+            fix="Use the label space of this checkpoint: LabelSpace.from_config(model.config).",
+        )
+    if not torch.isfinite(logits).all():
+        raise ModelError(
+            "the class logits hold NaN or infinity",
+            fix="Look for NaN in the photo or in the weights; with half precision, try float32.",
+        )
+    label_of_column = torch.full((columns,), -1, dtype=torch.int64)
+    label_of_column[torch.tensor(space.columns, dtype=torch.int64)] = torch.arange(len(space))
+    scores, best = logits.float().softmax(-1).max(-1)
+    labels = label_of_column.to(best.device)[best]
+    passed = (labels >= 0) & (scores > threshold)
+    return [
+        Kept(queries, tuple(labels[image, queries].tolist()), tuple(scores[image, queries].tolist()))
+        for image, queries in enumerate(mask.nonzero()[:, 0] for mask in passed)
+    ]
+
+
+def postprocess(
+    kept: Kept,
+    mask_logits: Tensor,
+    space: LabelSpace,
+    photo_size: tuple[int, int],
+    settings: PostprocessSettings | None = None,
+    *,
+    canvas_size: tuple[int, int] | None = None,
+    valid_size: tuple[int, int] | None = None,
+) -> PanopticMap:
+    """The masks of the kept queries of one image → its map. All sizes are (height, width).
+
+    mask_logits: [K, h, w], row by row those of `kept`. Where the image was padded on the right and at the bottom,
+    `canvas_size` is what the masks cover and `valid_size` the image on it: the padding is cut off before anything is
+    resized, so that the result is that of the image's own crop.
+
+    Pixel by pixel the mask with the highest logit wins. Stuff of one class is one segment *before* small segments are
+    looked for, so nothing undoes it. Ids run 1, 2, … in the order of queries; a fused segment's score is its
+    queries' mean, weighted by the pixels that each won.
+    """
+    settings = settings or PostprocessSettings()
+    if mask_logits.shape[0] != len(kept):
+        raise ModelError(f"{mask_logits.shape[0]} masks for {len(kept)} queries")
+    if len(kept) == 0:
+        return PanopticMap(np.zeros(photo_size, dtype=np.int32), [], space)
+    masks = mask_logits.detach()
+    if valid_size is not None and canvas_size is not None:
+        masks = masks[(slice(None), *valid_cells(masks.shape[-2:], canvas_size, valid_size))]
+    limit = -math.inf if settings.fill == "argmax" else _logit(settings.mask_threshold)
+
+    owners = _owners(masks, range(photo_size[0]), photo_size, limit)
+    groups = _groups(kept, space)
+    areas = np.bincount(owners.reshape(-1), minlength=len(kept) + 1)[1:]
+    group_areas = np.bincount(groups, weights=areas, minlength=len(kept))
+    small = group_areas[groups] < settings.min_area
+    fragments = np.append(False, small)[owners]
+    if fragments.any():
+        # Nobody else loses a pixel when these leave, so the others only grow: one round is enough.
+        staying = np.flatnonzero(~small)
+        rows = np.flatnonzero(fragments.any(axis=1))
+        heirs = np.zeros((len(rows), photo_size[1]), dtype=owners.dtype)
+        if len(staying):
+            places = torch.from_numpy(staying).to(masks.device)
+            heirs = np.append(0, staying + 1).astype(owners.dtype)[
+                _owners(masks[places], rows.tolist(), photo_size, limit)
+            ]
+        owners[rows] = np.where(fragments[rows], heirs, owners[rows])
+        areas = np.bincount(owners.reshape(-1), minlength=len(kept) + 1)[1:]
+    return _as_map(owners, areas, groups, kept, space)
+
+
+def valid_cells(grid: torch.Size, canvas: tuple[int, int], valid: tuple[int, int]) -> tuple[slice, slice]:
+    """The part of a mask grid on a padded canvas that the valid image alone would have had."""
+    # A convolutional backbone of stride s gives ceil(n / s) cells for n pixels, and s is a power of two.
+    strides = [2 ** math.ceil(math.log2(pixels / cells)) for pixels, cells in zip(canvas, grid, strict=True)]
+    height, width = (math.ceil(pixels / stride) for pixels, stride in zip(valid, strides, strict=True))
+    return slice(0, height), slice(0, width)
+
+
+def _owners(masks: Tensor, rows: range | list[int], size: tuple[int, int], limit: float) -> npt.NDArray[np.int16]:
+    """int16 [rows, width]: 1 + the place of the mask with the highest logit above `limit`, else 0.
+
+    Bilinear as `interpolate(masks, size)` at those rows of the photo, but a band of rows at a time: 100 masks of
+    a 12-megapixel photo would take 4.8 GB.
+    """
+    count, grid_height, _ = masks.shape
+    height, width = size
+    band = max(1, BAND_VALUES.get(masks.device.type, 2**20) // (count * width))
+    owners = torch.empty((len(rows), width), dtype=torch.int16)
+    for start in range(0, len(rows), band):
+        places = torch.as_tensor(rows[start : start + band], device=masks.device, dtype=torch.float32)
+        source = ((places + 0.5) * (grid_height / height) - 0.5).clamp_(0, grid_height - 1)
+        upper = source.long()
+        lower = (upper + 1).clamp_(max=grid_height - 1)
+        weight = (source - upper)[None, :, None]
+        stripe = torch.lerp(masks[:, upper].float(), masks[:, lower].float(), weight)
+        owners[start : start + band] = _best(stripe, width, limit)
+    return owners.numpy()
+
+
+def _best(stripe: Tensor, width: int, limit: float) -> Tensor:
+    """float [K, rows, w] → int16 [rows, width], as `_owners`."""
+    # Interpolated values never exceed their neighbours: a mask that stays under the limit here cannot win here.
+    present = list(range(len(stripe)))
+    if limit > -math.inf:
+        present = (stripe.amax((1, 2)) > limit).nonzero()[:, 0].tolist()
+        stripe = stripe[present]
+    owner = torch.zeros((stripe.shape[1], width), dtype=torch.int16, device=stripe.device)
+    if not len(stripe):
+        return owner
+    values = functional.interpolate(stripe[None], size=(stripe.shape[1], width), mode="bilinear", align_corners=False)[
+        0
+    ]
+    highest = torch.full_like(values[0], limit)
+    for place, value in zip(present, values, strict=True):
+        owner.masked_fill_(value > highest, place + 1)
+        torch.maximum(highest, value, out=highest)
+    return owner
+
+
+def _groups(kept: Kept, space: LabelSpace) -> npt.NDArray[np.int64]:
+    """int64 [K]: the place of the first kept query of the segment that each belongs to."""
+    firsts: dict[int, int] = {}
+    return np.array(
+        [
+            firsts.setdefault(label, place) if label in space.stuff_labels else place
+            for place, label in enumerate(kept.labels)
+        ],
+        dtype=np.int64,
+    )
+
+
+def _as_map(
+    owners: npt.NDArray[np.int16],
+    areas: npt.NDArray[np.int64],
+    groups: npt.NDArray[np.int64],
+    kept: Kept,
+    space: LabelSpace,
+) -> PanopticMap:
+    ids = np.zeros(len(kept) + 1, dtype=np.int32)
+    segments = []
+    for first in np.unique(groups).tolist():
+        members = np.flatnonzero(groups == first)
+        pixels = int(areas[members].sum())
+        if not pixels:
+            continue
+        segment_id = len(segments) + 1
+        score = float(np.dot(areas[members], np.array(kept.scores)[members]) / pixels)
+        segments.append(Segment(segment_id, kept.labels[first], min(max(score, 0.0), 1.0), source="model"))
+        ids[members + 1] = segment_id
+    return PanopticMap(ids[owners], segments, space)
+
+
+def _logit(probability: float) -> float:
+    if probability <= 0.0:
+        return -math.inf
+    return math.inf if probability >= 1.0 else math.log(probability / (1.0 - probability))
