@@ -1,0 +1,338 @@
+"""What the model should have found: the labels of a batch, checked, on the device, as one small map an image.
+
+    targets = Targets.from_labels(labels, num_labels=C, canvas=(H, W), device=..., pixel_mask=...)
+
+A label is a dict. Ours: `class_labels` int64 [N], `boxes` float [N, 4] (centre, width and height as shares of the
+*visible* part), `panoptic` int32 [H, W] (0 is void) with `segment_ids` int [N]; optional `valid_size` (h, w),
+`crowd_ids` (or `iscrowd` [N]), `scores` float [N]. Hugging Face's `masks` [N, H, W] may stand in for `panoptic`:
+void is unknown there, so what no mask covers is background. Without either, boxes and classes alone are learnt.
+The maps may be as large as the canvas (the padded batch) or as the image's valid part.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_detr_panoptic.errors import ModelError, did_you_mean
+
+KEYS = ("class_labels", "boxes", "panoptic", "segment_ids", "masks", "valid_size", "crowd_ids", "iscrowd", "scores")
+# What DetrImageProcessor adds; read by nobody here.
+_FOREIGN_KEYS = ("image_id", "orig_size", "size", "area")
+_SMALL = ("class_labels", "boxes", "segment_ids", "crowd_ids", "iscrowd", "scores", "valid_size", "image_id")
+
+# Room for rounding in boxes that were computed in another precision.
+_BOX_SLACK = 1e-4
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The targets of a batch, those of image 0 first; crowd segments are not among them. T is their number.
+
+    `labels`: int64 [T], `boxes`: float32 (or 64, if given so) [T, 4], `scores`: float32 [T], all on the device.
+    `regions`: int16 [B, H, W]; n + 1 where target n of the image lies, 0 in void, crowd, padding and under ids that
+    nobody listed. For images with `masks` (which may overlap) it only says 1 (counts) or 0.
+    `absent`: bool [T]; the target has no pixel. `match` raises then, to spare a transfer of its own.
+    """
+
+    labels: Tensor
+    boxes: Tensor
+    scores: Tensor
+    counts: tuple[int, ...]
+    valid_sizes: tuple[tuple[int, int], ...]
+    regions: Tensor | None
+    masks: tuple[Tensor | None, ...]
+    absent: Tensor
+    segment_names: tuple[str, ...]
+    image_names: tuple[str, ...]
+
+    @classmethod
+    def from_labels(
+        cls,
+        labels: Sequence[Mapping[str, Any]],
+        *,
+        num_labels: int,
+        canvas: tuple[int, int],
+        device: torch.device | str,
+        num_images: int | None = None,
+        pixel_mask: Tensor | None = None,
+    ) -> Targets:
+        """Checks `labels` and puts them on `device`; call it before the forward, so that errors cost nothing.
+
+        `canvas`: height and width of `pixel_values`; `pixel_mask`: [B, H, W], says the valid sizes that labels do
+        not say themselves. Labels that are on an accelerator come to the host in one transfer (maps stay there).
+        """
+        if num_images is not None and len(labels) != num_images:
+            raise ModelError(
+                f"{len(labels)} label dicts for a batch of {num_images} images",
+                fix="Pass one dict for each image, an empty one's tensors having length 0.",
+            )
+        if not labels:
+            raise ModelError("the batch is empty", fix="Pass at least one image with its label dict.")
+        for index, label in enumerate(labels):
+            _check_keys(label, f"image {index} of the batch")
+        small, sizes = _on_host(labels, pixel_mask)
+        images = [_read_image(index, entry, num_labels, canvas, sizes) for index, entry in enumerate(small)]
+
+        has_maps = any("panoptic" in label or "masks" in label for label in labels)
+        regions = torch.zeros(len(labels), *canvas, dtype=torch.int16, device=device) if has_maps else None
+        masks: list[Tensor | None] = []
+        absent: list[Tensor] = []
+        for index, (label, image) in enumerate(zip(labels, images, strict=True)):
+            mask = None
+            missing = torch.zeros(image.count, dtype=torch.bool, device=device)
+            if regions is not None:
+                valid = regions[index, : image.valid[0], : image.valid[1]]
+                if "masks" in label:
+                    mask, missing = _place_masks(label["masks"], image, canvas, valid)
+                elif "panoptic" in label:
+                    missing = _place_ids(label["panoptic"], image, canvas, valid)
+                else:
+                    raise ModelError(
+                        "no map, though other images of the batch have one",
+                        where=image.name,
+                        fix="Give every image of a batch `panoptic` (or `masks`), or none.",
+                    )
+            masks.append(mask)
+            absent.append(missing)
+
+        return cls(
+            labels=torch.cat([image.labels for image in images]).to(device, non_blocking=True),
+            boxes=torch.cat([image.boxes for image in images]).to(device, non_blocking=True),
+            scores=torch.cat([image.scores for image in images]).to(device, non_blocking=True),
+            counts=tuple(image.count for image in images),
+            valid_sizes=tuple(image.valid for image in images),
+            regions=regions,
+            masks=tuple(masks),
+            absent=torch.cat(absent),
+            segment_names=tuple(name for image in images for name in image.segment_names),
+            image_names=tuple(image.name for image in images),
+        )
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    def mask(self, image: int, places: Tensor) -> Tensor:
+        """The masks of some targets of one image; `places`: int64 [k], their places in the image → bool [k, H, W]."""
+        assert self.regions is not None
+        masks = self.masks[image]
+        if masks is None:
+            return self.regions[image] == (places + 1).to(torch.int16)[:, None, None]
+        full = masks.new_zeros(len(places), *self.regions.shape[-2:])
+        full[:, : masks.shape[1], : masks.shape[2]] = masks[places]
+        return full
+
+    def counted(self, image: int) -> Tensor:
+        """Where the mask losses look: not void, crowd or padding → bool [H, W]."""
+        assert self.regions is not None
+        return self.regions[image] > 0
+
+    def require_pixels(self, absent: Sequence[bool]) -> None:
+        """Raises for the first segment that is listed and has no pixel; `absent` is `self.absent` on the host."""
+        if not any(absent):
+            return
+        first = list(absent).index(True)
+        image = next(i for i in range(len(self.counts)) if first < sum(self.counts[: i + 1]))
+        raise ModelError(
+            f"{self.segment_names[first]} is listed but has no pixel in the map",
+            where=self.image_names[image],
+            fix="Leave it out of the label, or mend the map (`hf-detr-panoptic check` finds such segments).",
+        )
+
+
+def count_targets(labels: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The targets of each image, crowds left out: what `Denominators.of` needs of micro-batches still to come."""
+    small, _ = _on_host(labels, None)
+    return [len(entry["class_labels"]) - int(_crowd_rows(entry).sum()) for entry in small]
+
+
+def at_least_fp32(tensor: Tensor) -> Tensor:
+    """Half precisions widened; float64 stays."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One image's small tensors, checked, on the host, without crowds; `kept`: bool, which of the listed those are."""
+
+    name: str
+    valid: tuple[int, int]
+    labels: Tensor
+    boxes: Tensor
+    scores: Tensor
+    kept: Tensor
+    segment_ids: Tensor | None
+
+    @property
+    def count(self) -> int:
+        return len(self.labels)
+
+    @property
+    def segment_names(self) -> list[str]:
+        if self.segment_ids is None:
+            return [f"mask {place}" for place in self.kept.nonzero()[:, 0].tolist()]
+        return [f"segment {segment}" for segment in self.segment_ids.tolist()]
+
+
+def _check_keys(label: Mapping[str, Any], where: str) -> None:
+    if not isinstance(label, Mapping):
+        raise ModelError(
+            f"a label is a {type(label).__name__}", where=where, fix="Pass a dict with: " + ", ".join(KEYS)
+        )
+    needed = ["class_labels", "boxes"] + (["segment_ids"] if "panoptic" in label else [])
+    for key in needed:
+        if key not in label:
+            raise ModelError(f"the label has no '{key}'", where=where, fix=did_you_mean(key, label))
+    for key in label:
+        # Keys of others pass; one that resembles ours is a slip that would be ignored in silence.
+        if key not in KEYS + _FOREIGN_KEYS and difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.8):
+            raise ModelError(f"the label has an unknown key '{key}'", where=where, fix=did_you_mean(key, KEYS))
+
+
+def _on_host(
+    labels: Sequence[Mapping[str, Any]], pixel_mask: Tensor | None
+) -> tuple[list[dict[str, Tensor]], list[tuple[int, int]] | None]:
+    """The small tensors of all labels and the sizes that `pixel_mask` says, brought over in one transfer."""
+    found = [
+        {key: torch.as_tensor(label[key]) for key in _SMALL if key in label and not isinstance(label[key], str)}
+        for label in labels
+    ]
+    tensors = [tensor for entry in found for tensor in entry.values()]
+    if pixel_mask is not None:
+        there = pixel_mask != 0
+        tensors.append(torch.stack([there.any(2).sum(1), there.any(1).sum(1)], 1))
+    far = [tensor for tensor in tensors if tensor.device.type != "cpu"]
+    # Ids and labels are whole numbers below 2⁵³: float64 carries them exactly.
+    flat = torch.cat([tensor.detach().double().flatten() for tensor in far]).cpu() if far else torch.zeros(0)
+    parts = iter(flat.split([tensor.numel() for tensor in far]))
+    near = [
+        tensor if tensor.device.type == "cpu" else next(parts).view(tensor.shape).to(tensor.dtype)
+        for tensor in tensors
+    ]
+    sizes = [(int(h), int(w)) for h, w in near.pop().tolist()] if pixel_mask is not None else None
+    rest = iter(near)
+    return [{key: next(rest) for key in entry} for entry in found], sizes
+
+
+def _crowd_rows(entry: Mapping[str, Tensor]) -> Tensor:
+    """Which of the listed segments are crowds → bool [N]."""
+    crowd = torch.zeros(len(entry["class_labels"]), dtype=torch.bool)
+    if "iscrowd" in entry:
+        crowd |= entry["iscrowd"].bool()
+    if "crowd_ids" in entry and "segment_ids" in entry:
+        crowd |= torch.isin(entry["segment_ids"].long(), entry["crowd_ids"].long())
+    return crowd
+
+
+def _read_image(
+    index: int,
+    entry: Mapping[str, Tensor],
+    num_labels: int,
+    canvas: tuple[int, int],
+    sizes: list[tuple[int, int]] | None,
+) -> _Image:
+    name = f"image {index} of the batch"
+    if "image_id" in entry and entry["image_id"].numel() == 1:
+        name += f" (image_id {int(entry['image_id'])})"
+    labels = entry["class_labels"]
+    for key in ("boxes", "segment_ids", "iscrowd", "scores"):
+        if key in entry and len(entry[key]) != len(labels):
+            raise ModelError(
+                f"{len(labels)} class_labels and {len(entry[key])} {key}", where=name, fix="Pass one for each segment."
+            )
+    if labels.is_floating_point():
+        raise ModelError(f"class_labels are {labels.dtype}", where=name, fix="Pass int64.")
+    outside = labels[(labels < 0) | (labels >= num_labels)]
+    if len(outside):
+        hint = "Are they 1-based ids? Labels are places in the label space, from 0." if num_labels in outside else ""
+        raise ModelError(
+            f"class label {int(outside[0])} is outside the {num_labels} labels 0 to {num_labels - 1}",
+            where=name,
+            fix=hint or "Is the label space that of the model?",
+        )
+    boxes = at_least_fp32(entry["boxes"]).reshape(len(labels), 4)
+    right = ((boxes >= -_BOX_SLACK) & (boxes <= 1 + _BOX_SLACK)).all(1) & (boxes[:, 2:] > 0).all(1)
+    if not right.all():
+        first = int((~right).nonzero()[0])
+        raise ModelError(
+            f"box {first} is {[round(x, 4) for x in boxes[first].tolist()]}",
+            where=name,
+            fix="Boxes are (centre x, centre y, width, height), each in [0, 1] of the visible part, with a size above "
+            "0; a box made from pixels is as wide as they are (last − first + 1).",
+        )
+    if "valid_size" in entry:
+        valid = (int(entry["valid_size"][0]), int(entry["valid_size"][1]))
+    else:
+        valid = sizes[index] if sizes else canvas
+    if not (0 < valid[0] <= canvas[0] and 0 < valid[1] <= canvas[1]):
+        raise ModelError(
+            f"valid_size {valid} does not fit the canvas {canvas}", where=name, fix="Pass (height, width)."
+        )
+    segment_ids = entry["segment_ids"].long() if "segment_ids" in entry else None
+    if segment_ids is not None and len(segment_ids):
+        if segment_ids.min() <= 0:
+            raise ModelError(f"segment id {int(segment_ids.min())}", where=name, fix="Ids are positive; 0 is void.")
+        if len(segment_ids.unique()) != len(segment_ids):
+            raise ModelError("a segment id is listed twice", where=name, fix="List every segment once.")
+    kept = ~_crowd_rows(entry)
+    scores = entry["scores"].float() if "scores" in entry else torch.ones(len(labels))
+    return _Image(
+        name=name,
+        valid=valid,
+        labels=labels.long()[kept],
+        boxes=boxes[kept],
+        scores=scores[kept],
+        kept=kept,
+        segment_ids=None if segment_ids is None else segment_ids[kept],
+    )
+
+
+def _valid_part(maps: Tensor, image: _Image, canvas: tuple[int, int]) -> Tensor:
+    """The part of `maps` [..., h, w] that shows the image."""
+    size = (int(maps.shape[-2]), int(maps.shape[-1]))
+    if size not in (canvas, image.valid):
+        raise ModelError(
+            f"the map is {size[0]}×{size[1]}, the pixels are {canvas[0]}×{canvas[1]}"
+            + (f" ({image.valid[0]}×{image.valid[1]} of them valid)" if image.valid != canvas else ""),
+            where=image.name,
+            fix="Resize map and photo alike (nearest for the map), and pass `valid_size` if the photo is padded.",
+        )
+    return maps[..., : image.valid[0], : image.valid[1]]
+
+
+def _place_ids(ids: Tensor, image: _Image, canvas: tuple[int, int], valid: Tensor) -> Tensor:
+    """Writes an id map's targets into `valid`: int16 [h, w]; says which have no pixel → bool [N]."""
+    assert image.segment_ids is not None
+    if ids.ndim != 2:
+        raise ModelError(f"`panoptic` has shape {tuple(ids.shape)}", where=image.name, fix="Pass ids as int32 [H, W].")
+    ids = _valid_part(ids, image, canvas).to(valid.device)
+    # A table from id to place; whatever lies above the last listed id falls into the last slot, which stays void.
+    table = torch.zeros(int(image.segment_ids.max()) + 2 if image.count else 2, dtype=torch.int16)
+    table[image.segment_ids] = torch.arange(1, image.count + 1, dtype=torch.int16)
+    places = table.to(valid.device)[ids.long().clamp_(0, len(table) - 1)]
+    valid.copy_(places)
+    absent = torch.ones(image.count + 1, dtype=torch.bool, device=valid.device)
+    return absent.index_fill_(0, places.long().flatten(), False)[1:]
+
+
+def _place_masks(masks: Tensor, image: _Image, canvas: tuple[int, int], valid: Tensor) -> tuple[Tensor, Tensor]:
+    """The masks of an image's targets, bool [N, h, w], and which are empty; crowds become 0 in `valid`."""
+    if masks.ndim != 3 or len(masks) != len(image.kept):
+        raise ModelError(
+            f"`masks` has shape {tuple(masks.shape)} for {len(image.kept)} labels",
+            where=image.name,
+            fix="Pass [N, H, W].",
+        )
+    there = _valid_part(masks, image, canvas).to(valid.device) != 0
+    kept = image.kept.to(valid.device)
+    if image.count < len(image.kept):
+        valid.copy_(~there[~kept].any(0))
+        there = there[kept]
+    else:
+        valid.fill_(1)
+    return there, ~there.flatten(1).any(1)
