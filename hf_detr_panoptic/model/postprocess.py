@@ -210,7 +210,7 @@ def _as_map(
     space: LabelSpace,
 ) -> PanopticMap:
     ids = np.zeros(len(kept) + 1, dtype=np.int32)
-    segments = []
+    segments: list[Segment] = []
     for first in np.unique(groups).tolist():
         members = np.flatnonzero(groups == first)
         pixels = int(areas[members].sum())

@@ -30,8 +30,7 @@ def logits_for(rows):
 def halves(*owners):
     """Mask logits +4 in the columns that belong to each query, −4 elsewhere: owners are 'a', 'b', … a column."""
     names = sorted(set("".join(owners)) - {"."})
-    grid = torch.tensor([[[4.0 if cell == name else -4.0 for cell in row] for row in owners] for name in names])
-    return grid
+    return torch.tensor([[[4.0 if cell == name else -4.0 for cell in row] for row in owners] for name in names])
 
 
 # --- which queries count
