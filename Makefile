@@ -1,0 +1,44 @@
+# The two commands a newcomer types are `make demo` and `make test`. Everything here can be typed by hand: see README.md.
+
+VENV ?= .venv
+PYTHON ?= python3
+RUN := $(VENV)/bin
+
+.PHONY: demo test test-all test-lowest style check bench help
+
+help:  ## What there is to make
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+# An editable install with the development tools; made again whenever the declared dependencies change.
+$(VENV)/installed: pyproject.toml setup.cfg
+	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/installed  ## Show what works today, offline
+	$(RUN)/hf-detr-panoptic doctor --offline
+	$(RUN)/python examples/first_map.py
+
+test: $(VENV)/installed  ## The quick tests, under 10 minutes on two cores
+	$(RUN)/python -m pytest -m 'not slow'
+
+test-all: $(VENV)/installed  ## Every test
+	$(RUN)/python -m pytest
+
+test-lowest:  ## The quick tests under the lowest versions that pyproject.toml allows
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python tests/lowest_versions.py > .venv-lowest/requirements.txt
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -r .venv-lowest/requirements.txt --editable '.[dev]'
+	.venv-lowest/bin/python -m pytest -m 'not slow'
+
+style: $(VENV)/installed  ## Put the code into shape
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
+
+check: $(VENV)/installed  ## Lint, format and types, changing nothing
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+bench: $(VENV)/installed  ## Every benchmark, one after the other
+	for script in benchmarks/[!m]*.py benchmarks/m[!e]*.py; do echo "== $$script"; $(RUN)/python $$script || exit 1; done

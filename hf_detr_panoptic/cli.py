@@ -1,0 +1,96 @@
+"""`hf-detr-panoptic`: parses, then calls a step. Nothing heavy is imported before the command is known."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn, Protocol, cast
+
+from . import __version__
+from .errors import HfDetrPanopticError, did_you_mean
+
+# command → (module in `steps`, its line in --help)
+COMMANDS = {
+    "doctor": ("doctor", "is this machine ready? Versions, device, processes, Hub, disk"),
+}
+
+
+class Step(Protocol):
+    """What a module in `steps` offers the command line."""
+
+    __doc__: str | None
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+
+    def main(self, args: argparse.Namespace) -> int: ...
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that answers a wrong flag or choice with the closest right one."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flag = unknown[0].split("=")[0]
+            known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+            hint = did_you_mean(flag, known) if flag.startswith("-") else f"Quote it, or see {self.prog} --help."
+            self.error(f"{'unknown flag' if flag.startswith('-') else 'unexpected'} {flag}. {hint}")
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status (2: wrong usage or input, 130: interrupted)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(f"hf-detr-panoptic {__version__}")
+        return 0
+    command = words[0]
+    if command not in COMMANDS:
+        kind = "flag" if command.startswith("-") else "command"
+        known = ["--help", "--version"] if kind == "flag" else list(COMMANDS)
+        print(f"hf-detr-panoptic: unknown {kind} {command}. {did_you_mean(command, known)}", file=sys.stderr)
+        return 2
+    step = cast(Step, importlib.import_module(f".steps.{COMMANDS[command][0]}", __package__))
+    parser = Parser(prog=f"hf-detr-panoptic {command}", description=step.__doc__)
+    step.add_arguments(parser)
+    args = parser.parse_args(words[1:])
+    try:
+        return step.main(args)
+    except HfDetrPanopticError as error:
+        print(f"hf-detr-panoptic {command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"hf-detr-panoptic {command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {command:<{width}}  {line}" for command, (_, line) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: hf-detr-panoptic COMMAND [--help] …",
+            "",
+            "From photos and a few hand-drawn masks to a panoptic DETR on the Hugging Face Hub.",
+            "",
+            *lines,
+            "",
+            "  --version  print the version",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Three stages, from one recipe."""
