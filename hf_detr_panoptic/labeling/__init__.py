@@ -1,0 +1,1 @@
+"""From photos and marks to a dataset."""

@@ -1,0 +1,81 @@
+"""What a person marked: the values that every reader returns."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+# As they read once everything but letters is gone: "_background_" and "Ignore region" are among them.
+VOID_NAMES = frozenset(
+    {"background", "ignore", "ignored", "ignoreregion", "void", "unlabeled", "unlabelled", "dontcare"}
+)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One region that a person marked on one photo. Marks may overlap.
+
+    `rle` is COCO's compressed run-length encoding over the whole upright photo, `{"size": [H, W], "counts": bytes}`;
+    None where only a rectangle was drawn. `box` is (x, y, width, height) in pixels of the upright photo, tight around
+    the pixels where there is an `rle`. `where` names file and annotation.
+    """
+
+    name: str
+    rle: dict[str, Any] | None
+    box: tuple[float, float, float, float]
+    crowd: bool
+    where: str
+
+    @property
+    def void(self) -> bool:
+        """Whether the name says that nobody knows: these pixels become void."""
+        return is_void_name(self.name)
+
+
+@dataclass(frozen=True)
+class MarkedPhoto:
+    """One photo and its marks in the order of the file; `photo` is its path in the photo folder, with "/"."""
+
+    photo: str
+    width: int
+    height: int
+    marks: tuple[Mark, ...]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Something that was set aside: a row of skipped.csv.
+
+    `photo` is the photo that must not be used, since a mark of it could not be read; None where no photo suffers.
+    """
+
+    where: str
+    what: str
+    fix: str | None
+    photo: str | None = None
+
+
+@dataclass(frozen=True)
+class Unmatched:
+    """A photo that the annotations name and the photo folder does not have."""
+
+    name: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """All that was read. `names` are the classes in order of first appearance, void ones left out."""
+
+    photos: tuple[MarkedPhoto, ...]
+    skipped: tuple[Skipped, ...]
+    unmatched: tuple[Unmatched, ...]
+    names: tuple[str, ...]
+    format: str
+    description: str
+
+
+def is_void_name(name: str) -> bool:
+    """Whether a class name means void: background, ignore, void, unlabeled and their spellings."""
+    return re.sub(r"[\W\d_]+", "", name.casefold()) in VOID_NAMES
