@@ -14,14 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.models.detr.modeling_detr import DetrConvBlock, DetrMaskHeadSmallConv, DetrMHAttentionMap
+from transformers.models.detr.modeling_detr import (
+    DetrConvBlock,
+    DetrFPNFusionStage,
+    DetrMaskHeadSmallConv,
+    DetrMHAttentionMap,
+)
 
-# Floats that one chunk of queries may hold in its largest map. On a CPU it should stay in the cache; elsewhere only the
-# memory matters.
+# Floats that one chunk of queries may hold in its largest map. On a CPU it should stay in the cache; elsewhere only
+# the memory matters.
 _CHUNK_FLOATS = {"cpu": 3_000_000}
 _CHUNK_FLOATS_ELSEWHERE = 100_000_000
 
@@ -64,7 +70,7 @@ def shared_mask_features(
     keys = F.conv2d(memory, key_weight, bbox_attention.k_proj.bias)
     conv1 = mask_head.conv1.conv
     stages = []
-    for stage, feature in zip(mask_head.fpn_stages, fpn, strict=True):
+    for stage, feature in zip(_stages(mask_head), fpn, strict=True):
         adapted = stage.fpn_adapter(_fast_layout(feature))
         stages.append(_fast_layout(stage.refine.conv(adapted)))
     return SharedMaskFeatures(
@@ -138,7 +144,7 @@ def _masks_of_one_image(
     x = F.conv2d(attention, kernels[0], padding=1)
     x = _normed(mask_head.conv1, x.add_(conv1))
     x = _normed(mask_head.conv2, mask_head.conv2.conv(x))
-    for stage, kernel, feature in zip(mask_head.fpn_stages, kernels[1:], shared.stages, strict=True):
+    for stage, kernel, feature in zip(_stages(mask_head), kernels[1:], shared.stages, strict=True):
         size = (feature.shape[-2], feature.shape[-1])
         x = _normed(stage.refine, _conv_of_upsampled(x, kernel, stage.refine.conv.weight, size) + feature[image])
     return mask_head.output_conv(x).squeeze(1)
@@ -197,9 +203,10 @@ def _query_kernels(mask_head: DetrMaskHeadSmallConv, shared: SharedMaskFeatures)
     heads = shared.keys.shape[1]
     kernels = [mask_head.conv1.conv.weight[:, -heads:]]
     below = shared.conv1.shape[-2:]
-    for stage, feature in zip(mask_head.fpn_stages, shared.stages, strict=True):
+    for stage, feature in zip(_stages(mask_head), shared.stages, strict=True):
         size = feature.shape[-2:]
-        doubles = all(large in (2 * small, 2 * small - 1) and large > small for small, large in zip(below, size))
+        pairs = zip(below, size, strict=True)
+        doubles = all(small < large and large in (2 * small, 2 * small - 1) for small, large in pairs)
         weight = stage.refine.conv.weight
         kernels.append(_parity_kernel(weight) if doubles else weight)
         below = size
@@ -207,13 +214,17 @@ def _query_kernels(mask_head: DetrMaskHeadSmallConv, shared: SharedMaskFeatures)
 
 
 def _parity_kernel(weight: Tensor) -> Tensor:
-    """3×3 kernels [o, c, 3, 3] as 2×2 ones [4 * o, c, 2, 2], for the output's rows 2p-1 and 2p, each by column alike."""
+    """3×3 kernels [o, c, 3, 3] as 2×2 ones [4 * o, c, 2, 2]: for the output's rows 2p-1 and 2p, and so by column."""
     return torch.stack([torch.stack(_parities(rows, 3)) for rows in _parities(weight, 2)]).flatten(0, 2)
 
 
 def _parities(weight: Tensor, dim: int) -> list[Tensor]:
     first, second, third = weight.unbind(dim)
     return [torch.stack([first + second, third], dim), torch.stack([first, second + third], dim)]
+
+
+def _stages(mask_head: DetrMaskHeadSmallConv) -> list[DetrFPNFusionStage]:
+    return cast(list[DetrFPNFusionStage], list(mask_head.fpn_stages))
 
 
 def _runs(owners: list[int], chunk: int) -> Iterator[tuple[int, int, int]]:
