@@ -315,7 +315,14 @@ class LabelSpace(Sequence[Category]):
         `stuff` must decide.
         """
         fate = self.mapping(keep, drop, merge, rename)
-        decided = {**{name: True for name in _names(things, "things")}, **{n: False for n in _names(stuff, "stuff")}}
+        decided = dict.fromkeys(_names(things, "things"), True)
+        for name in _names(stuff, "stuff"):
+            if decided.setdefault(name, False):
+                raise LabelError(f"'{name}' stands under things and stuff", fix="Give it one kind.")
+        known = dict.fromkeys([*filter(None, fate.values()), *other.names])
+        for name in decided:
+            if name not in known:
+                raise LabelError(f"things/stuff: no category is called {name!r}", fix=did_you_mean(name, known))
         joined: dict[str, Category] = {}
         for category in self.categories:
             name = fate[category.name]
@@ -323,9 +330,6 @@ class LabelSpace(Sequence[Category]):
                 joined[name] = _joined(joined.get(name), replace(category, name=name), decided)
         for category in other.categories:
             joined[category.name] = _joined(joined.get(category.name), category, decided)
-        for name in decided:
-            if name not in joined:
-                raise LabelError(f"things/stuff: no category is called {name!r}", fix=did_you_mean(name, joined))
         return LabelSpace(
             replace(category, isthing=decided.get(name, category.isthing)) for name, category in joined.items()
         )
