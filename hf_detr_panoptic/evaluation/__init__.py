@@ -1,0 +1,1 @@
+"""How good a model is: panoptic quality, average precision, and where it goes wrong."""
