@@ -19,6 +19,7 @@ FOCAL_ALPHA = 0.25
 # Pixels treated at once: on a CPU what fits its cache, elsewhere what fills the device.
 _PIXELS_AT_ONCE = {"cpu": 2**19}
 _PIXELS_AT_ONCE_ELSEWHERE = 2**23
+_BLOCK = 32
 
 
 def mask_losses(
@@ -47,7 +48,7 @@ class _MaskLosses(torch.autograd.Function):
             rows, columns = _enlarging(logits, -2, height), _enlarging(logits, -1, width)
             start = 0
             for image, pairs in enumerate(matching.counts):
-                counted = torch.ones_like(targets.regions[image]) if everywhere else targets.counted(image)
+                counted = targets.counted(image) if not everywhere else torch.ones_like(targets.counted(image))
                 counted = counted.to(logits.dtype)
                 for first in range(start, start + pairs, at_once):
                     chunk = slice(first, min(first + at_once, start + pairs))
@@ -57,8 +58,7 @@ class _MaskLosses(torch.autograd.Function):
                     )[0]
                     focal[chunk], dice[chunk], slope = _losses_and_slopes(large, wanted, counted, with_gradient)
                     if slopes is not None and slope is not None:
-                        # The transpose of enlarging, as products: faster than its own kernel, and deterministic.
-                        slopes[:, chunk] = (rows.mT @ slope) @ columns
+                        slopes[:, chunk] = _shrink(slope, rows, columns)
                 start += pairs
         if slopes is not None:
             ctx.save_for_backward(slopes)
@@ -74,33 +74,43 @@ class _MaskLosses(torch.autograd.Function):
 def _losses_and_slopes(
     logits: Tensor, wanted: Tensor, counted: Tensor, with_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Of k masks [k, H, W]: focal [k], dice [k], and both losses' derivatives by each logit [2, k, H, W]."""
-    pixels = counted.sum().clamp(min=1)
-    # sign · logit is large where the model is wrong, whichever side it should be on: one formula serves both.
-    sign = 1 - 2 * wanted
-    wrong_logit = logits * sign
+    """Of k masks [k, H, W]: focal [k], dice [k], and both losses' derivatives by each logit [2, k, H, W].
+
+    `logits` is overwritten. Much is done in place: fresh full-size memory costs more here than the arithmetic.
+    """
+    wanted = wanted.mul_(counted)
+    sign = wanted.mul(-2).add_(1)
+    # Large where the model is wrong, whichever side it should be on: one formula serves both.
+    wrong_logit = logits.mul_(sign)
     wrong = wrong_logit.sigmoid()
     surprise = nn.functional.softplus(wrong_logit, threshold=40)
-    alpha = (wanted * (2 * FOCAL_ALPHA - 1)).add_(1 - FOCAL_ALPHA).mul_(counted).mul_(wrong).mul_(wrong).div_(pixels)
-    focal = (alpha * surprise).sum((1, 2))
+    modulated = torch.mul(wanted, 2 * FOCAL_ALPHA - 1, out=logits)
+    modulated.add_(counted, alpha=1 - FOCAL_ALPHA).mul_(wrong).mul_(wrong).div_(counted.sum().clamp(min=1))
+    focal = _dot(modulated, surprise)
 
-    wanted = wanted * counted
-    wrong_counted = wrong * counted
     area = wanted.sum((1, 2))
-    missed = (wrong_counted * wanted).sum((1, 2))
+    missed = _dot(wrong, wanted)
     overlap = area - missed
     top = 2 * overlap + 1
-    bottom = overlap + (wrong_counted.sum((1, 2)) - missed) + area + 1
+    bottom = overlap + (_dot(wrong, counted) - missed) + area + 1
     dice = 1 - top / bottom
     if not with_gradient:
         return focal, dice, None
 
-    right = 1 - wrong
     slope = torch.empty(2, *logits.shape, dtype=logits.dtype, device=logits.device)
-    torch.mul(surprise.mul_(right).mul_(2).add_(wrong).mul_(alpha), sign, out=slope[0])
-    torch.mul(wanted, (-2 / bottom)[:, None, None], out=slope[1])
-    slope[1].add_((top / bottom**2)[:, None, None]).mul_(wrong_counted).mul_(right)
+    by_focal, by_dice = slope.unbind()
+    torch.mul(counted, (top / bottom**2)[:, None, None], out=by_dice)
+    by_dice.addcmul_(wanted, (-2 / bottom)[:, None, None])
+    right = torch.sub(1, wrong, out=wanted)
+    by_dice.mul_(wrong).mul_(right)
+    torch.add(wrong, surprise.mul_(right), alpha=2, out=by_focal)
+    by_focal.mul_(modulated).mul_(sign)
     return focal, dice, slope
+
+
+def _dot(some: Tensor, other: Tensor) -> Tensor:
+    """Σ of the products over each image. Not a matrix product: those may round to TF32."""
+    return (some * other).sum((1, 2))
 
 
 def _enlarging(logits: Tensor, dimension: int, size: int) -> Tensor:
@@ -110,3 +120,21 @@ def _enlarging(logits: Tensor, dimension: int, size: int) -> Tensor:
         unit[None, None], size=(size, len(unit)), mode="bilinear", align_corners=False
     )
     return enlarged[0, 0]
+
+
+def _shrink(slopes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The transpose of enlarging: [..., H, W] → [..., h, w]. As products it is deterministic on a GPU too."""
+    return _transposed(_transposed(slopes, rows).mT, columns).mT
+
+
+def _transposed(slopes: Tensor, enlarging: Tensor) -> Tensor:
+    """[..., H, W] → [..., h, W] by the transpose of `enlarging` [H, h], a band matrix: block by block on a CPU."""
+    size, n = enlarging.shape
+    block = _BLOCK if slopes.device.type == "cpu" else n
+    small = slopes.new_empty(*slopes.shape[:-2], n, slopes.shape[-1])
+    for first in range(0, n, block):
+        last = min(first + block, n)
+        # A source pixel reaches at most one source pixel's width beyond its own.
+        touched = slice(max(0, (first - 1) * size // n), min(size, -(-(last + 1) * size // n)))
+        torch.matmul(enlarging[touched, first:last].mT, slopes[..., touched, :], out=small[..., first:last, :])
+    return small

@@ -89,9 +89,9 @@ class Targets:
             if regions is not None:
                 valid = regions[index, : image.valid[0], : image.valid[1]]
                 if "masks" in label:
-                    mask, missing = _place_masks(label["masks"], image, canvas, valid)
+                    mask, missing = _place_masks(torch.as_tensor(label["masks"]), image, canvas, valid)
                 elif "panoptic" in label:
-                    missing = _place_ids(label["panoptic"], image, canvas, valid)
+                    missing = _place_ids(torch.as_tensor(label["panoptic"]), image, canvas, valid)
                 else:
                     raise ModelError(
                         "no map, though other images of the batch have one",
@@ -240,13 +240,15 @@ def _read_image(
     if "image_id" in entry and entry["image_id"].numel() == 1:
         name += f" (image_id {int(entry['image_id'])})"
     labels = entry["class_labels"]
+    if labels.ndim != 1 or (labels.is_floating_point() and len(labels)):
+        raise ModelError(f"class_labels are {labels.dtype} {list(labels.shape)}", where=name, fix="Pass int64 [N].")
     for key in ("boxes", "segment_ids", "iscrowd", "scores"):
         if key in entry and len(entry[key]) != len(labels):
             raise ModelError(
                 f"{len(labels)} class_labels and {len(entry[key])} {key}", where=name, fix="Pass one for each segment."
             )
-    if labels.is_floating_point():
-        raise ModelError(f"class_labels are {labels.dtype}", where=name, fix="Pass int64.")
+    if entry["boxes"].numel() != 4 * len(labels):
+        raise ModelError(f"boxes have shape {list(entry['boxes'].shape)}", where=name, fix="Pass float [N, 4].")
     outside = labels[(labels < 0) | (labels >= num_labels)]
     if len(outside):
         hint = "Are they 1-based ids? Labels are places in the label space, from 0." if num_labels in outside else ""
