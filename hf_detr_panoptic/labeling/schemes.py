@@ -1,0 +1,134 @@
+"""What becomes of the labeler's classes beside the person's own: ready-made schemes, and what to ask the person."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..errors import RecipeError, did_you_mean
+from ..labels import LabelSpace
+
+if TYPE_CHECKING:
+    from .annotations.marks import MarkedPhoto
+
+# "coco" leaves all as it is. The other two are the construction set's: "stuff_groups" has 15 groups of stuff and puts
+# COCO's things into `misc`; "stuff" has all 53 stuff classes and puts the things into `misc_stuff`.
+SCHEMES = ("coco", "stuff_groups", "stuff")
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """The orders of `LabelSpace.mapping` and `LabelSpace.merged`, as a recipe writes them."""
+
+    keep: Sequence[str] | None = None
+    drop: Sequence[str] = ()
+    merge: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    rename: Mapping[str, str] = field(default_factory=dict)
+    things: Sequence[str] = ()
+    stuff: Sequence[str] = ()
+
+    def mapping(self, labeler: LabelSpace) -> dict[str, str | None]:
+        """Name of the labeler's → name in the dataset, None for void: what `overlay` wants."""
+        return labeler.mapping(self.keep, self.drop, self.merge, self.rename)
+
+    def space(self, labeler: LabelSpace, custom: LabelSpace) -> LabelSpace:
+        """The dataset's label space: the labeler's classes after `mapping`, then the person's own."""
+        return labeler.merged(custom, self.keep, self.drop, self.merge, self.rename, self.things, self.stuff)
+
+
+def scheme(name: str, labeler: LabelSpace, leave: Collection[str] = ()) -> Scheme:
+    """A ready-made scheme for the COCO classes that this labeler knows; its other classes stay as they are.
+
+    Names in `leave` stay out of the groups: those that the person marks (the same name is the same class), and those
+    that a recipe drops or renames itself.
+    """
+    if name not in SCHEMES:
+        raise RecipeError(f"no label scheme is called {name!r}", fix=did_you_mean(name, SCHEMES))
+    if name == "coco":
+        return Scheme()
+    known = [
+        category for category in LabelSpace.coco() if category.name in labeler.names and category.name not in leave
+    ]
+    misc = {"stuff_groups": "misc", "stuff": "misc_stuff"}[name]
+    merge = {misc: [category.name for category in known if category.isthing]}
+    if name == "stuff_groups":
+        for category in known:
+            if not category.isthing:
+                merge.setdefault(_group(category.supercategory or category.name), []).append(category.name)
+    merge = {group: members for group, members in merge.items() if members}
+    return Scheme(merge=merge, stuff=[misc] if misc in merge else [])
+
+
+def _group(supercategory: str) -> str:
+    """COCO tells "furniture-stuff" from its things' "furniture"; among stuff alone the plain word will do."""
+    return supercategory.removesuffix("-stuff").replace("-", "")
+
+
+@dataclass(frozen=True)
+class Namesake:
+    """A class of the person's and one of the labeler's that carry one name, exactly or but for its spelling."""
+
+    custom: str
+    labeler: str
+    new_name: str
+
+    def __str__(self) -> str:
+        if self.custom == self.labeler:
+            return (
+                f"'{self.custom}' is your class and the labeler's: the two become one class. If yours is something "
+                f"else, part them with rename: {{{self.labeler}: {self.new_name}}}"
+            )
+        return (
+            f"your class '{self.custom}' and the labeler's '{self.labeler}' stay two classes. If they are one, "
+            f"join them with rename: {{{self.labeler}: {self.custom}}}"
+        )
+
+
+def namesakes(custom: Iterable[str], labeler: LabelSpace) -> list[Namesake]:
+    """Classes for the person to decide on: the same name is taken for the same class, though it may not mean it.
+
+    Another spelling ("Traffic_Light", "traffic light") is taken for another class, and reported too.
+    """
+    mine = list(custom)
+    found = []
+    for name in mine:
+        for other in labeler.names:
+            if _spelling(name) == _spelling(other) and (name == other or other not in mine):
+                new_name = f"{other} (other)"
+                while new_name in labeler.names or new_name in mine:
+                    new_name += "'"
+                found.append(Namesake(name, other, new_name))
+    return found
+
+
+def _spelling(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
+
+
+@dataclass(frozen=True)
+class PartlyMarked:
+    """A custom class that is marked on some of the photos only, and the others, on which it may stand unmarked."""
+
+    name: str
+    marked: int
+    unmarked: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"'{self.name}' is marked on {self.marked} of {self.marked + len(self.unmarked)} photos. If it stands "
+            "unmarked on others, the model is taught there that it is something else: mark it there, or let a model "
+            "that knows it propose it (prepare --labeler RUN/final)"
+        )
+
+
+def partly_marked(photos: Sequence[MarkedPhoto]) -> list[PartlyMarked]:
+    """Classes that some of a dataset's photos lack, in order of first appearance. Void marks are no class."""
+    names = {photo.photo: {mark.name for mark in photo.marks if not mark.void} for photo in photos}
+    classes = dict.fromkeys(mark.name for photo in photos for mark in photo.marks if not mark.void)
+    found = []
+    for name in classes:
+        unmarked = tuple(photo for photo, marked in names.items() if name not in marked)
+        if unmarked:
+            found.append(PartlyMarked(name, len(names) - len(unmarked), unmarked))
+    return found
