@@ -69,7 +69,7 @@ def image_counts(
     _same_space(truth.space, space, "the truth")
     if truth_areas is not None:
         for segment in truth.segments:
-            if truth_areas.get(segment.id, 0) < 1:
+            if not segment.crowd and truth_areas.get(segment.id, 0) < 1:
                 raise MapError(
                     f"segment {segment.id} of the truth has no stated area, or one below 1 pixel",
                     fix="State an area for each segment, or leave truth_areas out: then the pixels decide.",
