@@ -1,0 +1,67 @@
+import subprocess
+import sys
+
+import pytest
+
+from hf_detr_panoptic import __version__
+from hf_detr_panoptic.cli import COMMANDS, main
+
+HEAVY = ("torch", "transformers", "datasets", "timm", "accelerate", "evaluate", "scipy", "pycocotools")
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"hf-detr-panoptic {__version__}\n"
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"\n  {command} " in said for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["docter"], "unknown command docter. Did you mean 'doctor'?"),
+        (["--versoin"], "unknown flag --versoin. Did you mean '--version'?"),
+    ],
+)
+def test_an_unknown_command_is_answered(words: list[str], answer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert answer in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["doctor", "--ofline"], "unknown flag --ofline. Did you mean '--offline'?"),
+        (["doctor", "--off"], "unknown flag --off. Did you mean '--offline'?"),
+        (["doctor", "here"], "unexpected here. Quote it, or see hf-detr-panoptic doctor --help."),
+    ],
+)
+def test_an_unknown_flag_is_answered(words: list[str], answer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert answer in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], *([command] for command in COMMANDS)], ids=lambda words: " ".join(words))
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    """What makes `--help` quick: it is the imports that take seconds."""
+    code = (
+        "import sys\n"
+        "from hf_detr_panoptic.cli import main\n"
+        f"try: main({[*words, '--help']!r})\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        f"print('heavy:', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-1] == "heavy: []"
+    assert "usage: hf-detr-panoptic" in said
+
+
+def test_the_package_imports_nothing_heavy() -> None:
+    code = f"import sys, hf_detr_panoptic; print([name for name in {HEAVY + ('numpy',)!r} if name in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said == "[]\n"

@@ -1,0 +1,79 @@
+"""What is installed is what is in the folders, from a wheel as from a checkout."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_detr_panoptic.errors import RecipeError
+from hf_detr_panoptic.training.arguments import find_recipe, recipe_folder, recipe_names
+
+
+def test_setup_cfg_lists_every_package(root: Path) -> None:
+    config = configparser.ConfigParser()
+    config.read(root / "setup.cfg")
+    listed = config["options"]["packages"].split()
+    inits = (root / "hf_detr_panoptic").rglob("__init__.py")
+    folders = {".".join(init.parent.relative_to(root).parts) for init in inits}
+    assert sorted(listed) == sorted(folders | {"hf_detr_panoptic.training_args"})
+
+
+def test_every_folder_with_code_is_a_package(root: Path) -> None:
+    folders = {path.parent for path in (root / "hf_detr_panoptic").rglob("*.py")}
+    assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+def test_no_example_shadows_a_dependency(root: Path) -> None:
+    names = {path.stem for path in (root / "examples").glob("*.py")}
+    assert not names & {"evaluate", "datasets", "accelerate", "transformers", "torch", "timm", "scipy", "numpy"}
+
+
+def test_recipes_are_found_by_name_in_a_checkout(root: Path) -> None:
+    assert recipe_folder() == root / "training_args"
+    assert find_recipe("construction") == root / "training_args" / "construction.yaml"
+    assert find_recipe(root / "training_args" / "construction.yaml").is_file()
+
+
+def test_an_unknown_recipe_is_answered() -> None:
+    assert "construction" in recipe_names()
+    with pytest.raises(RecipeError, match="Did you mean 'construction'"):
+        find_recipe("constructin")
+
+
+@pytest.mark.slow
+def test_a_wheel_installed_elsewhere_runs_and_finds_its_recipes(root: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns(".git", ".venv*", "build", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis")
+    shutil.copytree(root, source, ignore=ignored)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(source)]
+    subprocess.run(build, check=True, cwd=tmp_path)
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True, cwd=tmp_path)
+    shutil.rmtree(source)
+
+    # The wheel comes before an editable checkout on the path; that it is the wheel that answers is asserted below.
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    code = (
+        "import hf_detr_panoptic, hf_detr_panoptic.training.arguments as a;"
+        "print(hf_detr_panoptic.__file__); print(a.find_recipe('construction'))"
+    )
+    python = [sys.executable, "-P", "-c", code]
+    said = subprocess.run(python, env=environment, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    home, recipe = map(Path, said.split())
+    assert home == site / "hf_detr_panoptic" / "__init__.py"
+    assert recipe == site / "hf_detr_panoptic" / "training_args" / "construction.yaml"
+    assert (site / "hf_detr_panoptic" / "py.typed").is_file()
+
+    command = [site / "bin" / "hf-detr-panoptic", "doctor", "--offline"]
+    doctor = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert doctor.returncode == 0, doctor.stdout + doctor.stderr
+    assert "construction" in doctor.stdout
+    assert "Ready." in doctor.stdout
