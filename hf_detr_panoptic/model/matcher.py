@@ -73,12 +73,12 @@ class Matching:
 def match(predictions: Predictions, targets: Targets, costs: MatchCosts | None = None) -> Matching:
     """Matches the last layer and each auxiliary one; raises for NaN predictions and for segments without pixels."""
     layers = [predictions, *predictions.auxiliary()]
-    logits = torch.stack([layer.logits for layer in layers])
-    boxes = at_least_fp32(torch.stack([layer.boxes for layer in layers]))
+    logits = torch.stack([at_least_fp32(layer.logits) for layer in layers])
+    boxes = torch.stack([at_least_fp32(layer.boxes) for layer in layers])
     num_layers, num_images, num_queries = logits.shape[:3]
     if num_images != len(targets.counts):
         raise ModelError(f"{len(targets.counts)} label dicts for a batch of {num_images} images")
-    probabilities = at_least_fp32(logits).softmax(-1)
+    probabilities = logits.softmax(-1)
 
     cost = _cost(probabilities, boxes, targets, costs or MatchCosts())
     broken = (probabilities.isnan().any(-1) | ~boxes.isfinite().all(-1)).any(-1).any(0)
