@@ -1,0 +1,1 @@
+"""A dataset on disk, what is wrong with it, and the way from there to tensors."""
