@@ -1,4 +1,4 @@
-"""The 133 categories of COCO panoptic: id, kind, colour, supercategory and name, as COCO publishes them (CC BY 4.0)."""
+"""The 133 categories of COCO panoptic as COCO publishes them (CC BY 4.0): id, kind, colour, supercategory, name."""
 
 COCO_PANOPTIC = """
   1 thing dc143c person / person

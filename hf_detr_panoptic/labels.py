@@ -271,7 +271,9 @@ class LabelSpace(Sequence[Category]):
         renamed = dict(rename or {})
         dropped = dict.fromkeys(_names(drop, "drop"))
         asked: dict[str, list[str]] = {}
-        for what, names in [("drop", dropped), ("rename", renamed), *((f"merge: {g}", m) for g, m in groups.items())]:
+        orders: dict[str, Iterable[str]] = {"drop": dropped, "rename": renamed}
+        orders |= {f"merge: {group}": members for group, members in groups.items()}
+        for what, names in orders.items():
             for name in names:
                 asked.setdefault(name, []).append(what)
         kept = dict.fromkeys(self.names if keep is None else _names(keep, "keep"))
@@ -279,9 +281,9 @@ class LabelSpace(Sequence[Category]):
             if name not in self._labels:
                 source = asked.get(name, ["keep"])[0]
                 raise LabelError(f"{source}: no category is called {name!r}", fix=did_you_mean(name, self.names))
-        for name, orders in asked.items():
-            if len(orders) > 1:
-                raise LabelError(f"'{name}' stands under {' and '.join(orders)}", fix="Give it one fate.")
+        for name, fates in asked.items():
+            if len(fates) > 1:
+                raise LabelError(f"'{name}' stands under {' and '.join(fates)}", fix="Give it one fate.")
         if keep is not None:
             contradicted = [name for name in dropped if name in kept]
             if contradicted:
@@ -325,9 +327,9 @@ class LabelSpace(Sequence[Category]):
                 raise LabelError(f"things/stuff: no category is called {name!r}", fix=did_you_mean(name, known))
         joined: dict[str, Category] = {}
         for category in self.categories:
-            name = fate[category.name]
-            if name is not None:
-                joined[name] = _joined(joined.get(name), replace(category, name=name), decided)
+            new = fate[category.name]
+            if new is not None:
+                joined[new] = _joined(joined.get(new), replace(category, name=new), decided)
         for category in other.categories:
             joined[category.name] = _joined(joined.get(category.name), category, decided)
         return LabelSpace(

@@ -1,4 +1,4 @@
-"""`PanopticMap`: which segment each pixel belongs to. Areas, boxes and masks come from the pixels, never from storage."""
+"""`PanopticMap`: which segment each pixel belongs to. Areas, boxes and masks are computed from the pixels."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class PanopticMap:
     def without(self, ids: Iterable[int]) -> PanopticMap:
         """These segments become void."""
         gone = {self.segment(segment_id).id for segment_id in ids}
-        return self._renumbered({segment_id: 0 for segment_id in gone}, [s for s in self.segments if s.id not in gone])
+        return self._renumbered(dict.fromkeys(gone, 0), [s for s in self.segments if s.id not in gone])
 
     def relabelled(self, space: LabelSpace, names: Mapping[str, str | None] | None = None) -> PanopticMap:
         """The same pixels in another space, class by class by name.
@@ -160,7 +160,7 @@ class PanopticMap:
                     fix=did_you_mean(new, space.names) + " Or map it to None, so that it becomes void.",
                 )
             kept.append(replace(segment, label=space.index(new)))
-        return self._renumbered({segment_id: 0 for segment_id in gone}, kept, space)
+        return self._renumbered(dict.fromkeys(gone, 0), kept, space)
 
     def fused_stuff(self, space: LabelSpace | None = None) -> PanopticMap:
         """Stuff of one class becomes one segment: the first one's id, the mean score weighted by area.

@@ -21,7 +21,6 @@ GROUND_KNOWS = {
     "images": {"errors"},
     "preprocess": {"errors"},
 }
-# `evaluate_model` joins a model and a dataset, `load_panoptic` a folder and the Hub: public verbs live on the third floor.
 
 
 def may_know(room: str, other: str) -> bool:

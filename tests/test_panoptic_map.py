@@ -232,7 +232,9 @@ def test_rgb_there_and_back(ids: np.ndarray) -> None:
 
 
 def test_rgb_by_hand() -> None:
-    assert ids_to_rgb([[1, 256, 65536, 3 + 2 * 256 + 65536]]).tolist() == [[[1, 0, 0], [0, 1, 0], [0, 0, 1], [3, 2, 1]]]
+    assert ids_to_rgb([[1, 256, 65536, 3 + 2 * 256 + 65536]]).tolist() == [
+        [[1, 0, 0], [0, 1, 0], [0, 0, 1], [3, 2, 1]]
+    ]
 
 
 @pytest.mark.parametrize(

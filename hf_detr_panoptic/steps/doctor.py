@@ -57,11 +57,7 @@ def _line(finding: Finding) -> str:
 
 
 def _python() -> Iterator[Finding]:
-    version = platform.python_version()
-    if sys.version_info < (3, 11):
-        yield Finding("Python", version, "bad", "Use Python 3.11 or newer.")
-    else:
-        yield Finding("Python", f"{version} on {platform.system()} {platform.machine()}")
+    yield Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
 
 
 def _packages() -> Iterator[Finding]:

@@ -55,13 +55,24 @@ def test_little_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 def test_processes_that_work_together(launcher: str, tmp_path: Path) -> None:
     script = tmp_path / "guarded.py"
-    script.write_text("from hf_detr_panoptic.steps.processes import guard_processes\nprint('count', guard_processes())\n")
+    script.write_text(
+        "from hf_detr_panoptic.steps.processes import guard_processes\nprint('count', guard_processes())\n"
+    )
     launch = {
         "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
         "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"],
     }[launcher]
     if launcher == "accelerate":
-        launch += ["--main_process_port", "0", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        launch += [
+            "--main_process_port",
+            "0",
+            "--num_machines",
+            "1",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+        ]
     run = subprocess.run([sys.executable, *launch, str(script)], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("count 2") == 2
