@@ -37,7 +37,6 @@ def test_agrees_with_stock(counts):
     logits, boxes, labels = random_batch(counts)
     matching = match(Predictions(logits, boxes), targets_of(labels))
     expected = HungarianMatcher(1, 5, 2)({"logits": logits, "pred_boxes": boxes}, labels) if sum(counts) else []
-    start = 0
     pairs = [
         (image, query, start + place, place)
         for image, (queries, places) in enumerate(expected)

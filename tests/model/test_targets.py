@@ -74,13 +74,15 @@ def test_padding_is_not_counted(map_on, size_from, form):
     pixel_mask[:, :3, :4] = 1
     targets = targets_of(label(**changes), canvas=(4, 6), pixel_mask=pixel_mask if size_from == "pixel_mask" else None)
     assert targets.valid_sizes == ((3, 4),)
-    assert not targets.counted(0)[3:].any() and not targets.counted(0)[:, 4:].any()
+    assert not targets.counted(0)[3:].any()
+    assert not targets.counted(0)[:, 4:].any()
     assert targets.mask(0, torch.tensor([0])).sum() == (IDS == 7).sum()
 
 
 def test_without_maps_there_are_no_regions():
     targets = targets_of({"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 1.0, 1.0]])})
-    assert targets.regions is None and targets.counts == (1,)
+    assert targets.regions is None
+    assert targets.counts == (1,)
 
 
 def test_an_image_without_segments():
@@ -144,7 +146,7 @@ def test_a_listed_segment_without_pixels(form):
         changes = {"panoptic": None, "segment_ids": None, "masks": torch.stack([IDS == 7, IDS == 8])}
     targets = targets_of(label(), label(**changes))
     assert targets.absent.tolist() == [False, False, False, True]
-    with pytest.raises(ModelError, match="image 1 of the batch: (segment 8|mask 1) is listed but has no pixel"):
+    with pytest.raises(ModelError, match=r"image 1 of the batch: (segment 8|mask 1) is listed but has no pixel"):
         targets.require_pixels(targets.absent.tolist())
 
 
