@@ -9,17 +9,19 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .labels import Category, LabelSpace
+    from .model.modeling import DetrForPanopticSegmentation
     from .panoptic_map import PanopticMap, Segment
 
 # Imported at first use: `import hf_detr_panoptic` must not cost the seconds that torch and transformers take.
 _HOMES = {
     "Category": ".labels",
+    "DetrForPanopticSegmentation": ".model.modeling",
     "LabelSpace": ".labels",
     "PanopticMap": ".panoptic_map",
     "Segment": ".panoptic_map",
 }
 
-__all__ = ["Category", "LabelSpace", "PanopticMap", "Segment", "__version__"]
+__all__ = ["Category", "DetrForPanopticSegmentation", "LabelSpace", "PanopticMap", "Segment", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

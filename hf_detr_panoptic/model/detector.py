@@ -1,0 +1,178 @@
+"""One pass through stock DETR's backbone, transformer and heads, keeping what masks and losses need of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.detr.modeling_detr import DetrDecoder, DetrDecoderOutput, DetrForObjectDetection, DetrModel
+
+from ..errors import ModelError
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What DETR makes of a batch.
+
+    logits: [B, Q, C + 1]; boxes: [B, Q, 4] in the visible part; states: [B, Q, d], the decoder's last, normed;
+    earlier_states: [L - 1, B, Q, d], those of the layers before, normed, or None where nobody asked;
+    projected, memory: [B, d, h, w], what enters and leaves the encoder; valid: bool [B, h, w], or None where nothing
+    is padded; features: the backbone's finer maps, from low to high resolution.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    states: Tensor
+    earlier_states: Tensor | None
+    projected: Tensor
+    memory: Tensor
+    valid: Tensor | None
+    features: tuple[Tensor, ...]
+    encoder: BaseModelOutput
+    decoder: DetrDecoderOutput
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """Attentions and hidden states, where they were asked for, by their names in the model's output."""
+        return {
+            "decoder_hidden_states": self.decoder.hidden_states,
+            "decoder_attentions": self.decoder.attentions,
+            "cross_attentions": self.decoder.cross_attentions,
+            "encoder_hidden_states": self.encoder.hidden_states,
+            "encoder_attentions": self.encoder.attentions,
+        }
+
+
+def detect(
+    detr: DetrForObjectDetection,
+    pixel_values: Tensor,
+    pixel_mask: Tensor | None = None,
+    *,
+    decoder_attention_mask: Tensor | None = None,
+    encoder_outputs: BaseModelOutput | None = None,
+    decoder_inputs_embeds: Tensor | None = None,
+    backbone: nn.Module | None = None,
+    all_layers: bool = False,
+    **kwargs: Any,
+) -> Detection:
+    """Stock's own submodules in stock's order: logits and boxes are the same bits.
+
+    `backbone` may stand in for its own. `all_layers` asks for `earlier_states`; attentions and hidden states of the
+    decoder are not recorded then.
+    """
+    model: DetrModel = detr.model
+    mask = pixel_mask
+    if mask is None:
+        mask = torch.ones(pixel_values.shape[0], *pixel_values.shape[-2:], device=pixel_values.device)
+    maps = (backbone or model.backbone)(pixel_values, mask)
+    feature, valid = maps[-1]
+    projected = model.input_projection(feature)
+    places = model.position_embedding(
+        shape=feature.shape, device=pixel_values.device, dtype=pixel_values.dtype, mask=valid
+    )
+    places = places.flatten(2).transpose(1, 2)
+    flat_valid = valid.flatten(1)
+    if encoder_outputs is None:
+        encoder_outputs = model.encoder(
+            inputs_embeds=projected.flatten(2).transpose(1, 2),
+            attention_mask=flat_valid,
+            spatial_position_embeddings=places,
+            **kwargs,
+        )
+    memory: Tensor = encoder_outputs[0]
+    query_places = model.query_position_embeddings.weight.unsqueeze(0).repeat(len(pixel_values), 1, 1)
+    arguments = {
+        "inputs_embeds": torch.zeros_like(query_places) if decoder_inputs_embeds is None else decoder_inputs_embeds,
+        "attention_mask": decoder_attention_mask,
+        "spatial_position_embeddings": places,
+        "object_queries_position_embeddings": query_places,
+        "encoder_hidden_states": memory,
+        "encoder_attention_mask": flat_valid,
+    }
+    if all_layers:
+        decoder, earlier = _decode_all_layers(model.decoder, **arguments)
+    else:
+        decoder, earlier = model.decoder(**arguments, **kwargs), None
+    states: Tensor = decoder[0]
+    return Detection(
+        logits=detr.class_labels_classifier(states),
+        boxes=detr.bbox_predictor(states).sigmoid(),
+        states=states,
+        earlier_states=earlier,
+        projected=projected,
+        memory=memory.transpose(1, 2).reshape(projected.shape),
+        valid=None if pixel_mask is None else valid,
+        features=tuple(feature for feature, _ in reversed(maps[:-1]))[:3],
+        encoder=encoder_outputs,
+        decoder=decoder,
+    )
+
+
+def _decode_all_layers(
+    decoder: DetrDecoder,
+    inputs_embeds: Tensor,
+    attention_mask: Tensor | None,
+    spatial_position_embeddings: Tensor,
+    object_queries_position_embeddings: Tensor,
+    encoder_hidden_states: Tensor,
+    encoder_attention_mask: Tensor,
+) -> tuple[DetrDecoderOutput, Tensor]:
+    """The stock decoder, and a normed copy of every layer's output but the last: [L - 1, B, Q, d].
+
+    Stock's own way to these (`auxiliary_loss`) feeds the *normed* state to the next layer: another network.
+    """
+    query_mask = None
+    if attention_mask is not None:
+        query_mask = create_bidirectional_mask(
+            config=decoder.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask
+        )
+    memory_mask = create_bidirectional_mask(
+        config=decoder.config,
+        inputs_embeds=inputs_embeds,
+        attention_mask=encoder_attention_mask,
+        encoder_hidden_states=encoder_hidden_states,
+    )
+    hidden = inputs_embeds
+    normed = []
+    for layer in decoder.layers:
+        hidden = layer(
+            hidden,
+            query_mask,
+            spatial_position_embeddings,
+            object_queries_position_embeddings,
+            encoder_hidden_states,
+            encoder_attention_mask=memory_mask,
+        )
+        normed.append(decoder.layernorm(hidden))
+    *earlier, last = normed
+    return DetrDecoderOutput(last_hidden_state=last), torch.stack(earlier) if earlier else last.new_zeros(
+        0, *last.shape
+    )
+
+
+def check_pixels(pixel_values: Tensor, pixel_mask: Tensor | None) -> None:
+    if pixel_values.ndim != 4 or 0 in pixel_values.shape:
+        what = "the batch is empty" if len(pixel_values) == 0 else f"pixel_values are {list(pixel_values.shape)}"
+        raise ModelError(what, fix="Pass float [images, 3, height, width] with at least one image.")
+    if not pixel_values.is_floating_point():
+        raise ModelError(
+            f"pixel_values are {pixel_values.dtype}", fix="Normalise the photos first: model.preprocess(photo)."
+        )
+    if pixel_mask is not None and pixel_mask.shape != (len(pixel_values), *pixel_values.shape[-2:]):
+        raise ModelError(
+            f"pixel_mask is {list(pixel_mask.shape)}, pixel_values {list(pixel_values.shape)}",
+            fix="Pass a mask [images, height, width].",
+        )
+
+
+def check_finite(pixel_values: Tensor) -> None:
+    # A sum is NaN or infinite as soon as one pixel is.
+    if not torch.isfinite(pixel_values.detach().sum(dtype=torch.float32)):
+        bad = (~torch.isfinite(pixel_values)).flatten(1).any(1).nonzero()[:, 0].tolist()
+        raise ModelError(
+            f"pixel_values of image {', '.join(map(str, bad))} hold NaN or infinity", fix="Look at those photos."
+        )

@@ -1,0 +1,190 @@
+"""Checkpoints in: which are DETR's, whether every weight found its place, and quick answers without a network."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from transformers import DetrConfig, PreTrainedConfig
+from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
+
+from ..errors import ModelError
+from ..preprocess import Preprocess
+
+# Arguments of `from_pretrained` that say where and how to look for files.
+HUB_ARGUMENTS = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "proxies",
+    "revision",
+    "subfolder",
+    "token",
+)
+
+# Parameters that a detection checkpoint has not.
+FRESH_IN_DETECTION = ("mask_head.", "bbox_attention.")
+
+_SECONDS_FOR_A_HANDSHAKE = 3.0
+
+
+def hub_arguments(name: str | os.PathLike[str], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of `arguments` that is about finding files; with `local_files_only` where the Hub is out of reach.
+
+    A folder needs no network. A name of the Hub that is neither reachable nor in the cache is an error at once:
+    transformers itself retries for half a minute and then says something general.
+    """
+    chosen = {key: arguments[key] for key in HUB_ARGUMENTS if arguments.get(key) is not None}
+    if Path(name).is_dir():
+        return chosen
+    if Path(name).is_file() or str(name).count("/") > 1 or str(name).startswith((".", "/", "~")):
+        raise ModelError(
+            f"'{name}' is not a folder", fix="Give the folder that `save_pretrained` wrote, or a name of the Hub."
+        )
+    if not chosen.get("local_files_only") and not chosen.get("proxies") and not _hub_answers():
+        chosen["local_files_only"] = True
+    if chosen.get("local_files_only") and cached_file(str(name), "config.json", **_quietly(chosen)) is None:
+        raise ModelError(
+            f"the Hugging Face Hub cannot be reached, and '{name}' is not in the cache",
+            fix=f"Connect once and run `hf download {name}`; or copy that folder here and give its path; or set "
+            "HF_ENDPOINT to a mirror. (HF_HUB_OFFLINE=1 also means that the Hub is not asked.)",
+        )
+    return chosen
+
+
+def read_config(name: str | os.PathLike[str], hub: Mapping[str, Any], changes: Mapping[str, Any]) -> DetrConfig:
+    """The configuration of a DETR checkpoint, with some fields changed; of any other model family an error."""
+    if cached_file(str(name), "config.json", **_quietly(hub)) is None:
+        raise ModelError("there is no config.json", where=str(name), fix="A checkpoint is a folder with one.")
+    fields, _ = PreTrainedConfig.get_config_dict(str(name), **hub)
+    family = fields.get("model_type")
+    if family != "detr":
+        raise ModelError(
+            f"the checkpoint is a {family or 'model of an unknown family'}, not a DETR",
+            where=str(name),
+            fix="Start from facebook/detr-resnet-50-panoptic, or another checkpoint whose config.json says "
+            '"model_type": "detr".',
+        )
+    return DetrConfig.from_dict(_with_plain_backbone({**fields, **changes}))
+
+
+def check_everything_found(info: Mapping[str, Any], where: str) -> bool:
+    """Raise unless every weight found its place; whether the mask head alone was missing (a detection checkpoint)."""
+    missing = set(info["missing_keys"])
+    unexpected = {key for key in info["unexpected_keys"] if not key.endswith("num_batches_tracked")}
+    mismatched = [str(key) for key in info["mismatched_keys"]]
+    problems = [str(message) for message in info.get("error_msgs") or []]
+    fresh = {key for key in missing if key.startswith(FRESH_IN_DETECTION)}
+    detection = missing == fresh and bool(missing)
+    if problems or mismatched or unexpected or (missing and not detection):
+        lists = (
+            ("missing", sorted(missing - fresh if unexpected or missing != fresh else missing)),
+            ("unknown", sorted(unexpected)),
+            ("of another size", mismatched),
+            ("unreadable", problems),
+        )
+        text = "; ".join(f"{len(keys)} {what}: {_some(keys)}" for what, keys in lists if keys)
+        raise ModelError(
+            f"the weights do not fit the model ({text})",
+            where=where,
+            fix="The config.json and the weights must be of one checkpoint: was one of them edited or half copied?",
+        )
+    return detection
+
+
+def read_preprocess(name: str | os.PathLike[str], hub: Mapping[str, Any]) -> Preprocess:
+    """How the checkpoint's photos are prepared: its preprocessor_config.json, or DETR's own where it has none."""
+    from transformers import DetrImageProcessor
+
+    if cached_file(str(name), "preprocessor_config.json", **_quietly(hub)) is None:
+        return Preprocess()
+    fields, _ = DetrImageProcessor.get_image_processor_dict(str(name), **hub)
+    return Preprocess.from_image_processor(fields)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without its table of missing keys: ours says the same in a sentence, or raises."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+
+
+def _with_plain_backbone(fields: dict[str, Any]) -> dict[str, Any]:
+    """Older configurations name a timm backbone in loose keys: gathered, so that nobody asks the network about it.
+
+    The backbone's own pretrained weights are never wanted: the checkpoint holds them.
+    """
+    backbone = fields.get("backbone_config")
+    loose = fields.get("backbone")
+    if backbone is None and isinstance(loose, str) and fields.get("use_timm_backbone", True):
+        extra = fields.get("backbone_kwargs") or {}
+        backbone = {
+            "model_type": "timm_backbone",
+            "backbone": loose,
+            "num_channels": extra.get("in_chans", extra.get("num_channels", fields.get("num_channels", 3))),
+            "features_only": True,
+            "out_indices": list(extra.get("out_indices", [1, 2, 3, 4])),
+        }
+        if fields.get("dilation"):
+            backbone["output_stride"] = extra.get("output_stride", 16)
+        for key in ("backbone", "backbone_kwargs", "use_timm_backbone", "use_pretrained_backbone"):
+            fields.pop(key, None)
+    if isinstance(backbone, dict) and backbone.get("model_type") == "timm_backbone":
+        backbone = {**backbone, "use_pretrained_backbone": False}
+    if backbone is not None:
+        fields["backbone_config"] = backbone
+    return fields
+
+
+def _hub_answers() -> bool:
+    """Can a connection to the Hub (or to the proxy in front of it) be opened, within seconds?"""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    address = urlsplit(constants.ENDPOINT)
+    host = address.hostname or ""
+    proxy = getproxies().get(address.scheme)
+    if proxy and not proxy_bypass(host):
+        address = urlsplit(proxy)
+    target = (address.hostname or "", address.port or (443 if address.scheme == "https" else 80))
+    answered = threading.Event()
+
+    def knock() -> None:
+        try:
+            socket.create_connection(target, timeout=_SECONDS_FOR_A_HANDSHAKE).close()
+        except OSError:
+            return
+        answered.set()
+
+    # In a thread: a name server that is not there can hold `create_connection` far longer than its timeout.
+    thread = threading.Thread(target=knock, daemon=True)
+    thread.start()
+    thread.join(_SECONDS_FOR_A_HANDSHAKE)
+    return answered.is_set()
+
+
+def _quietly(hub: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments for `cached_file` so that an absent file is None."""
+    return {
+        **hub,
+        "_raise_exceptions_for_gated_repo": False,
+        "_raise_exceptions_for_missing_entries": False,
+        "_raise_exceptions_for_connection_errors": False,
+    }
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")

@@ -1,0 +1,389 @@
+"""`DetrForPanopticSegmentation`: stock DETR's parameters, the same numbers in a fraction of the work."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import DetrConfig
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.models.detr.modeling_detr import DetrForSegmentation, DetrSegmentationOutput
+from transformers.utils.generic import can_return_tuple
+
+from ..errors import LabelError, ModelError, did_you_mean
+from ..labels import LabelSpace
+from ..panoptic_map import PanopticMap
+from ..preprocess import Preprocess
+from . import loading, segment
+from .criterion import Denominators, LossWeights, criterion
+from .detector import Detection, check_finite, check_pixels, detect
+from .mask_head import dense_masks, masks_for, shared_mask_features
+from .matcher import MatchCosts, Matching, Predictions, match
+from .parts import PAPER_FROZEN, part_modules
+from .postprocess import PostprocessSettings
+from .targets import Targets
+from .transfer import DETECTION_KEYS, carry_classes, strengthen_attention
+
+if TYPE_CHECKING:
+    from transformers import DetrImageProcessor
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class PanopticOutput(DetrSegmentationOutput):
+    """Stock's output, and of a forward with labels the pairs it learnt from.
+
+    matched_masks: float [K, h, w], the mask logits of the matched queries, in the order of `matching`.
+    """
+
+    matched_masks: Tensor | None = None
+    matching: Matching | None = None
+
+
+class DetrForPanopticSegmentation(DetrForSegmentation):
+    """DETR with a mask head, same parameters and keys as `DetrForSegmentation`, exact and fast.
+
+    Without labels a forward returns what stock returns. With labels it matches first and computes masks for the
+    matched queries only: `matched_masks`, and `pred_masks=None` unless `output_masks=True`.
+    """
+
+    def __init__(self, config: DetrConfig, label_space: LabelSpace | None = None) -> None:
+        config = deepcopy(config)
+        if label_space is not None:
+            for key, value in label_space.to_config().items():
+                setattr(config, key, value)
+        super().__init__(config)
+        self.auxiliary_loss = False
+        self._take_auxiliary_flag()
+        self.with_masks = True
+        self._preprocess = Preprocess()
+        self._label_space: tuple[Any, LabelSpace] | None = None
+        self._fast = segment.FastCopies()
+        self._frozen: tuple[str, ...] = ()
+        try:
+            self.freeze(*PAPER_FROZEN)
+        except ModelError as error:
+            logger.warning("stem and layer1 stay trainable: %s", error)
+
+    # --- loading and saving
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        label_space: LabelSpace | None = None,
+        stuff: Iterable[str] | None = None,
+        image_processor: Preprocess | Any = None,
+        **kwargs: Any,
+    ) -> DetrForPanopticSegmentation:
+        """A panoptic checkpoint with old or new keys, or a detection checkpoint, whose mask head then starts fresh.
+
+        With a `label_space` other than the checkpoint's, class rows are carried over by name. `stuff` names the
+        checkpoint's own stuff classes, where neither its configuration nor COCO can say. In float32 unless `dtype`
+        says otherwise. Fields of the configuration may be given by name (`dropout=0.0`).
+        """
+        name = pretrained_model_name_or_path
+        where = str(name)
+        known = DetrConfig.__dataclass_fields__.keys() - {"dtype"}
+        fields = {key: kwargs.pop(key) for key in list(kwargs) if key in known}
+        config = kwargs.pop("config", None)
+        wants_info = kwargs.pop("output_loading_info", False)
+        hub = loading.hub_arguments(name, kwargs)
+        kwargs |= hub
+        if not isinstance(config, DetrConfig):
+            config = loading.read_config(name if config is None else config, hub, fields)
+        kwargs.setdefault("dtype", kwargs.pop("torch_dtype", None) or torch.float32)
+        with loading.quiet_transformers():
+            try:
+                loaded: Any = super().from_pretrained(
+                    name,
+                    config=config,
+                    key_mapping=kwargs.pop("key_mapping", None) or DETECTION_KEYS,
+                    output_loading_info=True,
+                    **kwargs,
+                )
+            except RuntimeError as error:
+                raise ModelError(
+                    "the weights do not fit the model: " + str(error).strip().splitlines()[-1],
+                    where=where,
+                    fix="The config.json and the weights must be of one checkpoint.",
+                ) from error
+        model: DetrForPanopticSegmentation = loaded[0]
+        info: dict[str, Any] = loaded[1]
+        # What was renamed on loading would be renamed back on saving: a detection checkpoint's keys, too.
+        vars(model)["_weight_conversions"] = None
+        if loading.check_everything_found(info, where):
+            strengthen_attention(model)
+            logger.warning("%s is a detection checkpoint: the mask head starts fresh", where)
+        model.freeze(*model._frozen)
+        model._preprocess = loading.read_preprocess(name, hub)
+        if image_processor is not None:
+            model.image_processor = image_processor
+        if label_space is not None or stuff is not None:
+            source = LabelSpace.from_config(model.config, stuff=stuff)
+            wanted = label_space if label_space is not None else source
+            if label_space is not None or source.columns == tuple(range(len(model.config.id2label or ()))):
+                model.carry_classes(wanted, source)
+            else:
+                model.config.label_ids_to_fuse = sorted(source.columns[label] for label in source.stuff_labels)
+        return (model, info) if wants_info else model  # type: ignore[return-value]
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], is_main_process: bool = True, *args: Any, **kwargs: Any
+    ) -> None:
+        """A folder that plain transformers loads as `DetrForSegmentation`, with its image processor."""
+        if kwargs.pop("push_to_hub", False):
+            raise ModelError(
+                "save_pretrained does not push", fix="Use model.push_to_hub(name), or hf_detr_panoptic.push."
+            )
+        self._take_auxiliary_flag()
+        self._remember()
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        if is_main_process:
+            self.config.architectures = [DetrForSegmentation.__name__]
+            self.config.save_pretrained(save_directory)
+            self.image_processor.save_pretrained(save_directory)
+
+    def carry_classes(self, label_space: LabelSpace, source: LabelSpace | None = None) -> str:
+        """Give the model another label space; rows of known names are kept. Returns what happened, in words."""
+        if len(label_space) == 0:
+            raise ModelError("the label space is empty", fix="Give it at least one category.")
+        carried = carry_classes(self, source or self.label_space, label_space)
+        self._label_space = None
+        return str(carried)
+
+    # --- what the model remembers
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """The classes, from the configuration."""
+        fused = getattr(self.config, "label_ids_to_fuse", None)
+        key = (tuple((self.config.id2label or {}).items()), None if fused is None else tuple(fused))
+        if self._label_space is None or self._label_space[0] != key:
+            self._label_space = (key, LabelSpace.from_config(self.config))
+        return self._label_space[1]
+
+    @property
+    def settings(self) -> PostprocessSettings:
+        """How maps are made unless `segment` is told otherwise; kept in the configuration."""
+        remembered: Mapping[str, Any] = getattr(self.config, "hf_detr_panoptic", None) or {}
+        known = PostprocessSettings.__dataclass_fields__
+        return PostprocessSettings(**{key: value for key, value in remembered.items() if key in known})
+
+    @settings.setter
+    def settings(self, settings: PostprocessSettings) -> None:
+        remembered = getattr(self.config, "hf_detr_panoptic", None) or {}
+        self.config.hf_detr_panoptic = {**remembered, **settings.to_config()}
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How photos become pixel values."""
+        return self._preprocess
+
+    @property
+    def image_processor(self) -> DetrImageProcessor:
+        """The same as an image processor of transformers, as it is saved. May be set to one, or to a `Preprocess`."""
+        return self._preprocess.to_image_processor()
+
+    @image_processor.setter
+    def image_processor(self, processor: Any) -> None:
+        same = isinstance(processor, Preprocess)
+        self._preprocess = processor if same else Preprocess.from_image_processor(processor)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits of weights, classes, preprocessing and settings."""
+        return segment.fingerprint(self)
+
+    # --- what trains
+
+    def freeze(self, *parts: str) -> None:
+        """Freeze exactly these parts ("stem", "layer1", "backbone", "detr", "mask_head", …); the rest trains.
+
+        Frozen parts stay in eval mode whatever `train()` is called with: freezing alone does not stop dropout. With
+        "detr" frozen it also runs without a graph.
+        """
+        self.requires_grad_(True)
+        self._frozen = parts
+        for part in parts:
+            for module in part_modules(self, part):
+                module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> DetrForPanopticSegmentation:
+        super().train(mode)
+        if mode and hasattr(self, "_frozen"):
+            self._fast.clear()
+            for part in self._frozen:
+                for module in part_modules(self, part):
+                    module.eval()
+        return self
+
+    # --- forward
+
+    @can_return_tuple  # type: ignore[untyped-decorator]
+    def forward(  # type: ignore[override]
+        self,
+        pixel_values: Tensor,
+        pixel_mask: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: Any = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        labels: Sequence[Mapping[str, Any]] | None = None,
+        output_masks: bool | None = None,
+        denominators: Denominators | None = None,
+        paper: bool = False,
+        segment_scores: bool = False,
+        **kwargs: Any,
+    ) -> PanopticOutput:
+        """pixel_values: float [B, 3, H, W]; pixel_mask: [B, H, W], 1 where the photo is; labels: see `Targets`.
+
+        output_masks: dense masks of all queries; by default without labels only, and never while `with_masks` is off.
+        denominators: see `criterion`; `num_items_in_batch`, which a Trainer passes, is understood where it is one.
+        paper, segment_scores: see `criterion`.
+        """
+        items = kwargs.pop("num_items_in_batch", None)
+        if denominators is None and isinstance(items, Denominators):
+            denominators = items
+        if torch.compiler.is_compiling() and labels is None:
+            # Nothing here may depend on values when a graph is recorded; stock's own forward does not.
+            return super().forward(  # type: ignore[no-any-return]
+                pixel_values,
+                pixel_mask,
+                decoder_attention_mask,
+                encoder_outputs,
+                None,
+                decoder_inputs_embeds,
+                **kwargs,
+            )
+        check_pixels(pixel_values, pixel_mask)
+        if labels is None or pixel_values.device.type == "cpu":
+            check_finite(pixel_values)  # elsewhere this would wait for the device, and matching finds NaN anyway
+        self._take_auxiliary_flag()
+        targets = None
+        if labels is not None:
+            targets = Targets.from_labels(
+                labels,
+                num_labels=self.detr.class_labels_classifier.out_features - 1,
+                canvas=(pixel_values.shape[-2], pixel_values.shape[-1]),
+                device=pixel_values.device,
+                num_images=len(pixel_values),
+                pixel_mask=pixel_mask,
+            )
+        auxiliary = targets is not None and self.auxiliary_loss
+        with torch.no_grad() if "detr" in self._frozen else nullcontext():
+            found = detect(
+                self.detr,
+                pixel_values,
+                pixel_mask,
+                decoder_attention_mask=decoder_attention_mask,
+                encoder_outputs=encoder_outputs,
+                decoder_inputs_embeds=decoder_inputs_embeds,
+                all_layers=auxiliary,
+                **kwargs,
+            )
+            earlier = self._heads_of(found.earlier_states) if auxiliary else (None, None)
+        output = PanopticOutput(
+            logits=found.logits,
+            pred_boxes=found.boxes,
+            last_hidden_state=found.decoder.last_hidden_state,
+            encoder_last_hidden_state=found.encoder.last_hidden_state,
+            **found.recorded,
+        )
+        dense = (labels is None and self.with_masks) if output_masks is None else output_masks
+        shared = self._shared(found) if dense or (targets is not None and self.with_masks) else None
+        if targets is not None:
+            predictions = Predictions(found.logits, found.boxes, *earlier)
+            matching = match(predictions, targets, MatchCosts.from_config(self.config))
+            if shared is not None and self.with_masks:
+                images = torch.arange(len(pixel_values)).repeat_interleave(torch.tensor(matching.counts))
+                wanted = found.states[matching.image_index, matching.query_index]
+                output.matched_masks = masks_for(self.mask_head, self.bbox_attention, shared, wanted, images)
+            output.matching = matching
+            output.loss, output.loss_dict = criterion(
+                predictions,
+                targets,
+                matching,
+                output.matched_masks,
+                weights=LossWeights.from_config(self.config),
+                denominators=denominators,
+                paper=paper,
+                segment_scores=segment_scores,
+            )
+            if auxiliary:
+                output.auxiliary_outputs = [
+                    {"logits": layer.logits, "pred_boxes": layer.boxes} for layer in predictions.auxiliary()
+                ]
+        if dense and shared is not None:
+            output.pred_masks = dense_masks(self.mask_head, self.bbox_attention, shared, found.states)
+        return output
+
+    def segment(
+        self,
+        images: Any,
+        threshold: float | None = None,
+        mask_threshold: float | None = None,
+        min_area: int | None = None,
+        fill: str | None = None,
+        *,
+        precision: str = "fp32",
+        batch_size: int = 4,
+    ) -> list[PanopticMap]:
+        """Photos → a map each, at the photo's own size, in order; for one photo a list of one.
+
+        images: a PIL image, an array [H, W, 3] or a tensor [3, H, W] of bytes, a path, or any iterable of these; of
+        any sizes. What is not given comes from `settings`. Photos are never padded: those of equal size after
+        resizing go through the model together, up to `batch_size` of them.
+
+        The detector runs first, masks are computed for the queries that pass only, and the backbone's frozen batch
+        norm is folded into its convolutions: exact but for rounding (logits move by about 1e-6 of their size).
+        `precision="bf16"` is faster where the processor knows bf16 and moves logits by about 1 %.
+        """
+        given = {"threshold": threshold, "mask_threshold": mask_threshold, "min_area": min_area, "fill": fill}
+        remembered = self.settings.to_config()
+        settings = PostprocessSettings(**{**remembered, **{k: v for k, v in given.items() if v is not None}})
+        if precision not in segment.PRECISIONS:
+            raise ModelError(f"precision is {precision!r}", fix=did_you_mean(precision, segment.PRECISIONS))
+        return segment.segment(self, images, settings, precision=precision, batch_size=batch_size)
+
+    def _shared(self, found: Detection) -> Any:
+        return shared_mask_features(
+            self.mask_head, self.bbox_attention, found.projected, found.memory, found.valid, found.features
+        )
+
+    def _heads_of(self, states: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self.detr.class_labels_classifier(states), self.detr.bbox_predictor(states).sigmoid()
+
+    def _remember(self) -> None:
+        """Write what `segment` goes by into the configuration, so that a loaded model segments as this one does."""
+        self.settings = self.settings
+        if getattr(self.config, "label_ids_to_fuse", None) is None:
+            try:
+                space = self.label_space
+            except LabelError:
+                return  # nobody has said which classes are stuff, and nobody has asked yet
+            self.config.label_ids_to_fuse = sorted(space.columns[label] for label in space.stuff_labels)
+
+    def _take_auxiliary_flag(self) -> None:
+        """Stock's flag changes its forward pass: the wish is kept here, and the configuration stays harmless."""
+        if self.config.auxiliary_loss:
+            self.auxiliary_loss = True
+            self.config.auxiliary_loss = False
+
+
+# A class from outside transformers does not get the renaming of old keys by itself: 32 tensors would stay random.
+register_checkpoint_conversion_mapping(
+    DetrForPanopticSegmentation.__name__,
+    get_checkpoint_conversion_mapping(DetrForSegmentation.__name__),
+    overwrite=True,
+)

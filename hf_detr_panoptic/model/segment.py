@@ -1,0 +1,179 @@
+"""Photos in, panoptic maps out: the detector for all, masks for the queries that pass."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ..errors import ModelError
+from ..images import open_image
+from ..panoptic_map import PanopticMap
+from ..preprocess import Photo, as_pixels
+from .detector import detect
+from .mask_head import masks_for, shared_mask_features
+from .postprocess import PostprocessSettings, choose_queries, postprocess
+from .trunk import folded_trunk
+
+if TYPE_CHECKING:
+    from .modeling import DetrForPanopticSegmentation
+
+PRECISIONS = ("fp32", "bf16")
+
+# Photos that wait for others of their size; beyond this the fullest batch goes first.
+_MOST_WAITING = 16
+
+
+class FastCopies:
+    """The folded backbone of a model, made when first wanted, remade when a weight changed, gone with `clear`.
+
+    Not a module: its weights are no parameters of the model and never reach a checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[torch.dtype, tuple[object, nn.Module]] = {}
+
+    def backbone(self, model: DetrForPanopticSegmentation, dtype: torch.dtype) -> nn.Module:
+        original = model.detr.model.backbone
+        state = _state(original)
+        made = self._made.get(dtype)
+        if made is None or made[0] != state:
+            made = self._made[dtype] = (state, folded_trunk(original, dtype=dtype))
+        return made[1]
+
+    def clear(self) -> None:
+        self._made.clear()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FastCopies:
+        return FastCopies()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_made": {}}
+
+
+def segment(
+    model: DetrForPanopticSegmentation,
+    images: Any,
+    settings: PostprocessSettings,
+    *,
+    precision: str = "fp32",
+    batch_size: int = 4,
+) -> list[PanopticMap]:
+    """See `DetrForPanopticSegmentation.segment`."""
+    if batch_size < 1:
+        raise ModelError(f"batch_size is {batch_size}", fix="Give 1 or more.")
+    maps: dict[int, PanopticMap] = {}
+    training = model.training
+    model.eval()
+    try:
+        for places, sizes, pixel_values in _batches(model, _photos(images), batch_size):
+            made = segment_batch(model, pixel_values, sizes, settings, precision=precision)
+            maps.update(zip(places, made, strict=True))
+    finally:
+        if training:
+            model.train()
+    return [maps[place] for place in range(len(maps))]
+
+
+@torch.no_grad()
+def segment_batch(
+    model: DetrForPanopticSegmentation,
+    pixel_values: Tensor,
+    photo_sizes: list[tuple[int, int]],
+    settings: PostprocessSettings,
+    *,
+    precision: str = "fp32",
+) -> list[PanopticMap]:
+    """Normalised photos [B, 3, H, W] that need no padding → their maps at their own (height, width)."""
+    dtype = torch.bfloat16 if precision == "bf16" else model.dtype
+    device = model.device
+    backbone = model._fast.backbone(model, dtype)
+    pixels = pixel_values.to(device, dtype, memory_format=torch.channels_last)
+    space = model.label_space
+    with _autocast(device, precision):
+        found = detect(model.detr, pixels, backbone=backbone)
+        kept = choose_queries(found.logits, space, settings.threshold)
+        masks: Tensor | None = None
+        counts = [len(queries) for queries in kept]
+        if sum(counts):
+            shared = shared_mask_features(
+                model.mask_head, model.bbox_attention, found.projected, found.memory, None, found.features
+            )
+            states = torch.cat([found.states[image, chosen.queries] for image, chosen in enumerate(kept)])
+            images = torch.arange(len(kept)).repeat_interleave(torch.tensor(counts))
+            masks = masks_for(model.mask_head, model.bbox_attention, shared, states, images)
+    each = masks.split(counts) if masks is not None else [pixels.new_zeros(0, 1, 1)] * len(kept)
+    return [
+        postprocess(chosen, own, space, size, settings)
+        for chosen, own, size in zip(kept, each, photo_sizes, strict=True)
+    ]
+
+
+def fingerprint(model: DetrForPanopticSegmentation) -> str:
+    """Of all that decides what a photo's map will be, but for the machine and the number of threads."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    settings = {
+        "classes": [(category.name, category.isthing) for category in model.label_space],
+        "columns": model.label_space.columns,
+        "preprocess": asdict(model.preprocess),
+        "settings": model.settings.to_config(),
+    }
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+def _photos(images: Any) -> Iterator[Photo]:
+    """One or many, opened as they are needed."""
+    one = isinstance(images, str | os.PathLike | Image.Image) or getattr(images, "ndim", 0) in (2, 3)
+    many: Iterable[Any] = [images] if one else images
+    try:
+        each = iter(many)
+    except TypeError:
+        raise ModelError(
+            f"{type(images).__name__} is not a photo", fix="Give a PIL image, an array, a tensor, a path, or a list."
+        ) from None
+    for image in each:
+        yield open_image(image) if isinstance(image, str | os.PathLike | Image.Image) else image
+
+
+def _batches(
+    model: DetrForPanopticSegmentation, photos: Iterator[Photo], batch_size: int
+) -> Iterator[tuple[list[int], list[tuple[int, int]], Tensor]]:
+    """(places, photo sizes, pixel values) of photos with equal size after resizing: nothing is ever padded."""
+    waiting: dict[tuple[int, ...], list[tuple[int, tuple[int, int], Tensor]]] = {}
+
+    def batch(key: tuple[int, ...]) -> tuple[list[int], list[tuple[int, int]], Tensor]:
+        places, sizes, values = zip(*waiting.pop(key), strict=True)
+        return list(places), list(sizes), torch.stack(values)
+
+    for place, photo in enumerate(photos):
+        pixels = as_pixels(photo)
+        values = model.preprocess(pixels)
+        key = tuple(values.shape)
+        waiting.setdefault(key, []).append((place, (pixels.shape[-2], pixels.shape[-1]), values))
+        if len(waiting[key]) == batch_size:
+            yield batch(key)
+        elif sum(map(len, waiting.values())) > max(_MOST_WAITING, batch_size):
+            yield batch(max(waiting, key=lambda size: len(waiting[size])))
+    for key in list(waiting):
+        yield batch(key)
+
+
+def _autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def _state(module: nn.Module) -> object:
+    """Changes whenever a weight does: in-place changes raise a tensor's version, replaced ones move it."""
+    return [(tensor.data_ptr(), tensor._version) for tensor in (*module.parameters(), *module.buffers())]
