@@ -212,7 +212,7 @@ class LabelSpace(Sequence[Category]):
                 where=where,
                 fix="Upgrade hf-detr-panoptic.",
             )
-        if "sources" not in extra:
+        if not extra.keys() & {"format", "colors", "sources", "supercategories"}:
             extra = {}  # settings of post-processing alone: the classes are the checkpoint's own, holes and all
         names = {int(column): str(name) for column, name in id2label.items()}
         named = {column: name for column, name in sorted(names.items()) if extra or not _is_hole(column, name)}
