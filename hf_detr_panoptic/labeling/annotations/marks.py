@@ -58,10 +58,11 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Unmatched:
-    """A photo that the annotations name and the photo folder does not have."""
+    """A photo that the annotations name and that is not in the photo folder, or not for certain."""
 
     name: str
     where: str
+    why: str
 
 
 @dataclass(frozen=True)

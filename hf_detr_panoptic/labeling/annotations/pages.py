@@ -1,0 +1,259 @@
+"""What a reader found on each photo, brought together with the photos that there are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import AnnotationError, HfDetrPanopticError
+from ...images import image_size
+from .marks import Annotations, Mark, MarkedPhoto, Skipped, Unmatched
+from .matching import Match, PhotoIndex, clean_name
+from .shapes import Canvas, Rectangle, Several, Shape, draw
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One region as the file has it, before it meets its photo."""
+
+    name: str
+    shape: Shape
+    where: str
+    crowd: bool = False
+
+
+@dataclass
+class Page:
+    """What one file says of one photo.
+
+    `drawn` may be lazy, and holds an error in place of what could not be read; `size` is (width, height) where the
+    file tells it. `near` are the folders in which the photo is looked for first.
+    """
+
+    photo: str
+    where: str
+    file: str
+    drawn: Iterable[Drawn | AnnotationError]
+    size: tuple[int, int] | None = None
+    near: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that was left out and harms no photo, such as polylines."""
+
+    where: str
+    what: str
+    fix: str | None = None
+
+
+Found = Page | AnnotationError | Note
+
+
+class Lazy:
+    """Regions that are read when their photo is drawn; an error on the way stands in their place."""
+
+    def __init__(self, read: Callable[[], Iterable[Drawn | AnnotationError]]) -> None:
+        self._read = read
+
+    def __iter__(self) -> Iterator[Drawn | AnnotationError]:
+        try:
+            yield from self._read()
+        except AnnotationError as error:
+            yield error
+
+
+def grouped(shapes: Iterable[tuple[Hashable | None, Drawn] | AnnotationError]) -> list[Drawn | AnnotationError]:
+    """Shapes of one group and class are parts of one object, as in CVAT's COCO export; None is no group."""
+    drawn: list[Drawn | AnnotationError] = []
+    groups: dict[tuple[Hashable, str], int] = {}
+    for item in shapes:
+        if isinstance(item, AnnotationError):
+            drawn.append(item)
+            continue
+        group, mark = item
+        place = len(drawn)
+        if group is not None and not isinstance(mark.shape, Rectangle):
+            place = groups.setdefault((group, mark.name), place)
+        if place == len(drawn):
+            drawn.append(mark)
+        else:
+            first = drawn[place]
+            assert isinstance(first, Drawn)
+            parts = first.shape.shapes if isinstance(first.shape, Several) else (first.shape,)
+            drawn[place] = Drawn(first.name, Several((*parts, mark.shape)), first.where)
+    return drawn
+
+
+class Desk:
+    """Matches pages to photos, draws their marks, and sets aside what cannot be right.
+
+    Without a photo folder each page stands for a photo of the name and size that its file tells.
+    """
+
+    def __init__(self, images: Path | None, *, strict: bool, rescale: bool) -> None:
+        self.images = images
+        self.index = PhotoIndex.of(images) if images is not None else None
+        self.strict = strict
+        self.rescale = rescale
+        self._skipped: list[Skipped] = []
+        self._unmatched: list[Unmatched] = []
+
+    def assemble(self, found: Iterable[Found], format: str) -> Annotations:
+        claims = self._claims(found)
+        photos: list[MarkedPhoto] = []
+        for photo, pages in claims.items():
+            marked, problems = self._photo(photo, pages)
+            if problems:
+                self._set_aside(problems, photo)
+            elif marked is not None:
+                photos.append(marked)
+        names = dict.fromkeys(mark.name for photo in photos for mark in photo.marks if not mark.void)
+        marks = sum(len(photo.marks) for photo in photos)
+        aside = len({row.photo for row in self._skipped if row.photo is not None})
+        parts = [f"{len(photos):,} photos", f"{marks:,} marks of {len(names)} classes"]
+        parts += [f"{aside:,} photos set aside"] if aside else []
+        parts += [f"{len(self._unmatched):,} names without a photo"] if self._unmatched else []
+        if self._skipped:
+            logger.warning("%d marks or photos were set aside; they are listed in `skipped`", len(self._skipped))
+        if self._unmatched:
+            logger.warning("%d names match no photo; they are listed in `unmatched`", len(self._unmatched))
+        return Annotations(
+            tuple(photos),
+            tuple(self._skipped),
+            tuple(self._unmatched),
+            tuple(names),
+            format,
+            f"{format}: {', '.join(parts)}",
+        )
+
+    def _claims(self, found: Iterable[Found]) -> dict[str, list[tuple[Match, Page]]]:
+        claims: dict[str, list[tuple[Match, Page]]] = {}
+        for item in found:
+            match item:
+                case Note():
+                    self._skipped.append(Skipped(item.where, item.what, item.fix))
+                case AnnotationError():
+                    self._set_aside([item], None)
+                case Page():
+                    try:
+                        name = clean_name(item.photo, item.where)
+                    except AnnotationError as error:
+                        self._set_aside([error], None)
+                        continue
+                    if hit := self._find(name, item):
+                        claims.setdefault(hit.photo, []).append((hit, item))
+        return claims
+
+    def _find(self, name: str, page: Page) -> Match | None:
+        if self.index is None:
+            # Files in folders of their own speak of photos of their own, but for the folder that CVAT and COCO use.
+            beside = [] if name.startswith(tuple(page.near)) else [near for near in page.near if near != "annotations"]
+            return Match("/".join([*beside[:1], name]), 0)
+        if hit := self.index.find(name, page.near):
+            return hit
+        if self.images is not None and (self.images / name).is_symlink():
+            self._set_aside([_leads_out(name, page)], None)  # one that stays inside would have been found
+            return None
+        among = self.index.among(name, page.near)
+        why = "no such photo"
+        if len(among) > 1:
+            why = f"could be any of {len(among)} photos: {', '.join(among[:3])}{'…' if len(among) > 3 else ''}"
+        self._unmatched.append(Unmatched(page.photo, page.where, why))
+        return None
+
+    def _photo(
+        self, photo: str, pages: list[tuple[Match, Page]]
+    ) -> tuple[MarkedPhoto | None, list[HfDetrPanopticError]]:
+        chosen, problems = self._undisputed(photo, pages)
+        marks: list[Mark] = []
+        width = height = 0
+        for page in chosen:
+            try:
+                canvas = self._canvas(photo, page, (width, height) if width else None)
+            except HfDetrPanopticError as error:
+                problems.append(error)
+                continue
+            width, height = canvas.width, canvas.height
+            for item in page.drawn:
+                if isinstance(item, AnnotationError):
+                    problems.append(item)
+                    continue
+                try:
+                    rle, box = draw(item.shape, canvas, item.where)
+                except AnnotationError as error:
+                    problems.append(error)
+                else:
+                    marks.append(Mark(item.name, rle, box, item.crowd, item.where))
+        return (MarkedPhoto(photo, width, height, tuple(marks)) if chosen else None), problems
+
+    def _undisputed(self, photo: str, pages: list[tuple[Match, Page]]) -> tuple[list[Page], list[HfDetrPanopticError]]:
+        """Two names in one file cannot mean one photo: the surer match has it, and a draw is a problem."""
+        surest: dict[str, int] = {}
+        for match, page in pages:
+            surest[page.file] = min(surest.get(page.file, match.rung), match.rung)
+        chosen: list[Page] = []
+        names: dict[str, str] = {}
+        problems: list[HfDetrPanopticError] = []
+        for match, page in pages:
+            if match.rung > surest[page.file]:
+                self._unmatched.append(
+                    Unmatched(page.photo, page.where, f"{photo} would fit, but it is another one's")
+                )
+            elif names.setdefault(page.file, page.photo) != page.photo:
+                problems.append(
+                    AnnotationError(
+                        f"'{names[page.file]}' and '{page.photo}' both seem to mean the photo {photo}",
+                        where=page.where,
+                        fix="Give the photos the paths that the annotations name.",
+                    )
+                )
+            else:
+                chosen.append(page)
+        return chosen, problems
+
+    def _canvas(self, photo: str, page: Page, known: tuple[int, int] | None) -> Canvas:
+        size = known or (image_size(self.images / photo) if self.images is not None else page.size)
+        if size is None:
+            raise AnnotationError(
+                "the file does not say how large the photo is", where=page.where, fix="Name the photo folder."
+            )
+        drawn = page.size or size
+        if drawn == size:
+            return Canvas(*size, *drawn)
+        what = f"the marks were drawn on {drawn[0]}×{drawn[1]}, the photo {photo} is {size[0]}×{size[1]}"
+        if drawn == size[::-1]:
+            raise AnnotationError(
+                f"{what} when upright: the tool did not heed the orientation in the photo's EXIF data",
+                where=page.where,
+                fix="Turn the photo itself upright, and mark that one.",
+            )
+        across, down = size[0] / drawn[0], size[1] / drawn[1]
+        # A resized photo's sides are rounded: both may be off by one pixel from the same factor.
+        if abs(drawn[0] * down - size[0]) > 1.5 and abs(drawn[1] * across - size[1]) > 1.5:
+            raise AnnotationError(
+                what, where=page.where, fix="This is another photo, or a cropped one: find the right one."
+            )
+        if not self.rescale:
+            raise AnnotationError(
+                what, where=page.where, fix="The photo was resized: rescale=True scales the marks to it."
+            )
+        return Canvas(*size, *drawn)
+
+    def _set_aside(self, problems: Sequence[HfDetrPanopticError], photo: str | None) -> None:
+        if self.strict:
+            first = problems[0]
+            raise AnnotationError(first.what, where=first.where or photo, fix=first.fix) from first
+        self._skipped += [Skipped(error.where or photo or "", error.what, error.fix, photo) for error in problems]
+
+
+def _leads_out(name: str, page: Page) -> AnnotationError:
+    return AnnotationError(
+        f"the photo {name} is a link that leads out of the photo folder",
+        where=page.where,
+        fix="Copy the photo to where the link is.",
+    )
