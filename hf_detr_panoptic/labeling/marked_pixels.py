@@ -65,7 +65,7 @@ def best_fits(
     tight = auto.boxes()
     crowds = {segment.id for segment in auto.segments if segment.crowd}
     pairs = [
-        (-_box_iou(box, tight[segment_id]), place, segment_id)
+        (-box_iou(box, tight[segment_id]), place, segment_id)
         for place, box in rectangles.items()
         for segment_id in tight
         if segment_id not in crowds
@@ -87,6 +87,15 @@ def painting_order(shapes: Sequence[Shape], priority: Sequence[str], collisions:
 def rank(shape: Shape, priority: Sequence[str]) -> int:
     """0 for the first name of the priority list; names that it does not have lie below all that it has."""
     return priority.index(shape.mark.name) if shape.mark.name in priority else len(priority)
+
+
+def box_iou(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """Of two (x, y, width, height)."""
+    wide = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
+    high = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+    shared = max(wide, 0.0) * max(high, 0.0)
+    union = one[2] * one[3] + other[2] * other[3] - shared
+    return shared / union if union > 0 else 0.0
 
 
 def _outline(mark: Mark, auto: PanopticMap) -> tuple[Crop, npt.NDArray[np.bool_]]:
@@ -111,11 +120,3 @@ def _rectangle(mark: Mark, auto: PanopticMap) -> Crop:
     left, right = (int(np.clip(np.ceil(edge - 0.5), 0, auto.width)) for edge in (x, x + w))
     top, bottom = (int(np.clip(np.ceil(edge - 0.5), 0, auto.height)) for edge in (y, y + h))
     return slice(top, max(top, bottom)), slice(left, max(left, right))
-
-
-def _box_iou(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    wide = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
-    high = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
-    shared = max(wide, 0.0) * max(high, 0.0)
-    union = one[2] * one[3] + other[2] * other[3] - shared
-    return shared / union if union > 0 else 0.0

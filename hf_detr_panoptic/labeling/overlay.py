@@ -20,8 +20,8 @@ from ..errors import AnnotationError, LabelError, RecipeError, did_you_mean
 from ..labels import LabelSpace
 from ..panoptic_map import Box, PanopticMap, Segment
 from .annotations.marks import is_void_name
-from .overlay_rules import OverlayRules
 from .marked_pixels import Crop, Shape, painting_order, rank, shapes_of
+from .overlay_rules import OverlayRules
 
 if TYPE_CHECKING:
     from .annotations.marks import Mark
@@ -267,9 +267,13 @@ def _cut_off(
     small[0] = False
     if not small.any():
         return np.empty(0, dtype=np.int64)
+    rows, columns = np.nonzero(small[pieces])
+    taken = np.pad(body & marked, 1)
+    beside = np.any([taken[rows + up, columns + left] for up, left in ((0, 1), (2, 1), (1, 0), (1, 2))], axis=0)
     touched = np.zeros(count + 1, dtype=bool)
-    touched[pieces[ndimage.binary_dilation(body & marked)]] = True
-    return _flat(auto, crop, (small & touched)[pieces])
+    touched[pieces[rows, columns][beside]] = True
+    cut = touched[pieces[rows, columns]]
+    return _flat(auto, crop, rows[cut], columns[cut])
 
 
 def _leaked_pieces(
@@ -288,7 +292,7 @@ def _leaked_pieces(
     np.maximum.at(largest, pieces.reshape(-1), nearby.reshape(-1))
     leaked = (largest >= sizes) & (largest > 0)
     leaked[0] = False
-    return _flat(auto, crop, leaked[pieces])
+    return _flat(auto, crop, *np.nonzero(leaked[pieces]))
 
 
 def _crop(box: Box, margin: int = 0) -> Crop:
@@ -296,8 +300,9 @@ def _crop(box: Box, margin: int = 0) -> Crop:
     return slice(max(y - margin, 0), y + h + margin), slice(max(x - margin, 0), x + w + margin)
 
 
-def _flat(auto: PanopticMap, crop: Crop, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    rows, columns = np.nonzero(chosen)
+def _flat(
+    auto: PanopticMap, crop: Crop, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
     return (rows + crop[0].start) * auto.width + columns + crop[1].start
 
 
