@@ -45,7 +45,7 @@ KINDS = {
     "png-unreadable": Kind("error", "a PNG cannot be read", "Write it again."),
     "png-mode": Kind("error", "a PNG is not RGB", "Save id maps as 8-bit RGB, id = R + 256·G + 256²·B."),
     "size": Kind("error", "JSON, PNG and photo differ in size", "Scale marks and photo together."),
-    "photo-rotated": Kind("error", "a photo is turned by EXIF", "Store photos upright."),
+    "photo-rotated": Kind("warning", "a photo is turned by EXIF", "Store photos upright: not every tool turns them."),
     "photo-extra": Kind("warning", "a photo is in no list", "Annotate it or take it away."),
     "png-extra": Kind("warning", "a PNG is in no list", "Take it away."),
     # pixels
@@ -80,4 +80,16 @@ def raise_errors(kind: str, where: str, detail: str) -> None:
 
 
 def fail(kind: str, where: str, detail: str) -> NoReturn:
-    raise DatasetError(f"{KINDS[kind].what}: {detail}", where=where, fix=KINDS[kind].fix)
+    raise FoundError(kind, where, detail)
+
+
+class FoundError(DatasetError):
+    """A finding as an exception; `kind` is its key in KINDS."""
+
+    def __init__(self, kind: str, where: str, detail: str) -> None:
+        self.kind = kind
+        self.detail = detail
+        super().__init__(f"{KINDS[kind].what}: {detail}", where=where, fix=KINDS[kind].fix)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return FoundError, (self.kind, self.where, self.detail)

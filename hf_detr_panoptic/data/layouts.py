@@ -64,6 +64,11 @@ class SplitFiles:
                         return candidate
         return None
 
+    @property
+    def photo_home(self) -> Path | None:
+        """The folder in which a photo was found last."""
+        return self._lucky[0] if self._lucky else None
+
     def escapes(self, path: Path) -> bool:
         """Does a symbolic link lead out of the dataset? It would publish a file of this machine with it."""
         real = path.resolve()

@@ -17,8 +17,8 @@ from ..errors import ImageError
 from ..images import open_image
 
 # Of 256 bits. Measured on 35 photos of building sites, fires, defects and COCO: JPEG quality 30, a quarter of the
-# size, brightness × 1.3 or a stamp in a corner change at most 39; 2 % cropped off each side 27 in the median, 40 at most;
-# two different photos differ in 96 or more, 128 being chance.
+# size, brightness × 1.3 or a stamp in a corner change 39 at most; 2 % cropped off each side 27 in the median, 40 at
+# most; two different photos differ in 96 or more, 128 being chance.
 NEAR = 40
 _FLAT = 2.0  # grey levels: below this spread, bits are noise and every blank wall looks like every other
 

@@ -6,7 +6,7 @@ import json
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -156,7 +156,7 @@ class DatasetWriter:
             for kind in ("panoptic", "instances"):
                 path = self._annotations / f"{kind}_{split}.json"
                 self._files.add(path)
-                lists.write(path, kind, self._info, self.space)
+                lists.write(path, kind, self._info, self.space.to_coco())
             (self._annotations / f"panoptic_{split}").mkdir(exist_ok=True)
         for path in self._previous - self._files:
             path.unlink(missing_ok=True)
@@ -223,16 +223,26 @@ class _Lists:
             numbers = {"id": self.box_id, "image_id": image_id, "segment_id": segment["id"], "segmentation": rle}
             self.boxes.write(json.dumps({**segment, **numbers}) + "\n")
 
-    def write(self, path: Path, kind: str, info: dict[str, str], space: LabelSpace) -> None:
-        """One entry a line, so that two versions of a file can be compared."""
+    def write(self, path: Path, kind: str, info: Mapping[str, str], categories: list[dict[str, Any]]) -> None:
         self.boxes.seek(0)
         entries: Iterable[str] = self.annotations if kind == "panoptic" else (line.rstrip("\n") for line in self.boxes)
-        part = path.with_name(f".{path.name}.part")
-        with part.open("w", encoding="ascii", newline="\n") as file:
-            file.write(f'{{"info": {json.dumps(info)},\n"categories": {json.dumps(space.to_coco())},\n')
-            for key, lines in (("images", self.images), ("annotations", entries)):
-                file.write(f'"{key}": [')
-                for place, line in enumerate(lines):
-                    file.write((",\n" if place else "\n") + line)
-                file.write("\n]" + (",\n" if key == "images" else "}\n"))
-        part.replace(path)
+        write_lists(path, info, categories, self.images, entries)
+
+
+def write_lists(
+    path: Path,
+    info: Mapping[str, Any],
+    categories: Sequence[Mapping[str, Any]],
+    images: Iterable[str],
+    annotations: Iterable[str],
+) -> None:
+    """A COCO JSON from entries that are JSON already, one a line, so that two versions can be compared."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", encoding="ascii", newline="\n") as file:
+        file.write(f'{{"info": {json.dumps(info)},\n"categories": {json.dumps(categories)},\n')
+        for key, lines in (("images", images), ("annotations", annotations)):
+            file.write(f'"{key}": [')
+            for place, line in enumerate(lines):
+                file.write((",\n" if place else "\n") + line)
+            file.write("\n]" + (",\n" if key == "images" else "}\n"))
+    part.replace(path)

@@ -1,0 +1,274 @@
+"""Train, val and, if asked, test: seeded, stratified over classes, and no group of like photos ever parted."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..data.near_copies import Fingerprint
+from ..errors import DatasetError, did_you_mean
+from .grouping import Tie, groups_of, pattern_keys, ties
+
+PARTS = ("train", "val", "test")
+_ANY = ""
+
+
+@dataclass(frozen=True)
+class PhotoInfo:
+    """What a split needs to know of a photo: its name, the classes that must be on both sides, what it looks like."""
+
+    name: str
+    classes: frozenset[str]
+    fingerprint: Fingerprint | None = None
+
+    def __init__(self, name: str, classes: Iterable[str] = (), fingerprint: Fingerprint | None = None) -> None:
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "classes", frozenset(classes))
+        object.__setattr__(self, "fingerprint", fingerprint)
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What the split had to do, and what it could not.
+
+    counts: part → photos; classes: class → part → photos; only_in_train: classes of a single group; one_sided: classes
+    of several groups that still are on one side alone; leaks: ties that an earlier split has parted for good.
+    """
+
+    counts: Mapping[str, int]
+    classes: Mapping[str, Mapping[str, int]]
+    groups: int
+    largest: tuple[str, ...]
+    ties: Mapping[str, int]
+    only_in_train: tuple[str, ...]
+    one_sided: tuple[str, ...]
+    leaks: tuple[Tie, ...]
+    kept: int
+    unmatched: tuple[str, ...]
+
+    def __str__(self) -> str:
+        total = sum(self.counts.values())
+        share = ", ".join(f"{part} {count} ({count / max(total, 1):.0%})" for part, count in self.counts.items())
+        lines = [f"{total} photos in {self.groups} groups: {share}"]
+        if self.kept:
+            lines.append(f"{self.kept} stay where an earlier split put them")
+        if self.ties:
+            lines.append("kept together: " + ", ".join(f"{count} × {why}" for why, count in self.ties.items()))
+        if len(self.largest) > max(2, total // 10):
+            lines.append(f"one group has {len(self.largest)} photos, {self.largest[0]} first: is that meant?")
+        if self.unmatched:
+            lines.append(f"{len(self.unmatched)} names do not fit the pattern, {self.unmatched[0]} first")
+        if self.classes:
+            width = max(len(name) for name in self.classes)
+            lines.append("".join([f"{'class':<{width}}", *(f"{part:>8}" for part in self.counts)]))
+            lines += [
+                "".join([f"{name:<{width}}", *(f"{counts.get(part, 0):>8}" for part in self.counts)])
+                for name, counts in self.classes.items()
+            ]
+        if self.only_in_train:
+            lines.append(f"in train alone, for want of a second group: {', '.join(self.only_in_train)}")
+        if self.one_sided:
+            lines.append(f"on one side alone, though there are several groups: {', '.join(self.one_sided)}")
+        lines += [f"leak: {tie.one} and {tie.other} ({tie.why}) were parted before" for tie in self.leaks[:10]]
+        if len(self.leaks) > 10:
+            lines.append(f"… and {len(self.leaks) - 10} more leaks")
+        if not self.leaks:
+            lines.append("nothing that belongs together was parted")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Split:
+    """`assignment`: name → part; `groups`: names that stay together."""
+
+    assignment: Mapping[str, str]
+    groups: tuple[tuple[str, ...], ...]
+    report: SplitReport
+
+
+def split(
+    photos: Sequence[PhotoInfo],
+    fraction: float = 0.2,
+    seed: int = 0,
+    previous: Mapping[str, str] | None = None,
+    test: float = 0.0,
+    pattern: str | re.Pattern[str] | None = None,
+) -> Split:
+    """Share photos out: `fraction` to val, `test` to test, the rest to train. The order of `photos` does not matter.
+
+    Groups are indivisible. The rarest class is served first: a class of two groups or more is on both sides, a class
+    of one group is in train. `previous` (name → part) never changes: new photos follow their group, the rest fill up.
+    `pattern` is a regular expression; photos whose names agree in its groups stay together.
+    """
+    _check(photos, fraction, test, previous)
+    ordered = sorted(photos, key=lambda photo: photo.name)
+    names = [photo.name for photo in ordered]
+    tied = list(ties(names, [photo.fingerprint for photo in ordered], pattern))
+    groups = groups_of(names, tied)
+    by_name = {photo.name: photo for photo in ordered}
+    sharing = _Sharing(
+        [_Group([by_name[name] for name in group], seed, previous or {}) for group in groups],
+        {"train": 1 - fraction - test, "val": fraction, "test": test},
+    )
+    sharing.run()
+    assignment = {name: (previous or {}).get(name, group.part) for group in sharing.groups for name in group.names}
+    largest = max(groups, key=len, default=[])
+    present = [part for part in PARTS if part != "test" or test or "test" in assignment.values()]
+    classes = {name: Counter[str]() for name in sorted({c for photo in ordered for c in photo.classes})}
+    for photo in ordered:
+        for name in photo.classes:
+            classes[name][assignment[photo.name]] += 1
+    report = SplitReport(
+        counts={part: sum(value == part for value in assignment.values()) for part in present},
+        classes={name: dict(counts) for name, counts in classes.items()},
+        groups=len(groups),
+        largest=tuple(largest),
+        ties=dict(sorted(Counter(tie.why for tie in tied).items())),
+        only_in_train=tuple(name for name in classes if sharing.total[name] == 1 and classes[name]["train"]),
+        one_sided=tuple(name for name in classes if sharing.total[name] > 1 and not _both_sides(classes[name])),
+        leaks=tuple(tie for tie in tied if assignment[tie.one] != assignment[tie.other]),
+        kept=sum(name in (previous or {}) for name in names),
+        unmatched=tuple(sorted(set(names) - pattern_keys(names, pattern).keys())) if pattern is not None else (),
+    )
+    return Split(dict(sorted(assignment.items())), tuple(map(tuple, groups)), report)
+
+
+def _both_sides(counts: Mapping[str, int]) -> bool:
+    return bool(counts.get("train") and counts.get("val"))
+
+
+def _check(photos: Sequence[PhotoInfo], fraction: float, test: float, previous: Mapping[str, str] | None) -> None:
+    if not (0 < fraction < 1 and 0 <= test < 1 and fraction + test < 1):
+        raise DatasetError(
+            f"val {fraction} and test {test} leave nothing to train on", fix="Use fractions such as 0.2 and 0.1."
+        )
+    twice = [name for name, count in Counter(photo.name for photo in photos).items() if count > 1]
+    if twice:
+        raise DatasetError(f"the photo {twice[0]!r} is there twice", fix="Names must tell photos apart.")
+    for name, part in (previous or {}).items():
+        if part not in PARTS:
+            raise DatasetError(f"{name!r} was in {part!r}, which is no split", fix=did_you_mean(part, PARTS))
+
+
+@dataclass(eq=False)
+class _Group:
+    """Photos that go together. `pinned`: an earlier split has decided (by majority, should it have parted them)."""
+
+    photos: Sequence[PhotoInfo]
+    seed: int
+    previous: Mapping[str, str]
+    part: str = ""
+    pinned: bool = False
+    classes: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.names = [photo.name for photo in self.photos]
+        self.classes.update(name for photo in self.photos for name in (*photo.classes, _ANY))
+        before = Counter(self.previous[name] for name in self.names if name in self.previous)
+        if before:
+            self.part = max(before, key=lambda part: (before[part], -PARTS.index(part)))
+            self.pinned = True
+        # A hash, not a shuffle: the rank of a group does not depend on which others there are.
+        self.rank = (-len(self.photos), hashlib.blake2b(f"{self.seed}\0{self.names[0]}".encode()).digest())
+
+
+class _Sharing:
+    """Iterative stratification (Sechidis et al. 2011) over groups; a repair where classes share their last groups.
+
+    there: part → class → groups; need: part → class → photos still wanted. The class `_ANY` is in every photo, so the
+    sizes of the parts need no rule of their own.
+    """
+
+    def __init__(self, groups: Sequence[_Group], shares: Mapping[str, float]) -> None:
+        self.groups = groups
+        self.parts = [part for part in PARTS if shares[part] > 0]
+        photos: Counter[str] = Counter()
+        self.total: Counter[str] = Counter()
+        for group in groups:
+            photos.update(group.classes)
+            self.total.update(group.classes.keys())
+        self.need = {part: {name: shares[part] * count for name, count in photos.items()} for part in self.parts}
+        self.there: dict[str, Counter[str]] = {part: Counter() for part in PARTS}
+
+    def run(self) -> None:
+        for group in self.groups:
+            if group.pinned:
+                self._count(group, group.part)
+        self._share_classes()
+        for name in sorted(self.total, key=lambda name: (self.total[name], name)):
+            for part in self._required(name):
+                if not self.there[part][name]:
+                    self._repair(name, part)
+
+    def _share_classes(self) -> None:
+        waiting: dict[str, list[_Group]] = {}
+        for group in sorted((g for g in self.groups if not g.part), key=lambda group: group.rank):
+            for name in group.classes:
+                waiting.setdefault(name, []).append(group)
+        left = {name: len(groups) for name, groups in waiting.items()}
+        queue = [(count, name) for name, count in left.items()]
+        heapq.heapify(queue)
+        places = dict.fromkeys(waiting, 0)
+        while queue:
+            count, name = heapq.heappop(queue)
+            if count != left[name] or count == 0:
+                continue  # a newer entry of this class is in the queue
+            while waiting[name][places[name]].part:
+                places[name] += 1
+            group = waiting[name][places[name]]
+            self._put(group, self._choose(name, count))
+            for member in group.classes:
+                left[member] -= 1
+                heapq.heappush(queue, (left[member], member))
+
+    def _choose(self, name: str, left: int) -> str:
+        """Where the next group of a class goes: to a part that would stay without, else where most are needed."""
+        without = [part for part in self._required(name) if not self.there[part][name]]
+        if without and len(without) >= left:
+            return without[0]
+        return max(self.parts, key=lambda part: (self.need[part][name], self.need[part][_ANY]))
+
+    def _required(self, name: str) -> list[str]:
+        return self.parts[: self.total[name]]
+
+    def _put(self, group: _Group, part: str) -> None:
+        group.part = part
+        self._count(group, part)
+
+    def _count(self, group: _Group, part: str, sign: int = 1) -> None:
+        for name, photos in group.classes.items():
+            self.there[part][name] += sign
+            if part in self.need:
+                self.need[part][name] -= sign * photos
+
+    def _move(self, group: _Group, part: str) -> None:
+        self._count(group, group.part, -1)
+        self._put(group, part)
+
+    def _bereft(self, group: _Group) -> set[str]:
+        """Classes that their part would lose with this group."""
+        return {
+            name for name in group.classes if group.part in self._required(name) and self.there[group.part][name] == 1
+        }
+
+    def _repair(self, name: str, part: str) -> None:
+        """Bring a class to a part that lacks it: move a group nobody misses, else swap it for one that makes it up."""
+        movable = sorted((group for group in self.groups if not group.pinned), key=lambda g: (len(g.names), g.rank))
+        holders = [group for group in movable if name in group.classes and group.part != part]
+        for group in holders:
+            if not self._bereft(group):
+                self._move(group, part)
+                return
+        for group in holders[:50]:
+            bereft = self._bereft(group)
+            for other in movable:
+                fits = other.part == part and name not in other.classes
+                if fits and bereft <= other.classes.keys() and self._bereft(other) <= group.classes.keys():
+                    home = group.part
+                    self._move(group, part)
+                    self._move(other, home)
+                    return
