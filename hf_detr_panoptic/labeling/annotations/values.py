@@ -35,12 +35,12 @@ def ring(values: Any, where: str) -> list[float]:
         raise AnnotationError(
             f"a polygon is a list of x, y, x, y, …, not {_shown(values)}", where=where, fix="Export it again."
         )
-    if not all(type(value) in (int, float) and -LARGEST <= value <= LARGEST for value in values):
+    # At C's speed, for there are millions of them; a NaN makes the sum one, and is equal to nothing.
+    fit = set(map(type, values)) <= {int, float} and (not values or -LARGEST <= min(values) <= max(values) <= LARGEST)
+    if not fit or sum(values) != sum(values):
         wrong = next(v for v in values if type(v) not in (int, float) or not -LARGEST <= v <= LARGEST)
-        raise AnnotationError(
-            f"the polygon has {_shown(wrong)} among its numbers", where=where, fix="Export it again."
-        )
-    return [float(value) for value in values]
+        raise AnnotationError(f"the polygon has {_shown(wrong)} among its numbers", where=where, fix="Export it again.")
+    return list(map(float, values))
 
 
 def points_ring(points: Any, where: str) -> list[float]:
