@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .evaluation.panoptic_quality import PanopticQuality
     from .labels import Category, LabelSpace
     from .model.modeling import DetrForPanopticSegmentation
     from .panoptic_map import PanopticMap, Segment
+    from .steps.evaluate import evaluate_model
 
 # Imported at first use: `import hf_detr_panoptic` must not cost the seconds that torch and transformers take.
 _HOMES = {
@@ -18,10 +20,21 @@ _HOMES = {
     "DetrForPanopticSegmentation": ".model.modeling",
     "LabelSpace": ".labels",
     "PanopticMap": ".panoptic_map",
+    "PanopticQuality": ".evaluation.panoptic_quality",
     "Segment": ".panoptic_map",
+    "evaluate_model": ".steps.evaluate",
 }
 
-__all__ = ["Category", "DetrForPanopticSegmentation", "LabelSpace", "PanopticMap", "Segment", "__version__"]
+__all__ = [
+    "Category",
+    "DetrForPanopticSegmentation",
+    "LabelSpace",
+    "PanopticMap",
+    "PanopticQuality",
+    "Segment",
+    "__version__",
+    "evaluate_model",
+]
 
 
 def __getattr__(name: str) -> Any:

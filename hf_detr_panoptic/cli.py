@@ -13,6 +13,9 @@ from .errors import HfDetrPanopticError, did_you_mean
 
 # command → (module in `steps`, its line in --help)
 COMMANDS = {
+    "split": ("split", "share photos out to train and val: like photos together, every class on both sides"),
+    "check": ("check", "what is wrong with a dataset, and what is in it?"),
+    "evaluate": ("evaluate", "how good is a model, or a folder of predictions? PQ, AP, mix-ups"),
     "doctor": ("doctor", "is this machine ready? Versions, device, processes, Hub, disk"),
 }
 
