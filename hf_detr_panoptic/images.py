@@ -166,10 +166,11 @@ def _binary(source: Source, where: str, stack: contextlib.ExitStack) -> BinaryIO
 
 def _identified(file: BinaryIO, where: str) -> Image.Image:
     file.seek(0)
-    head = file.read(16)
+    head = file.read(64)
     if not head:
         raise ImageError("the file is empty", where=where, fix="Copy or download it again, or leave it out.")
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+    avif = head[4:8] == b"ftyp" and b"avif" in head[8:]  # among the compatible brands too: mif1 stands for both
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and not avif:
         return _heif(file, where)
     try:
         image = Image.open(file)
@@ -177,7 +178,6 @@ def _identified(file: BinaryIO, where: str) -> Image.Image:
             raise ImageError(f"is a drawing ({image.format}), not a photo", where=where, fix="Save it as PNG.")
         return image
     except UnidentifiedImageError as error:
-        avif = head[4:12] in (b"ftypavif", b"ftypavis")
         raise ImageError(
             "this Pillow reads no AVIF" if avif else "is not a photo, or of a format that Pillow does not know",
             where=where,

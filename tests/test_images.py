@@ -12,7 +12,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from hf_detr_panoptic.errors import ImageError
 from hf_detr_panoptic.images import image_size, list_images, needs_reencoding, open_image
@@ -105,9 +105,10 @@ def test_a_senseless_orientation_is_none(orientation):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, on the damaged block
 def test_a_damaged_exif_block_does_not_damage_the_photo():
-    data = encoded(picture(UPRIGHT), "PNG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff\x00")
-    assert rows(open_image(data)) == UPRIGHT
-    assert image_size(data) == (3, 2)
+    for block in (b"Exif\0\0II*\0\xff\xff\xff\xff\x00", b"Exif\0\0 this is no TIFF"):
+        data = encoded(picture(UPRIGHT), "PNG", exif=block)
+        assert rows(open_image(data)) == UPRIGHT
+        assert image_size(data) == (3, 2)
 
 
 def test_an_image_in_memory_is_turned_too_and_not_changed():
@@ -118,9 +119,13 @@ def test_an_image_in_memory_is_turned_too_and_not_changed():
     copy = open_image(plain)
     copy.putpixel((0, 0), PINK)
     assert plain.getpixel((0, 0)) == RED
+    animated = Image.open(io.BytesIO(MODES["animated PNG"][0]))
+    assert rows(open_image(animated)) == [[RED, RED]]
+    animated.seek(1)
+    assert animated.convert("RGB").getpixel((0, 0)) == BLUE
 
 
-def test_size_and_the_need_for_reencoding_are_told_without_decoding():
+def test_size_and_the_need_for_reencoding_are_told_without_decoding(monkeypatch):
     # the pixels are cut off: whoever decoded them would raise
     data = encoded(Image.effect_noise((640, 480), 50).convert("RGB"), "PNG", exif=exif(8))[:2000]
     assert image_size(data) == (480, 640)
@@ -130,6 +135,14 @@ def test_size_and_the_need_for_reencoding_are_told_without_decoding():
     assert not needs_reencoding(plain)
     with pytest.raises(ImageError, match="damaged"):
         open_image(plain)
+    decoded = []
+    monkeypatch.setattr(ImageFile.ImageFile, "load", decoded.append)
+    for file_format in ("PNG", "JPEG", "TIFF", "WEBP"):
+        data = encoded(picture(STORED[8]), file_format, exif=exif(8))
+        assert image_size(data) == (3, 2)
+        assert needs_reencoding(data)
+        image_size(encoded(picture(UPRIGHT), file_format))
+    assert decoded == []
 
 
 # --- modes
@@ -206,6 +219,8 @@ def test_every_mode_becomes_rgb(kind):
 def test_other_colour_spaces():
     assert rows(open_image(picture([[BLACK, WHITE]]).convert("YCbCr"))) == [[BLACK, WHITE]]
     assert rows(open_image(picture([[BLACK, RED]]).convert("HSV"))) == [[BLACK, RED]]
+    grey = Image.fromarray(np.array([[[9, 255], [9, 0]]], dtype=np.uint8), "LA")
+    assert rows(open_image(grey.convert("La"))) == [[(9, 9, 9), WHITE]]
 
 
 def test_sixteen_bits_of_colour_lose_the_lower_eight():
@@ -261,6 +276,13 @@ def test_heic_without_its_extra_names_the_extra(tmp_path, monkeypatch):
     )
 
 
+def test_an_avif_that_begins_like_a_heic_is_left_to_pillow(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ImageError) as error:
+        open_image(b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif" + bytes(64))
+    assert "heic" not in str(error.value)
+
+
 def test_heic_with_its_extra_is_opened_by_it(monkeypatch):
     def from_file(file):
         assert file.read() == HEIC
@@ -285,7 +307,7 @@ def test_whatever_the_name(tmp_path):
         assert rows(open_image(path)) == UPRIGHT
         assert rows(open_image(str(path))) == UPRIGHT
     with path.open("rb") as file:
-        file.seek(5)
+        file.seek(0, os.SEEK_END)
         assert rows(open_image(file)) == UPRIGHT
         assert not file.closed
 

@@ -120,6 +120,9 @@ def test_a_strip_on_which_stock_fails_keeps_one_pixel():
     assert Preprocess().output_size(1, 5000) == (1, 1333)
     assert Preprocess()(noise(5000, 1)).shape == (3, 1333, 1)
     assert Preprocess(fit_within=(50, 70)).output_size(1000, 3) == (50, 1)
+    assert Preprocess(fit_within=(50, 70)).output_size(3, 1000) == (1, 70)
+    with pytest.raises(ImageError, match="no pixels"):
+        Preprocess().output_size(0, 10)
 
 
 def test_normalise_by_hand():
@@ -139,6 +142,7 @@ def test_normalise_takes_a_batch_and_resize_an_own_size():
     assert torch.equal(both[1], preprocess.normalize(two[1]))
 
 
+@pytest.mark.filterwarnings("error")  # torch warns of read-only memory
 def test_every_kind_of_photo_gives_the_same_pixels():
     array = noise(9, 12)
     expected = torch.tensor(array.tolist(), dtype=torch.uint8).permute(2, 0, 1)
@@ -229,12 +233,16 @@ def test_pad_refuses_what_is_no_batch(images, says):
 
 
 def test_tensors_stay_on_their_device():
-    # `meta` stands in for an accelerator: a tensor made elsewhere by mistake would raise or come out as `cpu`.
+    # `meta` stands in for an accelerator, once as the device of the photo and once as the one that is not meant.
     pixels = torch.zeros(3, 40, 60, dtype=torch.uint8, device="meta")
     values = Preprocess(20, 40)(pixels)
     assert (values.device.type, values.shape) == ("meta", (3, 20, 30))
     batch = pad([values, values[:, :10]])
     assert batch.pixel_values.device.type == batch.pixel_mask.device.type == "meta"
+    with torch.device("meta"):
+        values = Preprocess(20, 40)(noise(40, 60))
+        batch = pad([values, values[:, :10]])
+    assert batch.pixel_values.device.type == batch.pixel_mask.device.type == "cpu"
 
 
 def test_real_photos_are_what_stock_makes_of_them(shared_data):
