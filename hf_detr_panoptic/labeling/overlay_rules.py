@@ -34,7 +34,7 @@ class OverlayRules:
     threshold: float = 0.85
     leakage: float | None = 0.5
     leaky: Sequence[str] = ()
-    min_area: int = 128
+    min_area: int = 64
     priority: Sequence[str] = ()
     collisions: str = "smaller"
     boxes: str = "refine"

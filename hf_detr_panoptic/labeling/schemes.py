@@ -57,7 +57,7 @@ def scheme(name: str, labeler: LabelSpace, leave: Collection[str] = ()) -> Schem
             if not category.isthing:
                 merge.setdefault(_group(category.supercategory or category.name), []).append(category.name)
     merge = {group: members for group, members in merge.items() if members}
-    return Scheme(merge=merge, stuff=[misc] if misc in merge else [])
+    return Scheme(merge=merge, stuff=(misc,) if misc in merge else ())
 
 
 def _group(supercategory: str) -> str:

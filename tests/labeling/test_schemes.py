@@ -1,0 +1,111 @@
+"""Group names and members are the construction set's own; sizes are counted in COCO's published list."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hf_detr_panoptic import Category, LabelSpace
+from hf_detr_panoptic.errors import LabelError, RecipeError
+from hf_detr_panoptic.labeling.annotations.marks import Mark, MarkedPhoto
+from hf_detr_panoptic.labeling.schemes import Scheme, namesakes, partly_marked, scheme
+
+COCO = LabelSpace.coco()
+CUSTOM = LabelSpace([Category("wheel_loader", True), Category("pipe", True)])
+STUFF_GROUPS = {
+    *("water", "ground", "solid", "sky", "plant", "structural", "building", "food", "textile", "furniture"),
+    *("window", "floor", "ceiling", "wall", "rawmaterial"),
+}
+
+
+def test_stuff_groups_are_those_of_the_construction_set():
+    space = scheme("stuff_groups", COCO).space(COCO, CUSTOM)
+    assert set(space.names) == {"misc", *STUFF_GROUPS, "wheel_loader", "pipe"}
+    assert len(space) == 18
+    assert {space[label].name for label in space.stuff_labels} == {"misc", *STUFF_GROUPS}
+    assert {c.name for c in space if c.source == "custom"} == {"wheel_loader", "pipe"}
+    fate = scheme("stuff_groups", COCO).mapping(COCO)
+    assert [name for name, group in fate.items() if group == "water"] == ["river", "sea", "water-other"]
+    assert (fate["truck"], fate["light"], fate["fruit"], fate["cardboard"]) == (
+        "misc",
+        "furniture",
+        "food",
+        "rawmaterial",
+    )
+    assert sum(group == "misc" for group in fate.values()) == 80
+
+
+def test_stuff_groups_are_called_as_in_the_students_file(shared_data):
+    sample = json.loads((shared_data / "tsai_construction" / "complete_sample" / "panoptic.json").read_text())
+    theirs = {entry["name"] for entry in sample["categories"] if not entry["isthing"]}
+    space = scheme("stuff_groups", COCO).space(COCO, CUSTOM)
+    assert {space[label].name for label in space.stuff_labels} == theirs
+
+
+def test_all_stuff_keeps_its_name_and_the_things_share_one():
+    space = scheme("stuff", COCO).space(COCO, CUSTOM)
+    assert len(space) == 1 + 53 + 2
+    assert len(space.stuff_labels) == 54
+    assert "sky-other-merged" in space.names
+    assert not space[space.index("misc_stuff")].isthing
+    assert scheme("coco", COCO).space(COCO, CUSTOM).names == (*COCO.names, "wheel_loader", "pipe")
+
+
+def test_a_class_that_the_person_marks_stays_out_of_the_groups():
+    custom = LabelSpace([Category("truck", True), Category("tent", False)])
+    chosen = scheme("stuff_groups", COCO, leave=custom.names)
+    assert chosen.mapping(COCO)["truck"] == "truck"
+    space = chosen.space(COCO, custom)
+    assert (space[space.index("truck")].isthing, space[space.index("truck")].source) == (True, "custom")
+    assert (space[space.index("tent")].isthing, space[space.index("tent")].source) == (False, "custom")
+
+
+def test_a_labeler_that_was_trained_by_a_scheme_goes_through_it_unchanged():
+    trained = scheme("stuff_groups", COCO).space(COCO, CUSTOM)
+    again = scheme("stuff_groups", trained, leave=CUSTOM.names)
+    assert again == Scheme()
+    assert again.space(trained, CUSTOM) == trained
+
+
+def test_a_scheme_that_nobody_knows_and_one_that_contradicts_itself_are_refused():
+    with pytest.raises(RecipeError, match="Did you mean 'stuff_groups'"):
+        scheme("stuf_groups", COCO)
+    with pytest.raises(LabelError, match="Did you mean 'truck'"):
+        Scheme(drop=["trucks"]).mapping(COCO)
+
+
+def test_namesakes_offer_a_new_name():
+    same, spelled = namesakes(["light", "Traffic_Light", "loader"], COCO)
+    assert (same.custom, same.labeler, same.new_name) == ("light", "light", "light (other)")
+    assert "rename: {light: light (other)}" in str(same)
+    parted = COCO.merged(LabelSpace([Category("light", True)]), rename={"light": same.new_name})
+    assert parted[parted.index("light")].isthing
+    assert not parted[parted.index("light (other)")].isthing
+    assert (spelled.custom, spelled.labeler) == ("Traffic_Light", "traffic light")
+    assert "rename: {traffic light: Traffic_Light}" in str(spelled)
+
+
+def test_namesakes_of_a_model_that_knows_both_spellings_are_none_of_ours():
+    both = LabelSpace([Category("Light", True), Category("light", False)])
+    assert [(n.custom, n.labeler) for n in namesakes(["Light", "light"], both)] == [
+        ("Light", "Light"),
+        ("light", "light"),
+    ]
+
+
+def marked(photo: str, *names: str) -> MarkedPhoto:
+    return MarkedPhoto(photo, 4, 4, tuple(Mark(name, None, (0, 0, 1, 1), False, photo) for name in names))
+
+
+def test_classes_that_some_photos_lack_are_reported_with_those_photos():
+    photos = [
+        marked("a.jpg", "pipe", "pipe", "loader"),
+        marked("b.jpg", "ignore", "loader"),
+        marked("c.jpg", "loader", "pipe"),
+        marked("d.jpg", "loader"),
+    ]
+    (pipe,) = partly_marked(photos)
+    assert (pipe.name, pipe.marked, pipe.unmarked) == ("pipe", 2, ("b.jpg", "d.jpg"))
+    assert "'pipe' is marked on 2 of 4 photos" in str(pipe)
+    assert partly_marked([]) == []
