@@ -1,4 +1,4 @@
-"""What the model should have found: the labels of a batch, checked, on the device, as one small map an image.
+"""What the model should have found: the labels of a batch, checked, on the device, with one small map an image.
 
     targets = Targets.from_labels(labels, num_labels=C, canvas=(H, W), device=..., pixel_mask=...)
 
@@ -199,7 +199,7 @@ def _on_host(
 ) -> tuple[list[dict[str, Tensor]], list[tuple[int, int]] | None]:
     """The small tensors of all labels and the sizes that `pixel_mask` says, brought over in one transfer."""
     found = [
-        {key: torch.as_tensor(label[key]) for key in _SMALL if key in label and not isinstance(label[key], str)}
+        {key: torch.as_tensor(label[key]) for key in _SMALL if not isinstance(label.get(key), str | None)}
         for label in labels
     ]
     tensors = [tensor for entry in found for tensor in entry.values()]
@@ -238,7 +238,7 @@ def _read_image(
 ) -> _Image:
     name = f"image {index} of the batch"
     if "image_id" in entry and entry["image_id"].numel() == 1:
-        name += f" (image_id {int(entry['image_id'])})"
+        name += f" (image_id {entry['image_id'].item()})"
     labels = entry["class_labels"]
     if labels.ndim != 1 or (labels.is_floating_point() and len(labels)):
         raise ModelError(f"class_labels are {labels.dtype} {list(labels.shape)}", where=name, fix="Pass int64 [N].")
@@ -314,9 +314,11 @@ def _place_ids(ids: Tensor, image: _Image, canvas: tuple[int, int], valid: Tenso
         raise ModelError(f"`panoptic` has shape {tuple(ids.shape)}", where=image.name, fix="Pass ids as int32 [H, W].")
     ids = _valid_part(ids, image, canvas).to(valid.device)
     # A table from id to place; whatever lies above the last listed id falls into the last slot, which stays void.
-    table = torch.zeros(int(image.segment_ids.max()) + 2 if image.count else 2, dtype=torch.int16)
-    table[image.segment_ids] = torch.arange(1, image.count + 1, dtype=torch.int16)
-    places = table.to(valid.device)[ids.long().clamp_(0, len(table) - 1)]
+    highest = int(image.segment_ids.max()) if image.count else 0
+    table = torch.zeros(highest + 2, dtype=torch.int16, device=valid.device)
+    rising = torch.arange(1, image.count + 1, dtype=torch.int16, device=valid.device)
+    table[image.segment_ids.to(valid.device)] = rising
+    places = table[ids.long().clamp(0, highest + 1)]
     valid.copy_(places)
     absent = torch.ones(image.count + 1, dtype=torch.bool, device=valid.device)
     return absent.index_fill_(0, places.long().flatten(), False)[1:]

@@ -117,6 +117,42 @@ def test_half_precision_logits_are_measured_in_fp32():
     torch.testing.assert_close(half.grad, full.grad.bfloat16())
 
 
+def test_autocast_changes_nothing():
+    targets, matching = targets_and_pairs(MAPS, PAIRS)
+    results = []
+    for enabled in (True, False):
+        logits = logits_of().float().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            focal, dice = mask_losses(logits, targets, matching)
+            (focal.sum() + dice.sum()).backward()
+        results.append((focal, dice, logits.grad))
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+
+
+def test_a_crowd_over_a_mask_is_left_out_of_it():
+    """HF's masks may overlap: the pixels that mask and crowd share must not matter."""
+    mask = torch.zeros(12, 16, dtype=torch.bool)
+    mask[:, :8] = True
+    crowd = torch.zeros(12, 16, dtype=torch.bool)
+    crowd[:, 4:10] = True
+    losses = []
+    for masks in ((mask, crowd), (mask & ~crowd, crowd), (mask | crowd, crowd)):
+        label = {
+            "class_labels": torch.tensor([0, 0]),
+            "boxes": torch.full((2, 4), 0.5),
+            "masks": torch.stack(masks),
+            "iscrowd": torch.tensor([0, 1]),
+        }
+        targets = Targets.from_labels([label], num_labels=1, canvas=(12, 16), device="cpu")
+        one = torch.zeros(1, dtype=torch.long)
+        logits = logits_of()[:1, :3, :4].clone().requires_grad_()
+        focal, dice = mask_losses(logits, targets, Matching(one, one, one, one, counts=(1,), surplus=0))
+        (focal + dice).backward()
+        losses.append((focal, dice, logits.grad))
+    for others in losses[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(losses[0], others, strict=True))
+
+
 @settings(deadline=None)
 @given(
     st.tuples(st.integers(1, 90), st.integers(1, 90)),

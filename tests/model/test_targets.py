@@ -130,6 +130,11 @@ def test_errors_name_the_image_id():
         targets_of(label(image_id=torch.tensor([41]), class_labels=torch.tensor([9, 9])))
 
 
+def test_image_ids_may_be_names():
+    with pytest.raises(ModelError, match="image 0 of the batch: class label 9"):
+        targets_of(label(image_id="shed.jpg", class_labels=torch.tensor([9, 9])))
+
+
 def test_bad_batches():
     with pytest.raises(ModelError, match="1 label dicts for a batch of 2 images"):
         targets_of(label(), num_images=2)
