@@ -30,9 +30,6 @@ HUB_ARGUMENTS = (
     "token",
 )
 
-# Parameters that a detection checkpoint has not.
-FRESH_IN_DETECTION = ("mask_head.", "bbox_attention.")
-
 _SECONDS_FOR_A_HANDSHAKE = 3.0
 
 
@@ -76,22 +73,20 @@ def read_config(name: str | os.PathLike[str], hub: Mapping[str, Any], changes: M
     return DetrConfig.from_dict(_with_plain_backbone({**fields, **changes}))
 
 
-def check_everything_found(info: Mapping[str, Any], where: str) -> bool:
-    """Raise unless every weight found its place; whether the mask head alone was missing (a detection checkpoint)."""
+def check_everything_found(info: Mapping[str, Any], mask_head: set[str], where: str) -> bool:
+    """Raise unless every weight found its place; whether all of `mask_head` was missing: a detection checkpoint."""
     missing = set(info["missing_keys"])
-    unexpected = {key for key in info["unexpected_keys"] if not key.endswith("num_batches_tracked")}
-    mismatched = [str(key) for key in info["mismatched_keys"]]
-    problems = [str(message) for message in info.get("error_msgs") or []]
-    fresh = {key for key in missing if key.startswith(FRESH_IN_DETECTION)}
-    detection = missing == fresh and bool(missing)
-    if problems or mismatched or unexpected or (missing and not detection):
-        lists = (
-            ("missing", sorted(missing - fresh if unexpected or missing != fresh else missing)),
-            ("unknown", sorted(unexpected)),
-            ("of another size", mismatched),
-            ("unreadable", problems),
-        )
-        text = "; ".join(f"{len(keys)} {what}: {_some(keys)}" for what, keys in lists if keys)
+    detection = mask_head <= missing
+    lists = {
+        "missing": sorted(missing - mask_head if detection else missing),
+        "unknown": sorted(key for key in info["unexpected_keys"] if not key.endswith("num_batches_tracked")),
+        "of another size": [
+            f"{key} {list(found)}, not {list(wanted)}" for key, found, wanted in sorted(info["mismatched_keys"])
+        ],
+        "unreadable": [str(message) for message in info.get("error_msgs") or []],
+    }
+    if any(lists.values()):
+        text = "; ".join(f"{len(keys)} {what}: {_some(keys)}" for what, keys in lists.items() if keys)
         raise ModelError(
             f"the weights do not fit the model ({text})",
             where=where,

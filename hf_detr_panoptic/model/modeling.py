@@ -24,7 +24,7 @@ from ..preprocess import Preprocess
 from . import loading, segment
 from .criterion import Denominators, LossWeights, criterion
 from .detector import Detection, check_finite, check_pixels, detect
-from .mask_head import dense_masks, masks_for, shared_mask_features
+from .mask_head import SharedMaskFeatures, dense_masks, masks_for, shared_mask_features
 from .matcher import MatchCosts, Matching, Predictions, match
 from .parts import PAPER_FROZEN, part_modules
 from .postprocess import PostprocessSettings
@@ -99,29 +99,23 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         wants_info = kwargs.pop("output_loading_info", False)
         hub = loading.hub_arguments(name, kwargs)
         kwargs |= hub
-        if not isinstance(config, DetrConfig):
+        if isinstance(config, DetrConfig):
+            config = deepcopy(config)
+            config.update(fields)
+        else:
             config = loading.read_config(name if config is None else config, hub, fields)
         kwargs.setdefault("dtype", kwargs.pop("torch_dtype", None) or torch.float32)
+        kwargs["key_mapping"] = kwargs.get("key_mapping") or DETECTION_KEYS
         with loading.quiet_transformers():
-            try:
-                loaded: Any = super().from_pretrained(
-                    name,
-                    config=config,
-                    key_mapping=kwargs.pop("key_mapping", None) or DETECTION_KEYS,
-                    output_loading_info=True,
-                    **kwargs,
-                )
-            except RuntimeError as error:
-                raise ModelError(
-                    "the weights do not fit the model: " + str(error).strip().splitlines()[-1],
-                    where=where,
-                    fix="The config.json and the weights must be of one checkpoint.",
-                ) from error
+            loaded: Any = super().from_pretrained(
+                name, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+            )
         model: DetrForPanopticSegmentation = loaded[0]
         info: dict[str, Any] = loaded[1]
         # What was renamed on loading would be renamed back on saving: a detection checkpoint's keys, too.
         vars(model)["_weight_conversions"] = None
-        if loading.check_everything_found(info, where):
+        mask_head = {key for key in model.state_dict() if not key.startswith("detr.")}
+        if loading.check_everything_found(info, mask_head, where):
             strengthen_attention(model)
             logger.warning("%s is a detection checkpoint: the mask head starts fresh", where)
         model.freeze(*model._frozen)
@@ -293,40 +287,46 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
                 **kwargs,
             )
             earlier = self._heads_of(found.earlier_states) if auxiliary else (None, None)
-        output = PanopticOutput(
-            logits=found.logits,
-            pred_boxes=found.boxes,
-            last_hidden_state=found.decoder.last_hidden_state,
-            encoder_last_hidden_state=found.encoder.last_hidden_state,
-            **found.recorded,
-        )
         dense = (labels is None and self.with_masks) if output_masks is None else output_masks
-        shared = self._shared(found) if dense or (targets is not None and self.with_masks) else None
+        learn_masks = targets is not None and self.with_masks
+        shared = self._shared(found) if dense or learn_masks else None
+        loss, loss_dict, auxiliary_outputs, matched_masks, matching = None, None, None, None, None
         if targets is not None:
             predictions = Predictions(found.logits, found.boxes, *earlier)
             matching = match(predictions, targets, MatchCosts.from_config(self.config))
-            if shared is not None and self.with_masks:
+            if shared is not None and learn_masks:
                 images = torch.arange(len(pixel_values)).repeat_interleave(torch.tensor(matching.counts))
                 wanted = found.states[matching.image_index, matching.query_index]
-                output.matched_masks = masks_for(self.mask_head, self.bbox_attention, shared, wanted, images)
-            output.matching = matching
-            output.loss, output.loss_dict = criterion(
+                matched_masks = masks_for(self.mask_head, self.bbox_attention, shared, wanted, images)
+            loss, loss_dict = criterion(
                 predictions,
                 targets,
                 matching,
-                output.matched_masks,
+                matched_masks,
                 weights=LossWeights.from_config(self.config),
                 denominators=denominators,
                 paper=paper,
                 segment_scores=segment_scores,
             )
             if auxiliary:
-                output.auxiliary_outputs = [
-                    {"logits": layer.logits, "pred_boxes": layer.boxes} for layer in predictions.auxiliary()
-                ]
+                layers = predictions.auxiliary()
+                auxiliary_outputs = [{"logits": layer.logits, "pred_boxes": layer.boxes} for layer in layers]
+        pred_masks = None
         if dense and shared is not None:
-            output.pred_masks = dense_masks(self.mask_head, self.bbox_attention, shared, found.states)
-        return output
+            pred_masks = dense_masks(self.mask_head, self.bbox_attention, shared, found.states)
+        return PanopticOutput(
+            loss=loss,
+            loss_dict=loss_dict,
+            logits=found.logits,
+            pred_boxes=found.boxes,
+            pred_masks=pred_masks,
+            auxiliary_outputs=auxiliary_outputs,
+            last_hidden_state=found.states,
+            encoder_last_hidden_state=found.encoder[0],
+            **found.recorded,
+            matched_masks=matched_masks,
+            matching=matching,
+        )
 
     def segment(
         self,
@@ -356,7 +356,7 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
             raise ModelError(f"precision is {precision!r}", fix=did_you_mean(precision, segment.PRECISIONS))
         return segment.segment(self, images, settings, precision=precision, batch_size=batch_size)
 
-    def _shared(self, found: Detection) -> Any:
+    def _shared(self, found: Detection) -> SharedMaskFeatures:
         return shared_mask_features(
             self.mask_head, self.bbox_attention, found.projected, found.memory, found.valid, found.features
         )

@@ -1,0 +1,156 @@
+"""Tiny random models of every kind of backbone, and targets for them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from transformers import DetrConfig, DetrForSegmentation
+
+from hf_detr_panoptic.labels import Category, LabelSpace
+
+SPACE = LabelSpace([Category("pipe", True), Category("crane", True), Category("sky", False), Category("mud", False)])
+
+
+def timm_backbone(**changes):
+    return {
+        "model_type": "timm_backbone",
+        "backbone": "test_resnet",
+        "features_only": True,
+        "out_indices": [1, 2, 3, 4],
+        "use_pretrained_backbone": False,
+        **changes,
+    }
+
+
+BACKBONES = {
+    "timm": timm_backbone(),
+    "dilated": timm_backbone(output_stride=16),
+    "hf": {
+        "model_type": "resnet",
+        "embedding_size": 16,
+        "hidden_sizes": [16, 24, 32, 48],
+        "depths": [1, 1, 1, 1],
+        "layer_type": "basic",
+        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+    },
+}
+
+
+@pytest.fixture
+def space():
+    return SPACE
+
+
+@pytest.fixture
+def tiny_config():
+    """A factory of configurations: `tiny_config("timm", num_queries=7)`."""
+
+    def make(backbone="timm", space=SPACE, **changes):
+        fields = {
+            "d_model": 32,
+            "encoder_layers": 2,
+            "decoder_layers": 3,
+            "encoder_ffn_dim": 48,
+            "decoder_ffn_dim": 48,
+            "num_queries": 9,
+            "dropout": 0.0,
+            **(space.to_config() if space is not None else {}),
+            **changes,
+        }
+        return DetrConfig(backbone_config=dict(BACKBONES[backbone]), **fields)
+
+    return make
+
+
+def shaken(model, seed=0):
+    """Biases, norms and statistics that matter: at their starting values many mistakes would not show."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if not tensor.is_floating_point():
+                continue
+            noise = torch.randn(tensor.shape, generator=generator).to(tensor)
+            if name.endswith("running_var"):
+                tensor.copy_(noise.square() + 0.5)
+            elif tensor.ndim < 2:
+                tensor.add_(0.2 * noise)
+            elif "query_position" in name:
+                tensor.copy_(noise)
+    return model
+
+
+@pytest.fixture
+def stock_model(tiny_config):
+    """A factory of stock models, in eval mode."""
+
+    def make(backbone="timm", **changes):
+        torch.manual_seed(0)
+        return shaken(DetrForSegmentation(tiny_config(backbone, **changes)).eval())
+
+    return make
+
+
+@pytest.fixture
+def pixels():
+    def make(*shape, seed=0):
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32).to(
+            torch.get_default_dtype()
+        )
+
+    return make
+
+
+@pytest.fixture
+def labels():
+    """A factory of targets: `labels([2, 3], (96, 128))` for two images; an id map beside the equivalent masks."""
+
+    def make(counts, size, num_labels=4, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        made = []
+        for count in counts:
+            # Vertical stripes: every pixel has an owner.
+            edges = torch.linspace(0, size[1], count + 1).round().long().tolist()
+            ids = torch.zeros(size, dtype=torch.int32)
+            for place in range(count):
+                ids[:, edges[place] : edges[place + 1]] = place + 1
+            boxes = [
+                [(a + b) / 2 / size[1], 0.5, (b - a) / size[1], 1.0] for a, b in pairwise(edges)
+            ]
+            made.append(
+                {
+                    "class_labels": torch.randint(0, num_labels, (count,), generator=generator),
+                    "boxes": torch.tensor(boxes, dtype=torch.get_default_dtype()).reshape(-1, 4),
+                    "panoptic": ids,
+                    "segment_ids": torch.arange(1, count + 1),
+                }
+            )
+        return made
+
+    return make
+
+
+@pytest.fixture
+def with_masks():
+    """The same targets in Hugging Face's form, which stock understands."""
+
+    def convert(labels):
+        return [
+            {
+                "class_labels": label["class_labels"],
+                "boxes": label["boxes"],
+                "masks": (label["panoptic"][None] == label["segment_ids"][:, None, None]).to(label["boxes"].dtype),
+            }
+            for label in labels
+        ]
+
+    return convert
+
+
+@pytest.fixture
+def float64():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
