@@ -28,7 +28,7 @@ from transformers.models.detr.modeling_detr import (
 
 # Floats that one chunk of queries may hold in its largest map. On a CPU it should stay in the cache; elsewhere only
 # the memory matters.
-_CHUNK_FLOATS = {"cpu": 3_000_000}
+_CHUNK_FLOATS = {"cpu": 3_500_000}
 _CHUNK_FLOATS_ELSEWHERE = 100_000_000
 
 
@@ -133,7 +133,7 @@ def dense_masks(
 
 def _masks_of_one_image(
     mask_head: DetrMaskHeadSmallConv,
-    kernels: list[Tensor],
+    kernels: _Kernels,
     shared: SharedMaskFeatures,
     queries: Tensor,
     image: int,
@@ -141,10 +141,9 @@ def _masks_of_one_image(
     """Mask logits [k, H, W] of projected and scaled queries [k, d], all of one image."""
     conv1 = shared.conv1[image]
     attention = _fast_layout(_attention(shared, queries, image).unflatten(-1, conv1.shape[-2:]))
-    x = F.conv2d(attention, kernels[0], padding=1)
-    x = _normed(mask_head.conv1, x.add_(conv1))
-    x = _normed(mask_head.conv2, mask_head.conv2.conv(x))
-    for stage, kernel, feature in zip(_stages(mask_head), kernels[1:], shared.stages, strict=True):
+    x = _normed(mask_head.conv1, F.conv2d(attention, kernels.attention, padding=1).add_(conv1))
+    x = _normed(mask_head.conv2, F.conv2d(x, kernels.conv2, mask_head.conv2.conv.bias, padding=1))
+    for stage, kernel, feature in zip(_stages(mask_head), kernels.stages, shared.stages, strict=True):
         size = (feature.shape[-2], feature.shape[-1])
         x = _normed(stage.refine, _conv_of_upsampled(x, kernel, stage.refine.conv.weight, size) + feature[image])
     return mask_head.output_conv(x).squeeze(1)
@@ -169,7 +168,7 @@ def _normed(block: DetrConvBlock, x: Tensor) -> Tensor:
 def _conv_of_upsampled(x: Tensor, kernel: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:
     """3×3 convolution [k, C, H, W] of `x` [k, c, h, w] after nearest upsampling to `size`.
 
-    `kernel` is what `_query_kernels` made of `weight`: of four parities, or `weight` itself where that does not apply.
+    `kernel` is `weight` for the four parities, or, where the size does not double, `weight` itself.
     """
     if kernel.shape[-1] == 3:
         return F.conv2d(_upsampled(x, size), kernel, padding=1)
@@ -198,19 +197,31 @@ def _upsampled(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="nearest")
 
 
-def _query_kernels(mask_head: DetrMaskHeadSmallConv, shared: SharedMaskFeatures) -> list[Tensor]:
-    """The kernels that run once a query: conv1 over the attention maps, then each stage's."""
+@dataclass(frozen=True)
+class _Kernels:
+    """Kernels that run once a query: conv1 over the attention maps, conv2, each stage's (see `_conv_of_upsampled`)."""
+
+    attention: Tensor
+    conv2: Tensor
+    stages: list[Tensor]
+
+
+def _query_kernels(mask_head: DetrMaskHeadSmallConv, shared: SharedMaskFeatures) -> _Kernels:
     heads = shared.keys.shape[1]
-    kernels = [mask_head.conv1.conv.weight[:, -heads:]]
+    stages = []
     below = shared.conv1.shape[-2:]
     for stage, feature in zip(_stages(mask_head), shared.stages, strict=True):
         size = feature.shape[-2:]
         pairs = zip(below, size, strict=True)
         doubles = all(small < large and large in (2 * small, 2 * small - 1) for small, large in pairs)
         weight = stage.refine.conv.weight
-        kernels.append(_parity_kernel(weight) if doubles else weight)
+        stages.append(_fast_layout(_parity_kernel(weight) if doubles else weight))
         below = size
-    return [_fast_layout(kernel) for kernel in kernels]
+    return _Kernels(
+        attention=_fast_layout(mask_head.conv1.conv.weight[:, -heads:]),
+        conv2=_fast_layout(mask_head.conv2.conv.weight),
+        stages=stages,
+    )
 
 
 def _parity_kernel(weight: Tensor) -> Tensor:
