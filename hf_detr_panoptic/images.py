@@ -215,18 +215,14 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _png_exif(file: BinaryIO) -> bytes | None:
-    """The eXIf block of a PNG, wherever it stands. The file is left where it was."""
-    before = file.tell()
-    try:
-        file.seek(8)
-        while len(head := file.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", head)
-            if kind == b"eXIf":
-                return file.read(length)
-            file.seek(length + 4, os.SEEK_CUR)
-        return None
-    finally:
-        file.seek(before)
+    """The eXIf block of a PNG, wherever it stands."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind == b"eXIf":
+            return file.read(length)
+        file.seek(length + 4, os.SEEK_CUR)
+    return None
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -242,6 +242,7 @@ def test_tensors_stay_on_their_device():
     with torch.device("meta"):
         values = Preprocess(20, 40)(noise(40, 60))
         batch = pad([values, values[:, :10]])
+    assert torch.equal(values, Preprocess(20, 40)(noise(40, 60)))
     assert batch.pixel_values.device.type == batch.pixel_mask.device.type == "cpu"
 
 
