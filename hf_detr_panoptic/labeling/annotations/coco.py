@@ -11,7 +11,7 @@ from .pages import Drawn, Found, Page
 from .rle import checked_rle
 from .shapes import Polygons, Rectangle, Runs, Shape
 from .sources import Source, folder_of
-from .values import class_name, entries, number, ring, size
+from .values import class_name, entries, number, ring, shown, size
 
 MOST_CATEGORIES = 10_000
 
@@ -51,7 +51,7 @@ def read_instances(source: Source, name: str, data: Mapping[str, Any], *, from_c
         image_id: Any = entry.get("image_id")
         at = f"{where}, annotation {entry.get('id', f'number {place + 1}')}"
         if not _is_id(image_id) or (image_id not in repeated and image_id not in drawn):
-            yield AnnotationError(f"no image has the id {str(image_id)[:40]!r}", where=at, fix="Export it again.")
+            yield AnnotationError(f"no image has the id {shown(image_id)}", where=at, fix="Export it again.")
         elif image_id in drawn:
             try:
                 _check_id(entry, seen, at)
@@ -111,7 +111,7 @@ def near(source: Source, name: str) -> tuple[str, ...]:
 
 def category_name(names: Mapping[int, str], category_id: Any, where: str) -> str:
     if type(category_id) is not int or category_id not in names:
-        raise AnnotationError(f"no category has the id {str(category_id)[:40]!r}", where=where, fix="Export it again.")
+        raise AnnotationError(f"no category has the id {shown(category_id)}", where=where, fix="Export it again.")
     return names[category_id]
 
 
@@ -126,7 +126,7 @@ def _shape(entry: Mapping[str, Any], where: str) -> Shape:
     if isinstance(segmentation, dict):
         return Runs(checked_rle(segmentation, where))
     if segmentation is not None and not isinstance(segmentation, list):
-        raise AnnotationError(f"the segmentation is {str(segmentation)[:40]!r}", where=where, fix="Export it again.")
+        raise AnnotationError(f"the segmentation is {shown(segmentation)}", where=where, fix="Export it again.")
     rings = [ring(part, where) for part in segmentation or () if part != []]
     if rings:
         return Polygons(rings)
@@ -144,7 +144,7 @@ def _check_id(entry: Mapping[str, Any], seen: set[int | str], where: str) -> Non
     if annotation_id is None:
         return  # nothing refers to it
     if type(annotation_id) not in (int, str):
-        raise AnnotationError(f"the id is {str(annotation_id)[:40]!r}", where=where, fix="Export it again.")
+        raise AnnotationError(f"the id is {shown(annotation_id)}", where=where, fix="Export it again.")
     if annotation_id in seen:
         raise _twice("annotation", annotation_id, where)
     seen.add(annotation_id)

@@ -19,7 +19,7 @@ from .pages import Drawn, Found, Note, Page, grouped
 from .pixels import mask_values
 from .shapes import Ellipse, Pixels, Polygons, Rectangle, Shape
 from .sources import Source, folder_of, is_inside
-from .values import class_name, entries, points_ring, ring, size, text_number
+from .values import class_name, entries, points_ring, ring, shown, size, text_number
 
 NO_REGIONS = frozenset({"line", "linestrip", "point", "points"})
 
@@ -101,17 +101,16 @@ def _json_shape(shape: Mapping[str, Any], kind: Any, where: str) -> Shape:
     flat = points_ring(shape.get("points"), where)
     if kind == "polygon":
         return Polygons([flat])
-    if kind in ("rectangle", "circle", "mask") and len(flat) == 4:
-        x0, y0, x1, y1 = flat
-        if kind == "circle":  # its centre and any point on it
-            radius = math.hypot(x1 - x0, y1 - y0)
-            return Ellipse(x0, y0, radius, radius)
-        left, top = min(x0, x1), min(y0, y1)
-        if kind == "rectangle":
-            return Rectangle(left, top, abs(x1 - x0), abs(y1 - y0))
-        return Pixels(_embedded(shape.get("mask"), where), int(left), int(top))
+    if kind == "rectangle" and flat:  # two opposite corners; other tools write all four
+        left, top = min(flat[::2]), min(flat[1::2])
+        return Rectangle(left, top, max(flat[::2]) - left, max(flat[1::2]) - top)
+    if kind == "circle" and len(flat) == 4:  # its centre and any point on it
+        radius = math.hypot(flat[2] - flat[0], flat[3] - flat[1])
+        return Ellipse(flat[0], flat[1], radius, radius)
+    if kind == "mask" and len(flat) == 4:
+        return Pixels(_embedded(shape.get("mask"), where), int(min(flat[::2])), int(min(flat[1::2])))
     raise AnnotationError(
-        f"a {str(kind)[:40]!r} of {len(flat) // 2} points is not known", where=where, fix="Draw it as a polygon."
+        f"a {shown(kind)} of {len(flat) // 2} points is not known", where=where, fix="Draw it as a polygon."
     )
 
 

@@ -115,13 +115,13 @@ class Desk:
         names = dict.fromkeys(mark.name for photo in photos for mark in photo.marks if not mark.void)
         marks = sum(len(photo.marks) for photo in photos)
         aside = len({row.photo for row in self._skipped if row.photo is not None})
-        parts = [f"{len(photos):,} photos", f"{marks:,} marks of {len(names)} classes"]
-        parts += [f"{aside:,} photos set aside"] if aside else []
-        parts += [f"{len(self._unmatched):,} names without a photo"] if self._unmatched else []
+        parts = [_counted(len(photos), "photo"), f"{_counted(marks, 'mark')} of {_counted(len(names), 'class')}"]
+        parts += [f"{_counted(aside, 'photo')} set aside"] if aside else []
+        parts += [f"{_counted(len(self._unmatched), 'name')} without a photo"] if self._unmatched else []
         if self._skipped:
-            logger.warning("%d marks or photos were set aside; they are listed in `skipped`", len(self._skipped))
+            logger.warning("%s set aside or left out; see `skipped`", _counted(len(self._skipped), "mark or photo"))
         if self._unmatched:
-            logger.warning("%d names match no photo; they are listed in `unmatched`", len(self._unmatched))
+            logger.warning("%s without a photo; see `unmatched`", _counted(len(self._unmatched), "name"))
         return Annotations(
             tuple(photos),
             tuple(self._skipped),
@@ -257,3 +257,8 @@ def _leads_out(name: str, page: Page) -> AnnotationError:
         where=page.where,
         fix="Copy the photo to where the link is.",
     )
+
+
+def _counted(count: int, noun: str) -> str:
+    plurals = {"class": "classes", "mark or photo": "marks or photos"}
+    return f"{count:,} {noun if count == 1 else plurals.get(noun, noun + 's')}"

@@ -91,7 +91,7 @@ def _drawn(
             yield Drawn(name, Runs(found[segment_id]), at, bool(segment.get("iscrowd", 0)))
     if unlisted := sorted(found.keys() - seen):
         yield AnnotationError(
-            f"{len(unlisted)} ids in the PNG are not in segments_info, {unlisted[0]} first",
+            f"the PNG has {len(unlisted):,} id(s) that segments_info does not list, {unlisted[0]} first",
             where=where,
             fix="List them, or make their pixels 0 (void).",
         )

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import AnnotationError
+from .values import shown
 
 MOST_PIXELS = 2**29  # pycocotools counts in 32 bits; a photo of this size would be 23,000 pixels square
 
@@ -58,7 +59,7 @@ def counts_of(values: Sequence[Any], where: str) -> npt.NDArray[np.int64]:
     """int64 [N], or an error where a count is a string, a fraction, negative or absurdly large."""
     for value in values:
         if type(value) is not int or not 0 <= value <= MOST_PIXELS:
-            raise AnnotationError(f"the RLE has {str(value)[:40]!r} among its counts", where=where)
+            raise AnnotationError(f"the RLE has {shown(value)} among its counts", where=where)
     return np.asarray(values, dtype=np.int64)
 
 

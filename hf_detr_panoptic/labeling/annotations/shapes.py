@@ -200,7 +200,7 @@ def _clipped_bounds(shape: Rectangle, canvas: Canvas, where: str) -> Box:
     right, bottom = (
         _bounded(value, side) for value, side in zip(corners.max(0), (canvas.width, canvas.height), strict=True)
     )
-    if right <= left or bottom <= top:
+    if right <= left or bottom <= top or shape.width <= 0 or shape.height <= 0:
         raise _nothing(shape, canvas, where)
     return left, top, right - left, bottom - top
 

@@ -24,7 +24,7 @@ def test_reads_a_polygon(photo, coco, rows):
     assert (mark.name, mark.box, mark.crowd) == ("pipe", (1.0, 1.0, 4.0, 3.0), False)
     assert mark.where == "marks.json, annotation 11"
     assert (result.format, result.names, result.skipped, result.unmatched) == ("COCO instances", ("pipe",), (), ())
-    assert result.description == "COCO instances: 1 photos, 1 marks of 1 classes"
+    assert result.description == "COCO instances: 1 photo, 1 mark of 1 class"
 
 
 def test_parts_of_one_object_are_one_mark(photo, coco, rows):
@@ -143,7 +143,11 @@ def test_several_files_may_tell_of_one_photo(photo, coco, tmp_path):
 
 def test_without_photos_the_file_tells_their_size(coco):
     result = read_annotations(coco({"segmentation": [RECTANGLE]}), None)
-    assert (result.photos[0].photo, result.photos[0].width, result.photos[0].marks[0].box) == ("a.jpg", 8, (1, 1, 4, 3))
+    assert (result.photos[0].photo, result.photos[0].width, result.photos[0].marks[0].box) == (
+        "a.jpg",
+        8,
+        (1, 1, 4, 3),
+    )
 
 
 def test_photos_that_are_missing_are_listed(photo, coco):
