@@ -210,11 +210,12 @@ class _Sharing:
             for name in group.classes:
                 waiting.setdefault(name, []).append(group)
         left = {name: len(groups) for name, groups in waiting.items()}
-        queue = [(count, name) for name, count in left.items()]
+        # At equal counts the class of fewer groups first: one of a single group must be in train, come what may.
+        queue = [(count, self.total[name], name == _ANY, name) for name, count in left.items()]
         heapq.heapify(queue)
         places = dict.fromkeys(waiting, 0)
         while queue:
-            count, name = heapq.heappop(queue)
+            count, _, _, name = heapq.heappop(queue)
             if count != left[name] or count == 0:
                 continue  # a newer entry of this class is in the queue
             while waiting[name][places[name]].part:
@@ -223,7 +224,7 @@ class _Sharing:
             self._put(group, self._choose(name, count))
             for member in group.classes:
                 left[member] -= 1
-                heapq.heappush(queue, (left[member], member))
+                heapq.heappush(queue, (left[member], self.total[member], member == _ANY, member))
 
     def _choose(self, name: str, left: int) -> str:
         """Where the next group of a class goes: to a part that would stay without, else where most are needed."""

@@ -46,7 +46,9 @@ def test_a_right_dataset_has_nothing_wrong_and_is_not_touched(dataset: Path) -> 
     assert report.ok
     assert set(report.findings) == {"class-unused"}
     assert report.findings["class-unused"].examples == [("", "crack")]
-    assert {path: hashlib.sha256(path.read_bytes()).digest() for path in dataset.rglob("*") if path.is_file()} == before
+    assert {
+        path: hashlib.sha256(path.read_bytes()).digest() for path in dataset.rglob("*") if path.is_file()
+    } == before
     train = report.splits["train"]
     assert (train.images, train.segments, train.pixels, train.in_images, train.void) == (
         3, {0: 6, 2: 3}, {0: 1800, 2: 3600}, {0: 3, 2: 3}, 1800,
@@ -180,7 +182,7 @@ def test_names_that_lead_out_and_links(dataset: Path, tmp_path: Path) -> None:
     (dataset / "images/p0.jpg").symlink_to(tmp_path / "p0.jpg")
     report = check_dataset(dataset)
     assert report.findings["unsafe-name"].count == 2
-    assert [where for where, _ in report.findings["unsafe-name"].examples][0] == "panoptic_train.json, image 2"
+    assert report.findings["unsafe-name"].examples[0][0] == "panoptic_train.json, image 2"
 
 
 def test_the_same_photo_on_two_sides(dataset: Path) -> None:

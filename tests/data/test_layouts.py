@@ -119,7 +119,9 @@ def test_names_inside(name: str) -> None:
     assert inside(name) is not None
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../a", "a/../b", "/a", "\\a", "c:/a", "c:a", "a\0b", "//host/share/a"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../a", "a/../b", "/a", "\\a", "c:/a", "c:a", "a\0b", "//host/share/a"]
+)
 def test_names_that_lead_out(name: str) -> None:
     assert inside(name) is None
 

@@ -172,9 +172,14 @@ def test_what_does_not_fit_is_refused(tmp_path, small_map, photo) -> None:
 
 def test_a_crash_leaves_word_and_writing_again_mends_it(tmp_path, small_map, photo) -> None:
     source = photo(tmp_path / "in" / "a.jpg")
-    with pytest.raises(KeyboardInterrupt), DatasetWriter(tmp_path / "out", SPACE) as writer:
-        writer.add("train", "a.jpg", source, small_map)
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with DatasetWriter(tmp_path / "out", SPACE) as writer:
+            writer.add("train", "a.jpg", source, small_map)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert not list(tmp_path.rglob("*.json"))
     with DatasetWriter(tmp_path / "out", SPACE) as writer:
         writer.add("train", "a.jpg", source, small_map)
