@@ -290,7 +290,7 @@ def _leaked_pieces(
     sizes = np.bincount(pieces.reshape(-1), minlength=count + 1)
     largest = np.zeros(count + 1, dtype=np.int64)
     np.maximum.at(largest, pieces.reshape(-1), nearby.reshape(-1))
-    leaked = (largest >= sizes) & (largest > 0)
+    leaked = largest >= sizes
     leaked[0] = False
     return _flat(auto, crop, *np.nonzero(leaked[pieces]))
 

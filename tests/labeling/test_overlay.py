@@ -148,6 +148,16 @@ def test_void_marks_make_void_and_crowds_stay_crowds():
     assert done.taken["ignore", "road"] == 2
 
 
+def test_crowds_of_stuff_stay_apart():
+    marks = [
+        mark("mud", "1000"),
+        mark("mud", "0100", crowd=True),
+        mark("mud", "0010", crowd=True),
+        mark("mud", "0001"),
+    ]
+    assert overlay(empty("1111"), marks, SPACE).map.ids.tolist() == [[1, 2, 3, 1]]
+
+
 def test_stuff_of_one_class_is_one_segment_and_the_persons_part_makes_it_custom():
     auto = auto_map("1122 1133", ("road", 0.9), ("sky", 1.0), ("road", 0.99))
     done = overlay(auto, [mark("mud", "1000 0000"), mark("mud", "0001 0000")], SPACE, {"road": "mud"}, TINY)
@@ -235,6 +245,7 @@ def test_pieces_that_a_mark_cuts_off_become_void_and_others_stay_small():
     # the column right of the pipe was cut off; the pieces of 2 and 1 pixels at the right were so before
     assert np.array_equal(by_name(done.map, "truck"), drawn(FRAGMENTS.replace("1111", "11..")) > 0)
     assert done.pixels["fragment"] == 4
+    assert overlay(auto, [mark("pipe", cut)], SPACE, rules=OverlayRules(min_area=4)).pixels["fragment"] == 0
     everything = overlay(auto, [mark("pipe", cut)], SPACE, rules=OverlayRules(min_area=9, leakage=None))
     assert by_name(everything.map, "truck").sum() == 3
     assert overlay(auto, [mark("pipe", cut)], SPACE, rules=TINY).pixels["fragment"] == 0
@@ -245,6 +256,7 @@ def test_a_segment_of_which_fragments_alone_are_left_is_dropped():
     cut = [mark("pipe", "0001 0011 0111")]
     done = overlay(auto, cut, SPACE, rules=OverlayRules(min_area=4))
     assert [(d.reason, d.name) for d in done.dropped] == [("fragment", "road")]  # 1 pixel of 4 left
+    assert overlay(auto, cut, SPACE, rules=OverlayRules(min_area=1)).dropped == ()
     done = overlay(auto, cut, SPACE, rules=OverlayRules(min_area=6))
     assert [(d.reason, d.name) for d in done.dropped] == [("fragment", "car"), ("fragment", "road")]
     assert done.pixels["fragment"] == 6
@@ -264,6 +276,9 @@ def test_a_covered_segment_is_reported():
     auto = auto_map("1122", ("road", 0.9), ("sky", 0.9))
     done = overlay(auto, [mark("pipe", "1100")], SPACE, rules=TINY)
     assert [(d.reason, d.name, d.by) for d in done.dropped] == [("covered", "road", ("pipe",))]
+    two = [mark("pipe", "1000 0000"), mark("loader", "0110 1110")]
+    done = overlay(auto_map("1112 1112", ("car", 0.9), ("sky", 0.9)), two, SPACE, rules=TINY)
+    assert [(d.reason, d.name, d.by) for d in done.dropped] == [("covered", "car", ("loader", "pipe"))]
 
 
 def test_in_a_map_merged_before_named_classes_leak_piece_by_piece():
@@ -282,6 +297,13 @@ def test_in_a_map_merged_before_named_classes_leak_piece_by_piece():
     assert by_name(done.map, "misc").sum() == (ids == 1).sum() - 15
     assert done.pixels["leakage"] == 15
     assert overlay(auto, [mark("loader", loader)], target).pixels["leakage"] == 0
+
+    rim = np.where(ids == 1, 0, ids)
+    rim[0, 5:20] = 1  # five pixels from the loader, which its box does not touch
+    alone = PanopticMap(rim, auto.segments, space)
+    assert overlay(alone, [mark("loader", loader)], target, rules=OverlayRules(leaky=["misc"])).pixels["leakage"] == 15
+    farther = overlay(alone, [mark("loader", np.roll(loader, 1, axis=0))], target, rules=OverlayRules(leaky=["misc"]))
+    assert farther.pixels["leakage"] == 0
 
 
 # --- rectangles
@@ -305,6 +327,14 @@ def test_a_rectangle_takes_the_part_of_the_best_fitting_segment_that_lies_in_it(
     assert overlay(auto, [box], SPACE, rules=replace(TINY, box_fit=0.38, boxes="rectangle")).boxes == plain.boxes
     skipped = overlay(auto, [box], SPACE, rules=replace(TINY, boxes="skip"))
     assert [(d.reason, d.name) for d in skipped.dropped] == [("skipped", "loader"), ("low score", "truck")]
+
+
+def test_a_crowd_fits_no_rectangle():
+    auto = auto_map(SCENE, ("truck", 0.9), ("sky", 0.95), ("car", 0.95))
+    crowded = PanopticMap(auto.ids, [replace(s, crowd=s.id == 1) for s in auto.segments], AUTO)
+    box = rectangle("loader", 1, 1, 3, 2)
+    assert overlay(auto, [box], SPACE, rules=TINY).boxes["refined"] == 1
+    assert overlay(crowded, [box], SPACE, rules=TINY).boxes["refined"] == 0
 
 
 def test_two_rectangles_never_share_a_segment():
