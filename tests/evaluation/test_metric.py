@@ -15,7 +15,7 @@ from PIL import Image
 
 from hf_detr_panoptic.errors import DatasetError
 from hf_detr_panoptic.evaluation.export import METRIC, SIBLINGS, export_metric
-from hf_detr_panoptic.evaluation.metric.annotations import count_pair, ids_of_png
+from hf_detr_panoptic.evaluation.metric.annotations import count_pair, words_of_png
 from hf_detr_panoptic.evaluation.metric.counting import summarise
 from hf_detr_panoptic.panoptic_map import ids_to_rgb
 
@@ -141,7 +141,7 @@ def test_stated_areas_as_panopticapi_takes_them():
 @pytest.mark.parametrize("mode", ["L", "P"])
 def test_a_png_that_lost_its_ids_is_named(mode):
     with pytest.raises(ValueError, match=f"this one is {mode}"):
-        ids_of_png(png([[1, 2]], mode))
+        words_of_png(png([[1, 2]], mode))
     with pytest.raises(ValueError, match="the prediction: "):
         count_pair(png([[1, 1]]), PIPE, b"not a PNG", PIPE, [4])
 
@@ -149,4 +149,13 @@ def test_a_png_that_lost_its_ids_is_named(mode):
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_ids_of_a_png_use_all_three_bytes(mode):
     rows = [[0, 1, 255], [256, 65536, 256**3 - 1]]
-    assert ids_of_png(png(rows, mode)).tolist() == rows
+    assert (words_of_png(png(rows, mode)) & 0xFFFFFF).tolist() == rows
+
+
+def test_transparency_is_no_part_of_an_id():
+    rgba = np.zeros((1, 4, 4), dtype=np.uint8)
+    rgba[..., 0], rgba[..., 3] = 1, [[255, 0, 7, 255]]
+    data = io.BytesIO()
+    Image.fromarray(rgba).save(data, format="PNG")
+    counts = count_pair(data.getvalue(), PIPE, png([[1, 1, 1, 1]]), PIPE, [4])
+    assert summarise(counts, {4: "pipe"}, [4])["pq"] == 1.0

@@ -13,8 +13,6 @@ from PIL import Image
 
 from .counting import SOURCES, VOID, Counts, areas, count, overlaps
 
-ID_BITS = 0xFFFFFF
-
 
 class Listed(NamedTuple):
     """One entry of `segments_info`; the label is the file's own category id."""
@@ -25,15 +23,17 @@ class Listed(NamedTuple):
     source: str
 
 
-def ids_of_png(data: bytes) -> npt.NDArray[np.int32]:
-    """int32 [H, W] from an id PNG: id = R + 256·G + 256²·B."""
+def words_of_png(data: bytes) -> npt.NDArray[np.int32]:
+    """int32 [H, W] from an id PNG: id = R + 256·G + 256²·B in the lower 24 bits, as `overlaps` reads them.
+
+    Pillow holds RGB like that. Taking its words whole, the byte of padding too, saves two passes over the image.
+    """
     with Image.open(io.BytesIO(data)) as image:
         if image.mode not in ("RGB", "RGBA"):
             raise ValueError(f"an id PNG is RGB, this one is {image.mode}: its ids are lost")
-        # Pillow holds RGB as four bytes a pixel: taken whole they are the ids already, but for the fourth.
         pixels = image.tobytes("raw", "RGBX" if image.mode == "RGB" else "RGBA")
         width, height = image.size
-    return (np.frombuffer(pixels, dtype="<u4") & ID_BITS).astype(np.int32).reshape(height, width)
+    return np.frombuffer(pixels, dtype="<i4").reshape(height, width)
 
 
 def listed(segments_info: Iterable[Mapping[str, Any]], categories: Iterable[int]) -> list[Listed]:
@@ -99,7 +99,7 @@ def _named(whose: str, info: Iterable[Mapping[str, Any]], categories: Iterable[i
 
 def _decoded(whose: str, data: bytes) -> npt.NDArray[np.int32]:
     try:
-        return ids_of_png(data)
+        return words_of_png(data)
     except (OSError, SyntaxError, ValueError) as error:  # a torn PNG is an OSError or, to Pillow, a SyntaxError
         raise ValueError(f"{whose}: {error}") from None
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 VOID = 0
+ID_BITS = 0xFFFFFF
 ONE = 1 << 64  # an IoU of 1
 SOURCES = ("custom", "auto", "model")
 
@@ -49,7 +50,10 @@ Overlaps = dict[tuple[int, int], int]
 
 
 def overlaps(truth: npt.NDArray[np.int32], prediction: npt.NDArray[np.int32]) -> Overlaps:
-    """One pass over the pixels of two id maps [H, W]: stretches where neither side changes, then sums over those."""
+    """One pass over the pixels of two id maps [H, W]: stretches where neither side changes, then sums over those.
+
+    Ids are the lower 24 bits; what stands above them is ignored.
+    """
     if truth.shape != prediction.shape:
         raise ValueError(
             f"the prediction is {prediction.shape[1]}×{prediction.shape[0]} pixels, "
@@ -61,13 +65,13 @@ def overlaps(truth: npt.NDArray[np.int32], prediction: npt.NDArray[np.int32]) ->
     np.not_equal(left[1:], left[:-1], out=begins[1:])
     begins[1:] |= right[1:] != right[:-1]
     starts = np.flatnonzero(begins)
-    pairs = left[starts].astype(np.int64) << 32 | right[starts]
+    pairs = (left[starts] & ID_BITS).astype(np.int64) << 32 | (right[starts] & ID_BITS)
     order = np.argsort(pairs)
     pairs = pairs[order]
     heads = np.flatnonzero(np.diff(pairs, prepend=-1))
     pixels = np.add.reduceat(np.diff(starts, append=left.size)[order], heads).tolist()
     owners = pairs[heads]
-    keys = zip((owners >> 32).tolist(), (owners & 0xFFFFFFFF).tolist(), strict=True)
+    keys = zip((owners >> 32).tolist(), (owners & ID_BITS).tolist(), strict=True)
     return dict(zip(keys, pixels, strict=True))
 
 
