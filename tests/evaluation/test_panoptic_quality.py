@@ -280,6 +280,29 @@ def test_published_numbers_of_deeplab2(shared_data, names, published):
         assert result[key] == pytest.approx(value, abs=1e-7, rel=0)
 
 
+def test_published_numbers_of_mmdetection():
+    """Three boxes before a wall, 60 × 80; the numbers are panopticapi's, as mmdetection's own test records them."""
+    space = LabelSpace(
+        [Category("person", True), Category("cat", True), Category("dog", True), Category("wall", False)]
+    )
+
+    def boxes(*corners):
+        ids = np.full((60, 80), 4)
+        for place, (x, y, width, height) in enumerate(corners, start=1):
+            ids[y : y + height, x : x + width] = place
+        return PanopticMap(ids, [Segment(1, 0), Segment(2, 0), Segment(3, 2), Segment(4, 3)], space)
+
+    truth = boxes((10, 10, 10, 40), (30, 10, 10, 40), (50, 10, 10, 5))
+    prediction = boxes((11, 11, 10, 40), (38, 10, 10, 40), (51, 10, 10, 5))
+    result = PanopticQuality(space).update(prediction, truth).compute()
+    for group, pq, sq, rq in (
+        (result, 67.86874803219071, 80.89770126158936, 83.33333333333334),
+        (result["things"], 60.45252075318891, 79.9959505972869, 75.0),
+        (result["stuff"], 82.70120259019427, 82.70120259019427, 100.0),
+    ):
+        assert [100 * group[key] for key in ("pq", "sq", "rq")] == pytest.approx([pq, sq, rq], abs=1e-12, rel=0)
+
+
 # --- in pieces
 
 
