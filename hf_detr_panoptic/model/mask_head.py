@@ -94,27 +94,13 @@ def masks_for(
     Any order, any number an image, none too: the result stays in the graph of every parameter. `chunk` bounds how
     many queries are worked on at once; by itself it follows from the size of the maps.
     """
-    if not len(queries):
-        return _no_masks(mask_head, bbox_attention, shared, queries)
-    chunk = chunk or _chunk_size(shared)
-    owners = images.tolist()
+    owners: list[int] = images.tolist()
     order = sorted(range(len(owners)), key=owners.__getitem__)
-    is_sorted = order == list(range(len(order)))
-    if not is_sorted:
-        queries = queries[torch.tensor(order, device=queries.device)]
-    kernels = _query_kernels(mask_head, shared)
-    projected = bbox_attention.q_proj(queries) * bbox_attention.scaling
-    masks = torch.cat(
-        [
-            _masks_of_one_image(mask_head, kernels, shared, projected[start:stop], image)
-            for image, start, stop in _runs([owners[place] for place in order], chunk)
-        ]
-    )
-    if is_sorted:
-        return masks
-    back = torch.empty(len(order), dtype=torch.int64)
-    back[torch.tensor(order)] = torch.arange(len(order))
-    return masks[back.to(masks.device)]
+    if order == list(range(len(owners))):
+        return _masks_in_order(mask_head, bbox_attention, shared, queries, owners, chunk)
+    there = torch.tensor(order, device=queries.device)
+    owners = [owners[place] for place in order]
+    return _masks_in_order(mask_head, bbox_attention, shared, queries[there], owners, chunk)[there.argsort()]
 
 
 def dense_masks(
@@ -126,9 +112,28 @@ def dense_masks(
 ) -> Tensor:
     """Mask logits [B, Q, H, W] of every query; queries: [B, Q, d]."""
     batch, count = queries.shape[:2]
-    images = torch.arange(batch).repeat_interleave(count)
-    masks = masks_for(mask_head, bbox_attention, shared, queries.flatten(0, 1), images, chunk)
+    owners = [image for image in range(batch) for _ in range(count)]
+    masks = _masks_in_order(mask_head, bbox_attention, shared, queries.flatten(0, 1), owners, chunk)
     return masks.view(batch, count, *masks.shape[-2:])
+
+
+def _masks_in_order(
+    mask_head: DetrMaskHeadSmallConv,
+    bbox_attention: DetrMHAttentionMap,
+    shared: SharedMaskFeatures,
+    queries: Tensor,
+    owners: list[int],
+    chunk: int | None,
+) -> Tensor:
+    """Masks [K, H, W] of queries [K, d] that are sorted by the image they belong to."""
+    if not owners:
+        return _no_masks(mask_head, bbox_attention, shared, queries)
+    kernels = _query_kernels(mask_head, shared)
+    queries = bbox_attention.q_proj(queries) * bbox_attention.scaling
+    runs = _runs(owners, chunk or _chunk_size(shared))
+    return torch.cat(
+        [_masks_of_one_image(mask_head, kernels, shared, queries[start:stop], image) for image, start, stop in runs]
+    )
 
 
 def _masks_of_one_image(

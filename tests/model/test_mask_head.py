@@ -119,6 +119,23 @@ def test_chosen_queries(images, places, chunk, grad):
     assert_same(masks, expected)
 
 
+@pytest.mark.parametrize(("chunk", "worked_on"), [(None, [5, 2]), (2, [2, 2, 1, 2]), (1, [1] * 7)])
+def test_a_chunk_bounds_what_is_worked_on_at_once(chunk, worked_on):
+    case, seen = Case(SIZES["odd"]), []
+    case.head.output_conv.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    case.masks_for([0, 0, 1, 0, 1, 0, 0], [0, 1, 0, 2, 1, 3, 4], chunk)
+    assert seen == worked_on
+
+
+def test_a_chunk_shrinks_as_maps_grow(monkeypatch):
+    case, seen = Case(SIZES["even"]), []
+    case.head.output_conv.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    # The largest map of one query is the last stage's: 2 channels of 32 × 40.
+    monkeypatch.setitem(ours._CHUNK_FLOATS, "cpu", 3 * 2 * 32 * 40 + 1)
+    dense_masks(case.head, case.attention, case.shared(), case.queries)
+    assert seen == [3, 2, 3, 2]
+
+
 @pytest.mark.parametrize("chunk", [None, 2])
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 def test_gradients_as_stock(sizes, chunk):
