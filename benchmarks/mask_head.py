@@ -21,6 +21,7 @@ import torch
 from measure import duration, interleaved, machine, print_table, speedup
 from torch import Tensor
 from transformers import DetrConfig, DetrForSegmentation
+from transformers.models.detr.modeling_detr import DetrConvEncoder
 
 from hf_detr_panoptic.model.mask_head import masks_for, shared_mask_features
 from hf_detr_panoptic.model.trunk import folded_trunk
@@ -76,10 +77,12 @@ def main() -> None:
         print_table([f"mask head's step, batch {BATCH}, {TARGETS} targets", "time", "against stock", "peak"], rows)
 
 
-@torch.no_grad()
 def features(model: DetrForSegmentation, size: tuple[int, int], batch: int) -> Features:
-    """Shapes from the trunk, values at random: every map and query of the size that the head would see."""
-    maps = [feature for feature, _ in model.detr.model.backbone(torch.randn(1, 3, *size), torch.ones(1, *size))]
+    """Random values of the trunk's shapes; found without running it, which would leave a peak of memory."""
+    with torch.device("meta"):
+        maps = [
+            feature for feature, _ in DetrConvEncoder(model.config)(torch.empty(1, 3, *size), torch.ones(1, *size))
+        ]
     width, coarse = model.config.d_model, maps[-1].shape[-2:]
     return Features(
         queries=torch.randn(batch, model.config.num_queries, width),
