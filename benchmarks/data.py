@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/data.py
 
 The photos are synthetic, 1067×800 with twelve auto segments, bent borders and two marks each; every round writes all
-of them, JPEGs copied, to a new folder. Also: our PNG against Pillow's, at each of its compression levels; `check`; near copies among 10,000.
+of them, JPEGs copied, to a new folder. Also: our PNG against Pillow's, at each of its compression levels; `check`;
+near copies among 10,000.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError
-from .coco_panoptic import GENERATOR, load_json
-from .findings import raise_errors
-from .layouts import UNFINISHED, find_splits
+from .coco_panoptic import GENERATOR, load_json, read_dataset
+from .findings import fail, raise_errors
+from .layouts import UNFINISHED
 from .writer import SPLITS, write_lists
 
 
@@ -23,7 +23,7 @@ def reassign(folder: str | Path, assignment: Mapping[str, str]) -> dict[str, int
     """
     folder = Path(folder)
     home = folder / "annotations"
-    content = {name: _ours(files.json) for name, files in find_splits(folder).items()}
+    content = {name: _ours(split.files.json) for name, split in read_dataset(folder).items()}  # every entry is checked
     first = next(iter(content.values()))
     sides = [part for part in SPLITS if part != "test" or part in content or part in assignment.values()]
     lists: dict[str, dict[str, list[Any]]] = {part: {"images": [], "annotations": [], "boxes": []} for part in sides}
@@ -38,7 +38,9 @@ def reassign(folder: str | Path, assignment: Mapping[str, str]) -> dict[str, int
         for kind, entries in (("images", panoptic["images"]), ("annotations", panoptic["annotations"])):
             for entry in entries:
                 lists[side[entry["id" if kind == "images" else "image_id"]]][kind].append(entry)
-        for entry in boxes["annotations"]:
+        for place, entry in enumerate(boxes.get("annotations", ())):
+            if not isinstance(entry, dict) or entry.get("image_id") not in side:
+                fail("instances-stale", f"instances_{name}.json, annotations[{place}]", "it belongs to no image")
             lists[side[entry["image_id"]]]["boxes"].append(entry)
         moves += [
             (home / f"panoptic_{name}" / entry["file_name"], home / f"panoptic_{target}" / entry["file_name"])

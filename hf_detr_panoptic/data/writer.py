@@ -189,11 +189,13 @@ class DatasetWriter:
             known = True
             yield path
             yield path.with_name(path.name.replace("panoptic", "instances", 1))
-            names = [images / str(entry["file_name"]) for entry in content["images"] if inside(entry["file_name"])]
-            pngs = [
-                path.with_suffix("") / str(e["file_name"]) for e in content["annotations"] if inside(e["file_name"])
-            ]
-            yield from (file for file in names + pngs if file.is_file())
+            folders = {"images": images, "annotations": path.with_suffix("")}
+            for key, home in folders.items():
+                for entry in content.get(key) or ():
+                    file = home / str(entry["file_name"])
+                    # A link among them must not make this program remove a file elsewhere.
+                    if file.is_file() and file.resolve().is_relative_to(self.folder.resolve()):
+                        yield file
         if not known and not unfinished and images.is_dir() and any(images.iterdir()):
             raise DatasetError(
                 "the folder holds photos that are no dataset of ours",

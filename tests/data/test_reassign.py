@@ -39,3 +39,10 @@ def test_every_photo_needs_a_side_and_foreign_datasets_are_left_alone(dataset) -
     path.write_text(path.read_text().replace("hf_detr_panoptic", "another"))
     with pytest.raises(DatasetError, match="another program"):
         reassign(dataset, dict.fromkeys(sides(dataset), "train"))
+
+
+def test_a_name_that_leads_out_moves_nothing(dataset) -> None:
+    path = dataset / "annotations/panoptic_train.json"
+    path.write_text(path.read_text().replace('"p0.png"', '"../../../p0.png"'))
+    with pytest.raises(DatasetError, match="leads out"):
+        reassign(dataset, dict.fromkeys((f"p{n}.jpg" for n in range(5)), "val"))

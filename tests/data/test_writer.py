@@ -218,3 +218,11 @@ def test_what_somebody_else_wrote_is_never_overwritten(tmp_path, photo) -> None:
     photo(tmp_path / "mine/images/a.jpg")
     with pytest.raises(DatasetError, match="no dataset of ours"):
         DatasetWriter(tmp_path / "mine", SPACE)
+
+
+def test_a_linked_folder_is_not_emptied(dataset, small_map, tmp_path, photo) -> None:
+    (dataset / "images").rename(tmp_path / "elsewhere")
+    (dataset / "images").symlink_to(tmp_path / "elsewhere")
+    with DatasetWriter(dataset, SPACE):
+        pass
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 5
