@@ -67,14 +67,24 @@ def read_annotations(
     if format not in (None, "masks"):
         raise AnnotationError(f"no annotations of the format '{format}' found", where=str(path))
     files = mask_names(source, _photo_folder(Path(path), photos))
-    if not files or (photos is not None and pattern is None and photos.resolve() == Path(path).resolve()):
+    among_photos = photos is not None and photos.resolve() == Path(path).resolve()
+    if not files or (among_photos and pattern is None):
         raise AnnotationError(
             "no annotations found" + ("" if files else ", nor mask images"),
             where=str(path),
             fix="COCO JSON, CVAT's exports, LabelMe files and mask images are read. "
             "Masks that lie among the photos need a pattern.",
         )
-    masks = read_masks(source, files, desk.index, pattern=pattern, values=values, stuff=stuff, whole=whole)
+    masks = read_masks(
+        source,
+        files,
+        desk.index,
+        pattern=pattern,
+        values=values,
+        stuff=stuff,
+        whole=whole,
+        among_photos=among_photos,
+    )
     return desk.assemble(chain(refused, told, masks), "mask files")
 
 

@@ -82,9 +82,9 @@ def _json_shapes(
     shapes: Iterable[Mapping[str, Any]], where: str, left_out: Counter[str]
 ) -> Iterator[tuple[Any, Drawn] | AnnotationError]:
     for place, shape in enumerate(shapes):
-        kind = shape.get("shape_type") or "polygon"
+        kind = str(shape.get("shape_type") or "polygon")
         if kind in NO_REGIONS:
-            left_out[str(kind)] += 1
+            left_out[kind] += 1
             continue
         at = f"{where}, shape {place + 1}"
         try:
@@ -97,7 +97,7 @@ def _json_shapes(
             yield error
 
 
-def _json_shape(shape: Mapping[str, Any], kind: Any, where: str) -> Shape:
+def _json_shape(shape: Mapping[str, Any], kind: str, where: str) -> Shape:
     flat = points_ring(shape.get("points"), where)
     if kind == "polygon":
         return Polygons([flat])

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...errors import AnnotationError
 from ...images import SUFFIXES
+from .marks import Unmatched
 from .mask_names import Named, Names
 from .matching import PhotoIndex
 from .pages import Drawn, Found, Lazy, Page
@@ -38,11 +39,12 @@ def read_masks(
     values: Values | None,
     stuff: Collection[str],
     whole: bool,
+    among_photos: bool,
 ) -> Iterator[Found]:
     """The photos that the files belong to. `values` gives the class of each grey value; 0 is never marked.
 
     Without it a file whose name tells its class holds one object or one class (two values, JPEG noise, smoothed
-    edges) or else an id map, an object each value.
+    edges) or else an id map, an object each value. `among_photos`: what does not fit the pattern is a photo itself.
     """
     names = Names(pattern, index)
     table = None if values is None else {value: class_name(name, "values") for value, name in values.items() if value}
@@ -50,7 +52,8 @@ def read_masks(
         where = source.where(file)
         named = names.read(file)
         if named is None:
-            yield Page(file, where, where, ())  # matches no photo, and is listed
+            if not among_photos:
+                yield Unmatched(file, where, "its name fits no photo" + (" and the pattern" if pattern else ""))
             continue
         page = Page(named.photo, where, where, ())
         try:

@@ -51,7 +51,7 @@ class Note:
     fix: str | None = None
 
 
-Found = Page | AnnotationError | Note
+Found = Page | AnnotationError | Note | Unmatched
 
 
 class Lazy:
@@ -137,6 +137,8 @@ class Desk:
             match item:
                 case Note():
                     self._skipped.append(Skipped(item.where, item.what, item.fix))
+                case Unmatched():
+                    self._unmatched.append(item)
                 case AnnotationError():
                     self._set_aside([item], None)
                 case Page():
@@ -156,8 +158,8 @@ class Desk:
             return Match("/".join([*beside[:1], name]), 0)
         if hit := self.index.find(name, page.near):
             return hit
-        if self.images is not None and (self.images / name).is_symlink():
-            self._set_aside([_leads_out(name, page)], None)  # one that stays inside would have been found
+        if self._is_link(name):  # one that stays inside would have been found
+            self._set_aside([_leads_out(name, page)], None)
             return None
         among = self.index.among(name, page.near)
         why = "no such photo"
@@ -165,6 +167,12 @@ class Desk:
             why = f"could be any of {len(among)} photos: {', '.join(among[:3])}{'…' if len(among) > 3 else ''}"
         self._unmatched.append(Unmatched(page.photo, page.where, why))
         return None
+
+    def _is_link(self, name: str) -> bool:
+        try:
+            return self.images is not None and (self.images / name).is_symlink()
+        except OSError:  # a name too long for any file
+            return False
 
     def _photo(
         self, photo: str, pages: list[tuple[Match, Page]]

@@ -96,8 +96,8 @@ class Folder(Source):
 
     @cached_property
     def _all(self) -> tuple[str, ...]:
-        found = (path for path in self.root.rglob("*") if path.is_file())
-        return tuple(sorted(path.relative_to(self.root).as_posix() for path in found))
+        found = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
+        return tuple(sorted(name for name in found if not _is_hidden(name)))
 
     @property
     def refused(self) -> tuple[AnnotationError, ...]:
@@ -106,7 +106,10 @@ class Folder(Source):
         return tuple(self._leads_out(name) for name in self._all if not self._stays_inside(name))
 
     def has(self, name: str) -> bool:
-        return is_inside(name) and (self.root / name).is_file() and self._stays_inside(name)
+        try:
+            return is_inside(name) and (self.root / name).is_file() and self._stays_inside(name)
+        except OSError:  # a name too long for any file
+            return False
 
     def read(self, name: str) -> bytes:
         if self.only != name and not self._stays_inside(name):
@@ -136,7 +139,7 @@ class Archive(Source):
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError) as error:
             raise AnnotationError(f"the archive cannot be opened ({error})", where=self.label) from None
-        members = [member for member in self._zip.infolist() if not member.is_dir()]
+        members = [m for m in self._zip.infolist() if not m.is_dir() and not _is_hidden(m.filename)]
         self._members = {member.filename: member for member in members if is_inside(member.filename)}
         self.refused_names = tuple(member.filename for member in members if not is_inside(member.filename))
 
@@ -201,6 +204,11 @@ def folder_of(name: str) -> str:
     """The folder part of a relative name, "" at the top."""
     parent = PurePosixPath(name).parent.as_posix()
     return "" if parent == "." else parent
+
+
+def _is_hidden(name: str) -> bool:
+    """macOS puts a `__MACOSX/._a.json` beside each `a.json` of an archive; notebooks keep hidden copies."""
+    return any(part == "__MACOSX" or (part.startswith(".") and part.strip(".")) for part in name.split("/"))
 
 
 class _DoctypeError(Exception):

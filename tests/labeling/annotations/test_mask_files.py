@@ -181,9 +181,22 @@ def test_dust_is_refused(tmp_path, save_mask, photo):
 
 def test_masks_of_no_photo_are_listed(masks):
     result = masks({"b_pipe.png": sheet((0, 1, 255)), "a_pipe.png": sheet((0, 1, 255))})
-    assert [u.name for u in result.unmatched] == ["b_pipe.png"]
+    assert [(u.name, u.why) for u in result.unmatched] == [("b_pipe.png", "its name fits no photo")]
     assert len(result.photos) == 1
+    # A name of the wrong pattern is listed, also where a photo has it.
+    result = masks({"a.png": sheet((0, 1, 255))}, pattern="{stem}_{class}.png")
+    assert [u.name for u in result.unmatched] == ["a.png", "b_pipe.png"]
 
 
 def test_an_empty_mask_marks_nothing(masks):
     assert masks({"a_pipe.png": sheet()}).photos[0].marks == ()
+
+
+def test_masks_among_the_photos_need_a_pattern(save_mask, photo):
+    folder = photo("a.jpg")
+    save_mask(folder / "a_pipe.png", sheet((2, 4, 255)))
+    with pytest.raises(AnnotationError, match="need a pattern"):
+        read_annotations(folder, folder)
+    result = read_annotations(folder, folder, pattern="{stem}_{class}.png")
+    assert [(p.photo, p.marks[0].name) for p in result.photos] == [("a.jpg", "pipe")]
+    assert result.unmatched == ()

@@ -100,3 +100,8 @@ def test_a_format_or_path_that_is_not_known(photo, coco, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(AnnotationError, match="no annotations found, nor mask images"):
         read_annotations(tmp_path / "empty", photo("a.jpg"))
+
+
+def test_a_name_too_long_for_any_file_is_listed(photo, coco):
+    images = [{"id": 5, "file_name": "a" * 5000, "width": 8, "height": 6}]
+    assert [u.why for u in read_annotations(coco(images=images), photo("a.jpg")).unmatched] == ["no such photo"]

@@ -114,3 +114,14 @@ def test_nothing_is_written(photo, coco, tmp_path):
     read_annotations(tmp_path / "marks", folder)
     after = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.rglob("*") if path.is_file()}
     assert before == after
+
+
+def test_hidden_copies_are_passed_over(photo, coco, tmp_path):
+    inner = coco(RECTANGLE, name="marks/marks.json")
+    coco(RECTANGLE, name="marks/.ipynb_checkpoints/marks-checkpoint.json")
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        archive.write(inner, "marks.json")
+        archive.writestr("__MACOSX/._marks.json", b"\0\5\x16\7")
+    for path in ("marks", "export.zip"):
+        (marked,) = read_annotations(tmp_path / path, photo("a.jpg"), strict=True).photos
+        assert len(marked.marks) == 1
