@@ -82,6 +82,12 @@ def test_equal_to_the_maps_in_memory(sides, workers):
     assert 0 < quality.compute()["things"]["pq"] < 1
 
 
+def test_the_folder_may_have_another_name(sides, tmp_path):
+    expected = evaluate_folders(*sides)
+    moved = sides[0].folder.rename(tmp_path / "elsewhere")
+    assert evaluate_folders(Side.at(sides[0].json, moved), sides[1]) == expected
+
+
 def test_stated_areas_on_request(sides):
     exact = evaluate_folders(*sides)
     assert evaluate_folders(*sides, json_areas=True) == exact

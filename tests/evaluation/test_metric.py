@@ -35,7 +35,8 @@ for prediction, reference in zip(sides["predictions"], sides["references"]):
     metric.add(prediction=prediction, reference=reference)
 streamed = metric.compute(categories=sides["categories"])
 at_once = metric.compute(**sides)
-print(json.dumps([streamed, at_once]))
+stated = metric.compute(**sides, json_areas=True)
+print(json.dumps([streamed, at_once, stated]))
 """
 
 CATEGORIES = [{"id": 4, "name": "pipe", "isthing": 1}, {"id": 9, "name": "sky", "isthing": 0}]
@@ -50,12 +51,12 @@ def png(rows, mode="RGB"):
 
 @pytest.fixture
 def sides(tmp_path: Path) -> Path:
-    """Two images on disk: 3 of 4 pixels of a pipe found, and a sky whole, ids far above 255."""
+    """Two images on disk: 3 of 4 pixels of a pipe found, its area said to be 5, and a sky whole; ids above 255."""
     (tmp_path / "guess.png").write_bytes(png([[70000, 70000, 70000, 0], [9, 9, 9, 9]]))
     (tmp_path / "truth.png").write_bytes(png([[300, 300, 300, 300], [9, 9, 9, 9]]))
     guess = [{"id": 70000, "category_id": 4}, {"id": 9, "category_id": 9, "score": 0.9}]
     truth = [
-        {"id": 300, "category_id": 4, "iscrowd": 0, "area": 4, "bbox": [0, 0, 4, 1]},
+        {"id": 300, "category_id": 4, "iscrowd": 0, "area": 5, "bbox": [0, 0, 4, 1]},
         {"id": 9, "category_id": 9, "iscrowd": 0, "area": 4, "bbox": [0, 1, 4, 1], "source": "auto"},
     ]
     inputs = {
@@ -81,11 +82,12 @@ def test_loads_offline_without_the_package(place, sides, tmp_path):
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    streamed, at_once = json.loads(run.stdout.splitlines()[-1])
+    streamed, at_once, stated = json.loads(run.stdout.splitlines()[-1])
     assert streamed == at_once
     assert (streamed["pq"], streamed["things"]["pq"], streamed["stuff"]["pq"]) == (0.875, 0.75, 1.0)
     assert streamed["per_class"][0] | {"sq": 0.75, "tp": 2, "fp": 0, "fn": 0} == streamed["per_class"][0]
     assert streamed["sources"]["auto"]["pq"] == 1.0
+    assert stated["things"]["sq"] == pytest.approx(0.6, abs=1e-15)
 
 
 def test_the_export_holds_what_the_module_imports(tmp_path):
