@@ -119,6 +119,21 @@ def test_chosen_queries(images, places, chunk, grad):
     assert_same(masks, expected)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "kernels"),
+    [
+        ("even", [2, 2, 2]),
+        ("odd", [2, 2, 2]),
+        ("mixed", [2, 2, 2]),
+        ("dilated", [3, 2, 2]),
+        ("other ratios", [3, 3, 3]),
+    ],
+)
+def test_small_kernels_wherever_the_size_doubles(sizes, kernels):
+    case = Case(SIZES[sizes])
+    assert [kernel.shape[-1] for kernel in ours._query_kernels(case.head, case.shared()).stages] == kernels
+
+
 @pytest.mark.parametrize(("chunk", "worked_on"), [(None, [5, 2]), (2, [2, 2, 1, 2]), (1, [1] * 7)])
 def test_a_chunk_bounds_what_is_worked_on_at_once(chunk, worked_on):
     case, seen = Case(SIZES["odd"]), []
