@@ -65,7 +65,7 @@ def tiny_config():
 
 
 def shaken(model, seed=0):
-    """Biases, norms and statistics that matter: at their starting values many mistakes would not show."""
+    """Weights that matter: at their starting values all queries come out alike, and many mistakes would not show."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
@@ -78,6 +78,16 @@ def shaken(model, seed=0):
                 tensor.add_(0.2 * noise)
             elif "query_position" in name:
                 tensor.copy_(noise)
+            elif tensor.ndim == 2:
+                tensor.copy_(noise * 1.5 / tensor.shape[1] ** 0.5)
+        detr = model.detr.model
+        image = torch.randn(1, 3, 96, 96, generator=generator)
+        feature = detr.backbone(image, torch.ones(1, 96, 96))[-1][0]
+        # What enters the encoder varies from place to place as much as from channel to channel.
+        projected = detr.input_projection(feature).flatten(2)
+        detr.input_projection.weight.div_(projected.std())
+        detr.input_projection.weight.div_((projected / projected.std()).std(-1).mean())
+        detr.input_projection.bias.sub_(detr.input_projection(feature).mean((0, 2, 3)))
     return model
 
 
@@ -115,9 +125,7 @@ def labels():
             ids = torch.zeros(size, dtype=torch.int32)
             for place in range(count):
                 ids[:, edges[place] : edges[place + 1]] = place + 1
-            boxes = [
-                [(a + b) / 2 / size[1], 0.5, (b - a) / size[1], 1.0] for a, b in pairwise(edges)
-            ]
+            boxes = [[(a + b) / 2 / size[1], 0.5, (b - a) / size[1], 1.0] for a, b in pairwise(edges)]
             made.append(
                 {
                     "class_labels": torch.randint(0, num_labels, (count,), generator=generator),

@@ -184,7 +184,7 @@ def test_bf16_autocast_comes_close(stock_model, pixels, labels):
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_gradient_checkpointing_changes_nothing(stock_model, pixels, labels, reentrant):
+def test_gradient_checkpointing_changes_nothing(stock_model, pixels, labels, reentrant, float64):
     stock = stock_model()
     gradients = []
     for checkpointing in (False, True):
