@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from hf_detr_panoptic.errors import AnnotationError
-from hf_detr_panoptic.labeling.annotations.shapes import Canvas, Ellipse, Pixels, Polygons, Rectangle, Several, draw
+from hf_detr_panoptic.labeling.annotations.shapes import (
+    Canvas,
+    Ellipse,
+    Pixels,
+    Polygons,
+    Rectangle,
+    Runs,
+    Several,
+    draw,
+)
 
 SAME = Canvas(8, 6, 8, 6)
 DOUBLE = Canvas(16, 12, 8, 6)
@@ -69,6 +78,7 @@ def test_marks_are_scaled_to_a_resized_photo():
     doubled = np.kron(pixels(ring), np.ones((2, 2)))
     assert np.array_equal(pixels(ring, DOUBLE), doubled)
     assert np.array_equal(pixels(Pixels(pixels(ring).astype(bool)), DOUBLE), doubled)
+    assert np.array_equal(pixels(Runs(draw(ring, SAME, "here")[0]), DOUBLE), doubled)
     assert draw(Rectangle(1, 1, 4, 3), DOUBLE, "here") == (None, (2, 2, 8, 6))
     assert np.array_equal(pixels(Ellipse(3, 3, 2, 2), DOUBLE), pixels(Ellipse(6, 6, 4, 4), Canvas(16, 12, 16, 12)))
 
