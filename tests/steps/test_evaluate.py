@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from hf_detr_panoptic.errors import DatasetError, HfDetrPanopticError, LabelErro
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.panoptic_map import ids_to_rgb
 from hf_detr_panoptic.preprocess import Preprocess
+from hf_detr_panoptic.steps import measuring
 from hf_detr_panoptic.steps.measuring import measure
 
 SPACE = LabelSpace([Category("pipe", isthing=True), Category("sky", isthing=False), Category("rust", isthing=True)])
@@ -146,6 +148,16 @@ def test_stuff_that_the_model_takes_for_things_is_one_segment(records):
     skies = LabelSpace([SPACE[0], Category("sky", isthing=True), SPACE[2]])
     result = measure(Told(skies, stripes=True), records, SPACE, {}, batch_size=2).compute()
     assert result["stuff"]["pq"] == 1.0
+
+
+def test_processes_share_the_images(records, monkeypatch):
+    monkeypatch.setattr(measuring, "gather_object", lambda share: share)
+    seen = []
+    for rank in range(3):
+        state = SimpleNamespace(process_index=rank, num_processes=3)
+        monkeypatch.setattr(measuring, "PartialState", lambda state=state: state)
+        seen += measure(Told(SPACE), records, SPACE, {}, batch_size=1).images
+    assert sorted(seen) == [0, 1, 2, 3, 4]
 
 
 def test_mix_ups_are_told(records):
