@@ -60,7 +60,7 @@ def variant_keys(names: Sequence[str]) -> list[str]:
     a `site.jpg` are what bulk renaming makes of different photos.
     """
     bare = [_bare(name) for name in names]
-    there = {key for key in bare if not _NUMBERED.search(key)}
+    there = set(bare)
     return [short if (short := _bare(_NUMBERED.sub("", key) + ".x")) in there else key for key in bare]
 
 

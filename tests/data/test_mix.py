@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from hf_detr_panoptic import Category, LabelSpace
+from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment
 from hf_detr_panoptic.data.coco_panoptic import read_split
 from hf_detr_panoptic.data.mix import mixed
+from hf_detr_panoptic.data.writer import DatasetWriter
 from hf_detr_panoptic.errors import DatasetError
 
 OURS = LabelSpace([Category("sky", False), Category("beam", True), Category("pipe", True)])
@@ -30,3 +32,14 @@ def test_what_teaches_little_is_passed_over(dataset) -> None:
     beams = LabelSpace([Category("beam", True)])
     assert list(mixed(read_split(dataset), beams)) == []
     assert list(mixed(read_split(dataset), OURS, min_known=0.8)) == []  # 600 of 2,400 pixels are void
+
+
+def test_stuff_of_two_names_that_become_one_is_one_segment(tmp_path, photo) -> None:
+    theirs = LabelSpace([Category("sky-other", False), Category("clouds", False)])
+    ids = np.ones((40, 60), dtype=np.int32)
+    ids[:10] = 2
+    with DatasetWriter(tmp_path / "set", theirs) as writer:
+        map = PanopticMap(ids, [Segment(1, 0), Segment(2, 1)], theirs)
+        writer.add("train", "a.jpg", photo(tmp_path / "a.jpg"), map)
+    (mix,) = mixed(read_split(tmp_path / "set"), OURS, {"sky-other": "sky", "clouds": "sky"})
+    assert mix.map.areas() == {1: 2400}

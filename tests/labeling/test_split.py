@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 
@@ -121,12 +122,41 @@ def test_what_cannot_be_on_both_sides_is_said() -> None:
     assert len(split(photos).report.one_sided) == 1
 
 
-def test_a_class_that_shares_its_photos_is_repaired() -> None:
+def test_where_every_wish_can_be_met_it_is() -> None:
+    """Against trying all sides of small sets: a class of one photo in train, each other class on both sides."""
+    rng = random.Random(1)
+    possible = 0
+    for seed in range(700):
+        names = "abcdef"[: rng.randint(1, 6)]
+        marked = [[name for name in names if rng.random() < 0.4] for _ in range(rng.randint(2, 9))]
+        photos = [PhotoInfo(f"{place}.jpg", classes) for place, classes in enumerate(marked)]
+        holders = [[place for place, classes in enumerate(marked) if name in classes] for name in names]
+
+        def met(sides: tuple[int, ...], holders: list[list[int]] = holders) -> bool:
+            return all({sides[place] for place in places} == set(range(min(2, len(places)))) for places in holders)
+
+        if any(met(sides) for sides in itertools.product((0, 1), repeat=len(photos))):
+            possible += 1
+            parts = split(photos, seed=seed).assignment
+            assert met(tuple(int(parts[photo.name] == "val") for photo in photos))
+    assert possible > 500
+
+
+def test_rare_classes_do_not_swell_val() -> None:
+    rng = random.Random(0)
     for seed in range(20):
-        photos = [PhotoInfo(f"{place}.jpg", ["common"]) for place in range(20)]
-        photos += [PhotoInfo("x.jpg", ["a", "b", "c"]), PhotoInfo("y.jpg", ["a", "b"]), PhotoInfo("z.jpg", ["c", "d"])]
-        photos += [PhotoInfo("w.jpg", ["d", "a"])]
-        assert split(photos, seed=seed).report.one_sided == ()
+        photos = [
+            PhotoInfo(f"{place}.jpg", {f"c{int(rng.paretovariate(0.4)) % 40}" for _ in range(rng.randint(0, 3))})
+            for place in range(100)
+        ]
+        assert abs(split(photos, seed=seed).report.counts["val"] - 20) <= 4
+
+
+def test_large_groups_go_first_so_that_single_photos_even_out() -> None:
+    photos = [PhotoInfo(f"site{site}_{shot}.jpg") for site in range(10) for shot in range(8)]
+    photos += [PhotoInfo(f"{place}.jpg") for place in range(20)]
+    for seed in range(20):
+        assert split(photos, seed=seed, pattern=r"^(site\d)_").report.counts == {"train": 80, "val": 20}
 
 
 def test_an_old_leak_is_told_and_not_moved() -> None:
