@@ -54,6 +54,10 @@ class SplitReport:
         total = sum(self.counts.values())
         share = ", ".join(f"{part} {count} ({count / max(total, 1):.0%})" for part, count in self.counts.items())
         lines = [f"{total} photos in {self.groups} groups: {share}"]
+        if total > 1 and not self.counts.get("val"):
+            lines.append(
+                "nothing is left for val: each group is the only one of some class. Mark these on more photos."
+            )
         if self.kept:
             lines.append(f"{self.kept} stay where an earlier split put them")
         if self.ties:

@@ -209,3 +209,9 @@ def test_the_table_says_what_matters() -> None:
     assert lines[0] == "10 photos in 10 groups: train 8 (80%), val 2 (20%)"
     assert "pipe        7       2" in lines
     assert "in train alone, for want of a second group: crack" in lines
+
+
+def test_an_empty_val_is_told() -> None:
+    report = split([PhotoInfo("a.jpg", ["pipe"]), PhotoInfo("b.jpg", ["crack"])]).report
+    assert report.counts == {"train": 2, "val": 0}
+    assert "nothing is left for val" in str(report)
