@@ -228,6 +228,11 @@ class PanopticMap:
         return PanopticMap(ids, segments, space or self.space)
 
 
+def boxes_of_ids(ids: npt.NDArray[np.int32]) -> dict[int, Box]:
+    """int32 [H, W] → the tight (x, y, width, height) of every id that is there, void's too, in rising order."""
+    return _Runs.of(ids).boxes()
+
+
 def ids_to_rgb(ids: npt.ArrayLike) -> npt.NDArray[np.uint8]:
     """int [H, W] → uint8 [H, W, 3], COCO panoptic's PNG: id = R + 256·G + 256²·B."""
     values = np.asarray(ids)
