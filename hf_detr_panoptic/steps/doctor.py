@@ -13,11 +13,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..errors import HfDetrPanopticError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 HUB_TIMEOUT_S = 3.0
 DISK_WANTED = 10 * 2**30
+STOCK_TOLERANCE = 1e-3  # of mask logits, whose size is tens; the sums run in another order
 
 
 @dataclass(frozen=True)
@@ -32,12 +37,18 @@ class Finding:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--offline", action="store_true", help="do not ask the Hub")
+    parser.add_argument(
+        "--model", metavar="NAME", help="also load this checkpoint strictly, segment a photo, and compare with stock"
+    )
+    parser.add_argument("--photo", metavar="FILE", help="the photo for --model (default: a drawn one)")
 
 
 def main(args: argparse.Namespace) -> int:
     checks: list[Callable[[], Iterator[Finding]]] = [_python, _packages, _device, _processes, _recipes, _disk]
     if not args.offline:
         checks.append(_hub)
+    if args.model:
+        checks.append(lambda: _model(args.model, args.photo))
     bad = 0
     for check in checks:
         for finding in check():
@@ -165,3 +176,50 @@ def _hub() -> Iterator[Finding]:
     else:
         signed = "signed in" if get_token() else "not signed in: `hf auth login` before a push"
         yield Finding("Hub", f"{ENDPOINT} answers in {time.perf_counter() - began:.1f} s, {signed}")
+
+
+def _model(name: str, photo: str | None) -> Iterator[Finding]:
+    import torch
+    from transformers import DetrForSegmentation
+
+    from ..images import open_image
+    from ..model.modeling import DetrForPanopticSegmentation
+
+    try:
+        image = open_image(photo) if photo else _drawn_photo()
+        loaded: Any = DetrForPanopticSegmentation.from_pretrained(name, output_loading_info=True)
+        model, info = loaded
+        space = model.eval().label_space
+        yield Finding("model", f"{name}: every weight found its place; {space}")
+        began = time.perf_counter()
+        (found,) = model.segment(image)
+        yield Finding("segment", f"{found}, in {time.perf_counter() - began:.2f} s")
+        pixels = model.preprocess(image)[None]
+    except HfDetrPanopticError as error:
+        yield Finding("model", f"{error.where or name}: {error.what}", "bad", error.fix or "")
+        return
+    if info["missing_keys"]:
+        yield Finding("beside stock", "a detection checkpoint: its mask head is new, so there is nothing to compare")
+        return
+    stock = DetrForSegmentation.from_pretrained(name, dtype=torch.float32).eval()
+    with torch.no_grad():
+        theirs, ours = stock(pixels), model(pixels)
+    differences = {
+        part: float((getattr(theirs, part) - getattr(ours, part)).abs().max())
+        for part in ("logits", "pred_boxes", "pred_masks")
+    }
+    said = ", ".join(f"{part} {difference:.1e}" for part, difference in differences.items())
+    if max(differences.values()) <= STOCK_TOLERANCE:
+        yield Finding("beside stock", f"the largest differences: {said}")
+    else:
+        yield Finding("beside stock", f"they differ: {said}", "bad", "Please report this with the versions above.")
+
+
+def _drawn_photo() -> Image.Image:
+    """A deterministic picture with edges and gradients: what is in it does not matter here, that it is equal does."""
+    import numpy as np
+    from PIL import Image
+
+    y, x = np.mgrid[0:480, 0:640]
+    pixels = np.stack([x * 255 // 639, y * 255 // 479, ((x // 80 + y // 60) % 2) * 200], axis=-1)
+    return Image.fromarray(pixels.astype(np.uint8))

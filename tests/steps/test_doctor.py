@@ -8,7 +8,11 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import DetrConfig, DetrForSegmentation, DetrImageProcessor
 
+from hf_detr_panoptic import Category, LabelSpace
 from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.steps import doctor
 
@@ -92,3 +96,47 @@ def test_processes_that_are_alone_without_knowing_it() -> None:
     assert run.returncode == 1
     assert "promised 2 processes, but this one knows of 1" in run.stdout
     assert "torchrun" in run.stdout
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A tiny random panoptic DETR, saved by stock transformers."""
+    space = LabelSpace([Category("pipe", True), Category("sky", False)])
+    backbone = {"model_type": "timm_backbone", "backbone": "test_resnet", "features_only": True}
+    config = DetrConfig(
+        backbone_config=backbone | {"out_indices": [1, 2, 3, 4], "use_pretrained_backbone": False},
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        num_queries=5,
+        **space.to_config(),
+    )
+    torch.manual_seed(0)
+    DetrForSegmentation(config).save_pretrained(tmp_path / "model")
+    DetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_checkpoint_beside_stock(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--offline", "--model", str(checkpoint)]) == 0
+    said = capsys.readouterr().out
+    assert "every weight found its place; LabelSpace(2: pipe, sky (stuff))" in said
+    assert "PanopticMap(640×480" in said
+    assert "the largest differences: logits 0.0e+00" in said
+
+
+def test_a_checkpoint_with_a_weight_missing(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = load_file(checkpoint / "model.safetensors")
+    weights.pop("bbox_attention.q_linear.weight")
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    assert main(["doctor", "--offline", "--model", str(checkpoint)]) == 1
+    said = capsys.readouterr().out
+    assert "✗ model" in said
+    assert "1 missing: bbox_attention.q_proj.weight" in said
+
+
+def test_a_checkpoint_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--offline", "--model", "nobody/nothing"]) == 1
+    assert "'nobody/nothing' is not in the cache" in capsys.readouterr().out
