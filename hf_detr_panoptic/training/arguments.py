@@ -1,33 +1,133 @@
-"""Recipes: where they are found."""
+"""From a checked recipe to TrainingArguments, for the device at hand and not before its stage begins.
+
+`Recipe`, `StageRecipe` and `find_recipe` are at home in modules beside this one and can be had from here.
+"""
 
 from __future__ import annotations
 
-from importlib.resources import files
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..errors import RecipeError, did_you_mean
+from ..errors import RecipeError
+from .recipe import Recipe
+from .recipe_keys import recipe_keys, training_keys
+from .recipes_on_disk import find_recipe, recipe_folder, recipe_names
+from .stage_recipe import STAGES, StageRecipe
+from .training_fields import training_fields
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+__all__ = [
+    "STAGES",
+    "Recipe",
+    "StageRecipe",
+    "find_recipe",
+    "recipe_folder",
+    "recipe_keys",
+    "recipe_names",
+    "training_arguments",
+    "training_keys",
+]
+
+# What the loop relies on. Labels are lists of id maps, which Trainer's own evaluation and padding cannot hold;
+# the loss already counts the processes; our row of progress takes tqdm's place.
+_LOOP: dict[str, Any] = {
+    "average_tokens_across_devices": False,
+    "remove_unused_columns": False,
+    "label_names": ["labels"],
+    "eval_do_concat_batches": False,
+    "greater_is_better": True,
+    "push_to_hub": False,
+}
+_MOST_WORKERS = 8
 
 
-def recipe_folder() -> Path:
-    """Where the recipes lie: beside the package in a wheel, at the top of the checkout in an editable install."""
-    package = Path(str(files("hf_detr_panoptic")))
-    for folder in (package / "training_args", package.parent / "training_args"):
-        if any(folder.glob("*.yaml")):
-            return folder
-    raise RecipeError(f"no recipes beside {package}", fix="Install hf-detr-panoptic again.")
+def training_arguments(stage: StageRecipe, device: Any, *, output_dir: str | Path, seed: int) -> TrainingArguments:
+    """TrainingArguments of a stage on this device: a torch.device, or its name.
+
+    Built just before the stage's Trainer: a second precision can only follow once the first run is over.
+    """
+    import torch
+    from transformers import TrainingArguments
+
+    device = torch.device(device)
+    written = dict(stage.training_arguments)
+    if "gradient_checkpointing" in written and "activation_checkpointing" in training_fields():
+        written["activation_checkpointing"] = written.pop("gradient_checkpointing")
+    arguments = {
+        **_loader(device, written),
+        "disable_tqdm": True,
+        "ddp_find_unused_parameters": False,
+        **written,
+        **_precision(stage, device),
+        **_LOOP,
+    }
+    if str(arguments.get("metric_for_best_model", "")).endswith("loss"):
+        arguments["greater_is_better"] = False
+    if device.type == "cpu":
+        arguments["use_cpu"] = True
+    if "lr_scheduler_type" not in arguments:
+        # The drop is ours (`StageRecipe.drop_step`); before it the rate is constant, once it is warm.
+        arguments["lr_scheduler_type"] = "constant_with_warmup"
+    built = TrainingArguments(output_dir=str(output_dir), seed=seed, **arguments)
+    if not (built.bf16 or built.fp16):
+        built.mixed_precision = "no"  # else ACCELERATE_MIXED_PRECISION would decide against the recipe
+    return built
 
 
-def recipe_names() -> list[str]:
-    """The names that `find_recipe` knows."""
-    return sorted(path.stem for path in recipe_folder().glob("*.yaml"))
+def _loader(device: Any, written: dict[str, Any]) -> dict[str, Any]:
+    """Workers that leave a core to the loop, and stay from epoch to epoch."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    chosen = min(_MOST_WORKERS, max(1, cores // processes - 1))
+    workers = written.get("dataloader_num_workers", chosen)
+    if not workers:
+        return {"dataloader_num_workers": 0, "dataloader_pin_memory": device.type == "cuda"}
+    return {
+        "dataloader_num_workers": workers,
+        "dataloader_persistent_workers": True,
+        "dataloader_prefetch_factor": 4,
+        "dataloader_pin_memory": device.type == "cuda",
+    }
 
 
-def find_recipe(name: str | Path) -> Path:
-    """A recipe by its path, or one of ours by its name ("construction")."""
-    path = Path(name)
-    if path.is_file():
-        return path
-    shipped = recipe_folder() / f"{path.name.removesuffix('.yaml')}.yaml"
-    if path.parent == Path() and shipped.is_file():
-        return shipped
-    raise RecipeError(f"there is no recipe {str(name)!r}", fix=did_you_mean(path.name, recipe_names()))
+def _precision(stage: StageRecipe, device: Any) -> dict[str, bool]:
+    """bf16 where CUDA has it, else fp32, unless the recipe, or else the accelerate configuration, asks for another."""
+    written = stage.training_arguments
+    asked = {name: bool(written[name]) for name in ("bf16", "fp16") if name in written}
+    who = f"stages.{stage.name}"
+    if not asked:
+        configured = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if configured in ("bf16", "fp16"):
+            asked, who = {configured: True}, "the accelerate configuration (mixed_precision)"
+    if not asked:
+        return {"bf16": device.type == "cuda" and _has_bf16(device), "fp16": False}
+    if asked.get("bf16") and not _has_bf16(device):
+        fix = "Write `fp16: true` or leave bf16 out." if device.type == "cuda" else "Leave bf16 out."
+        raise RecipeError(f"bf16 is asked for, and {_named(device)} has none", where=who, fix=fix)
+    if asked.get("fp16") and device.type != "cuda":
+        raise RecipeError(
+            f"fp16 is asked for, and {_named(device)} cannot train in it", where=who, fix="Leave fp16 out."
+        )
+    return {"bf16": asked.get("bf16", False), "fp16": asked.get("fp16", False)}
+
+
+def _has_bf16(device: Any) -> bool:
+    """Whether autocast to bf16 works: on any CPU (slowly where it is emulated), on a GPU in hardware."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "mps":
+        return torch.backends.mps.is_available() and torch.backends.mps.is_macos_or_newer(14, 0)
+    return bool(device.type == "cpu")
+
+
+def _named(device: Any) -> str:
+    import torch
+
+    if device.type == "cuda" and torch.cuda.is_available():
+        return f"this GPU ({torch.cuda.get_device_name(device)})"
+    return {"cpu": "a CPU", "mps": "this Apple GPU"}.get(device.type, f"the device {device}")
