@@ -1,5 +1,6 @@
 """Each line of the doctor's with the machine it describes: the real one, or one with a fault."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,9 @@ from transformers import DetrConfig, DetrForSegmentation, DetrImageProcessor
 from hf_detr_panoptic import Category, LabelSpace
 from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.steps import doctor
+
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_here_everything_is_ready(capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,26 +64,18 @@ def test_little_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_processes_that_work_together(launcher: str, tmp_path: Path) -> None:
     script = tmp_path / "guarded.py"
     script.write_text(
-        "from hf_detr_panoptic.steps.processes import guard_processes\nprint('count', guard_processes())\n"
+        "import os, pathlib\n"
+        "from hf_detr_panoptic.steps.processes import guard_processes\n"
+        "pathlib.Path(f'rank{os.environ[\"RANK\"]}').write_text(str(guard_processes()))\n"
     )
     launch = {
-        "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
-        "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"],
+        "torchrun": "torch.distributed.run --standalone --nproc_per_node 2",
+        "accelerate": "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 "
+        "--main_process_port 0 --mixed_precision no --dynamo_backend no",
     }[launcher]
-    if launcher == "accelerate":
-        launch += [
-            "--main_process_port",
-            "0",
-            "--num_machines",
-            "1",
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-            "no",
-        ]
-    run = subprocess.run([sys.executable, *launch, str(script)], capture_output=True, text=True, timeout=120)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.count("count 2") == 2
+    command = [sys.executable, "-m", *launch.split(), str(script)]
+    subprocess.run(command, check=True, timeout=120, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert [(tmp_path / f"rank{rank}").read_text() for rank in range(2)] == ["2", "2"]
 
 
 def test_processes_that_are_alone_without_knowing_it() -> None:
