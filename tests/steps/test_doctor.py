@@ -17,7 +17,6 @@ from hf_detr_panoptic import Category, LabelSpace
 from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.steps import doctor
 
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
