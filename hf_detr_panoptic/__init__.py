@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .data.loading import load_panoptic
     from .evaluation.panoptic_quality import PanopticQuality
     from .labels import Category, LabelSpace
     from .model.modeling import DetrForPanopticSegmentation
@@ -23,6 +24,7 @@ _HOMES = {
     "PanopticQuality": ".evaluation.panoptic_quality",
     "Segment": ".panoptic_map",
     "evaluate_model": ".steps.evaluate",
+    "load_panoptic": ".data.loading",
 }
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "Segment",
     "__version__",
     "evaluate_model",
+    "load_panoptic",
 ]
 
 

@@ -1,0 +1,77 @@
+"""A dataset as Parquet, photos and maps embedded: what the Hub shows and streams."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import datasets
+import pyarrow.parquet as pq
+from datasets.table import embed_table_storage
+
+from ..errors import DatasetError
+from ..labels import LabelSpace
+from .loading import SPACE_FILE, PanopticDatasets
+from .stored_photos import write_atomically
+
+_ROWS = 32  # photos a row group: what a reader must hold at once
+
+
+def write_parquet(
+    dataset: datasets.DatasetDict,
+    folder: str | Path,
+    space: LabelSpace | None = None,
+    *,
+    max_shard_bytes: int = 500_000_000,
+) -> list[Path]:
+    """`folder`/data/train-00000-of-00001.parquet and so on, with label_space.json beside; returns the Parquet files.
+
+    Photos go in byte for byte (`Dataset.to_parquet` would store their paths), a few at a time. `space` is
+    `dataset.label_space` where it has one. What an earlier writing left there is replaced.
+    """
+    if space is None:
+        if not isinstance(dataset, PanopticDatasets):
+            raise DatasetError("a plain DatasetDict does not say which classes are things", fix="Hand over `space`.")
+        space = dataset.label_space
+    root = Path(folder)
+    data = root / "data"
+    before = sorted(data.glob("*.parquet"))
+    if before and not (root / SPACE_FILE).is_file():
+        raise DatasetError(
+            "another program wrote Parquet here",
+            where=str(data),
+            fix="Write to a new folder: what a person has is never overwritten.",
+        )
+    data.mkdir(parents=True, exist_ok=True)
+    parts = {split: _write_parts(rows, data, split, max_shard_bytes) for split, rows in dataset.items()}
+    for path in before:
+        path.unlink()
+    written = []
+    for split, files in parts.items():
+        for place, part in enumerate(files):
+            path = data / f"{split}-{place:05d}-of-{len(files):05d}.parquet"
+            part.replace(path)
+            written.append(path)
+    write_atomically(root / SPACE_FILE, (json.dumps({"categories": space.to_coco()}, indent=1) + "\n").encode())
+    return written
+
+
+def _write_parts(dataset: datasets.Dataset, folder: Path, split: str, max_bytes: int) -> list[Path]:
+    """Unfinished names: how many shards there are is known at the end."""
+    tables = dataset.with_format("arrow")
+    parts: list[Path] = []
+    writer: pq.ParquetWriter | None = None
+    size = 0
+    for start in range(0, max(len(dataset), 1), _ROWS):
+        table = embed_table_storage(tables[start : start + _ROWS])
+        if writer is not None and size + table.nbytes > max_bytes:
+            writer.close()
+            writer = None
+        if writer is None:
+            parts.append(folder / f".{split}-{len(parts)}.part")
+            writer, size = pq.ParquetWriter(parts[-1], table.schema), 0
+        writer.write_table(table)
+        size += table.nbytes
+    if writer is not None:
+        writer.close()
+    return parts
