@@ -1,0 +1,162 @@
+"""The labeler's raw answers on disk: a PNG of segment ids for each photo, names and scores in its text chunk.
+
+One file a photo, so that an answer is there whole or not at all. It is named by the photo's content and lies in a
+folder named by everything else that decides it, so that what is there never has to be made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import secrets
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..data.writer import encode_ids
+from ..errors import DatasetError, HfDetrPanopticError
+from ..labels import LabelSpace
+from ..panoptic_map import PanopticMap, Segment, rgb_to_ids
+
+FORMAT = 1  # counts up whenever the same labeler and settings would answer otherwise
+FLOOR = 0.5
+
+_ABOUT = "labeler.json"
+_KEYWORD = b"hf_detr_panoptic"
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_HEADER_END = 33  # signature and IHDR
+
+
+@dataclass(frozen=True)
+class AutoLabels:
+    """The answers of one labeler under one set of settings: `folder`/<digest of the photo>.png."""
+
+    folder: Path
+    space: LabelSpace
+
+    @classmethod
+    def open(cls, home: Path, space: LabelSpace, settings: Mapping[str, Any]) -> AutoLabels:
+        """The folder in `home` for these settings, made if it is not there. The settings are all that matters."""
+        told = {"format": FORMAT, **settings, "categories": space.to_coco()}
+        key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        labels = cls(home / key, space)
+        about = (json.dumps(told, indent=1, sort_keys=True) + "\n").encode()
+        path = labels.folder / _ABOUT
+        if not path.is_file() or path.read_bytes() != about:
+            _write(path, about)
+        return labels
+
+    @classmethod
+    def found(cls, folder: Path) -> AutoLabels:
+        """The answers in a folder, or in the only folder of that kind inside it: no model is needed to read them."""
+        homes = [folder] if (folder / _ABOUT).is_file() else sorted(path.parent for path in folder.glob(f"*/{_ABOUT}"))
+        if len(homes) != 1:
+            names = ", ".join(home.name for home in homes[:5])
+            raise DatasetError(
+                f"auto-labels of {len(homes)} runs lie here ({names})" if homes else "no auto-labels are here",
+                where=str(folder),
+                fix="Name the folder of one." if homes else "Run hf-detr-panoptic autolabel first.",
+            )
+        try:
+            told = json.loads((homes[0] / _ABOUT).read_bytes())
+            return cls(homes[0], LabelSpace.from_coco(told["categories"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DatasetError(
+                f"{_ABOUT} cannot be read ({error})", where=str(homes[0]), fix="Run hf-detr-panoptic autolabel again."
+            ) from error
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decided these answers, but for the categories."""
+        told: dict[str, Any] = json.loads((self.folder / _ABOUT).read_bytes())
+        return {key: value for key, value in told.items() if key != "categories"}
+
+    def path(self, digest: str) -> Path:
+        return self.folder / f"{digest}.png"
+
+    def has(self, digest: str) -> bool:
+        """Whether the answer is there, every byte of it: what a power cut tore is made again."""
+        try:
+            return any(kind == b"tEXt" for kind, _ in _chunks(self.path(digest).read_bytes()))
+        except (FileNotFoundError, ValueError):
+            return False
+
+    def write(self, digest: str, map: PanopticMap) -> None:
+        segments = [
+            {"id": segment.id, "name": map.space[segment.label].name, "score": segment.score}
+            for segment in map.segments
+        ]
+        text = _KEYWORD + b"\0" + json.dumps({"segments": segments}).encode("ascii")
+        png = encode_ids(map.ids)
+        _write(self.path(digest), png[:_HEADER_END] + _chunk(b"tEXt", text) + png[_HEADER_END:])
+
+    def read(self, digest: str) -> PanopticMap:
+        """The answer for a photo; its segments are `auto`."""
+        path = self.path(digest)
+        try:
+            content = path.read_bytes()
+            text = next(body for kind, body in _chunks(content) if kind == b"tEXt")
+            told = json.loads(text.removeprefix(_KEYWORD + b"\0"))
+            segments = [
+                Segment(entry["id"], self.space.index(entry["name"]), entry["score"], "auto")
+                for entry in told["segments"]
+            ]
+            with Image.open(io.BytesIO(content)) as image:
+                return PanopticMap(rgb_to_ids(np.asarray(image)), segments, self.space)
+        except (OSError, ValueError, KeyError, TypeError, StopIteration, HfDetrPanopticError) as error:
+            raise DatasetError(
+                f"the auto-label cannot be read ({error})",
+                where=f"{path.parent.name}/{path.name}",
+                fix="Delete the file and run the same command again.",
+            ) from error
+
+    def sweep(self) -> None:
+        """Take away what killed processes left half written. Only once everything is there: nobody is writing then."""
+        for path in self.folder.glob(".*.part"):
+            path.unlink(missing_ok=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Like `write_atomically`, and safe when several machines write one file at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Every chunk of a PNG that is whole; ValueError where it is not."""
+    if not png.startswith(_SIGNATURE):
+        raise ValueError("not a PNG")
+    place, kind = len(_SIGNATURE), b""
+    found = []
+    while kind != b"IEND":
+        head = png[place : place + 8]
+        if len(head) < 8:
+            raise ValueError("cut off")
+        length, kind = struct.unpack(">I4s", head)
+        body = png[place + 8 : place + 8 + length]
+        checksum = png[place + 8 + length : place + 12 + length]
+        if len(checksum) < 4 or zlib.crc32(kind + body) != int.from_bytes(checksum):
+            raise ValueError(f"the chunk {kind!r} is damaged")
+        found.append((kind, body))
+        place += 12 + length
+    yield from found
