@@ -52,10 +52,12 @@ def training_arguments(stage: StageRecipe, device: Any, *, output_dir: str | Pat
     import torch
     from transformers import TrainingArguments
 
-    device = torch.device(device)
     written = dict(stage.training_arguments)
-    if "gradient_checkpointing" in written and "activation_checkpointing" in training_fields():
-        written["activation_checkpointing"] = written.pop("gradient_checkpointing")
+    device = torch.device("cpu" if written.get("use_cpu") else device)
+    for old in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
+        new = old.replace("gradient", "activation")
+        if old in written and new in training_fields():
+            written.setdefault(new, written.pop(old))
     arguments = {
         **_loader(device, written),
         "disable_tqdm": True,
@@ -71,7 +73,10 @@ def training_arguments(stage: StageRecipe, device: Any, *, output_dir: str | Pat
     if "lr_scheduler_type" not in arguments:
         # The drop is ours (`StageRecipe.drop_step`); before it the rate is constant, once it is warm.
         arguments["lr_scheduler_type"] = "constant_with_warmup"
-    built = TrainingArguments(output_dir=str(output_dir), seed=seed, **arguments)
+    try:
+        built = TrainingArguments(output_dir=str(output_dir), seed=seed, **arguments)
+    except (ValueError, TypeError, ImportError, NotImplementedError) as error:
+        raise RecipeError(f"transformers refuses these arguments ({error})", where=f"stages.{stage.name}") from error
     if not (built.bf16 or built.fp16):
         built.mixed_precision = "no"  # else ACCELERATE_MIXED_PRECISION would decide against the recipe
     return built

@@ -69,6 +69,9 @@ class Places:
 
     def where(self, path: KeyPath) -> str | None:
         """ "site.yaml, line 12, stages.mask_head"; the nearest key above a place that nobody wrote down."""
+        inside = [flag for written, flag in self.flags.items() if written[: len(path)] == path]
+        if path and inside and path not in self.lines:
+            return inside[0]  # the flag brought this key in
         for length in range(len(path), 0, -1):
             if path[:length] in self.flags:
                 return self.flags[path[:length]]

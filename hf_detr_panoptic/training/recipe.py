@@ -5,13 +5,14 @@ Neither torch nor transformers is imported here. Paths are relative to the worki
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import RecipeError, did_you_mean
 from .plain_data import KeyPath, Places, mapping, plain, read_settings, setting, settings_of
+from .recipe_checks import check_recipe
 from .recipes_on_disk import find_recipe, read_yaml, write_yaml
 from .stage_recipe import STAGES, StageRecipe
 
@@ -63,19 +64,32 @@ class PhotoSize:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to a training photo; the defaults are the paper's."""
+    """What happens to a training photo, under the names of `data.transforms.Augmentation`.
+
+    null: the paper's value, in proportion where photos are seen smaller than at 800 (`Augmentation.for_size`).
+    """
 
     flip: float = setting(0.5, "how often it is mirrored", least=0, most=1)
     short_sides: tuple[int, ...] | None = setting(
-        (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800),
-        "its short side is drawn from these; null: the size that is evaluated",
+        None, "its short side is drawn from these; null: 480 to 800 by 32; []: as in evaluation"
     )
-    longest_edge: int = setting(1333, "which its long side may not exceed", least=32)
-    crop: float = setting(0.5, "how often it is cropped at random, as in the paper", least=0, most=1)
-    color_jitter: float = setting(0.0, "strength of changes in brightness, contrast and colour", least=0, most=1)
-    large_scale_jitter: tuple[float, float] | None = setting(
-        None, "instead of short_sides and crop: least and greatest scale, such as [0.1, 2.0]"
+    longest: int | None = setting(None, "which its long side may not exceed; null: 1333", least=1)
+    crop: float = setting(0.5, "how often it is cropped at random", least=0, most=1)
+    crop_sides: tuple[int, ...] | None = setting(
+        None, "short sides that it is brought to before a crop; null: 400, 500, 600"
     )
+    crop_window: tuple[int, int] | None = setting(None, "least and most pixels a side of a crop; null: 384, 600")
+    brightness: float = setting(0.2, "0.2 draws factors from 0.8 to 1.2", least=0, below=1)
+    contrast: float = setting(0.2, "as brightness", least=0, below=1)
+    saturation: float = setting(0.2, "as brightness", least=0, below=1)
+    scale_jitter: tuple[float, float] | None = setting(
+        None, "instead of short_sides and crop: least and most of the scale, such as [0.1, 2.0]"
+    )
+    jitter_size: int | None = setting(None, "the window of scale_jitter; null: 1024", least=1)
+
+    def changes(self) -> dict[str, Any]:
+        """What differs from the paper's, for `data.transforms.Augmentation.for_size`."""
+        return {name: getattr(self, name) for name in settings_of(Augmentation) if getattr(self, name) is not None}
 
 
 @dataclass(frozen=True)
@@ -119,7 +133,7 @@ class Stages:
     mask_head: StageRecipe
     finetune: StageRecipe
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[StageRecipe]:
         return (getattr(self, name) for name in STAGES)
 
     def __getitem__(self, name: str) -> StageRecipe:
@@ -231,10 +245,10 @@ def _read(data: Any, places: Places) -> Recipe:
         if name not in settings_of(Recipe):
             raise _unknown_at_the_top(name, places)
     settings = read_settings(Recipe, content, (), places)
-    return Recipe(
-        **settings,
-        stages=Stages(**{name: StageRecipe.from_dict(name, stages.get(name), places=places) for name in STAGES}),
-    )
+    complete = Stages(*(StageRecipe.from_dict(name, stages.get(name), places=places) for name in STAGES))
+    recipe = Recipe(**settings, stages=complete)
+    check_recipe(recipe, places)
+    return recipe
 
 
 def _unknown_at_the_top(name: str, places: Places) -> RecipeError:

@@ -12,6 +12,16 @@ from .recipe import Recipe
 from .stage_recipe import ONLY_IN, STAGES, StageRecipe
 from .training_fields import OURS, training_fields
 
+# Defaults that `arguments.training_arguments` chooses for the device, or the stage rules in another way.
+_CHOSEN = {
+    "bf16": "true on CUDA that has it",
+    "dataloader_num_workers": "by the cores",
+    "dataloader_persistent_workers": "true with workers",
+    "dataloader_prefetch_factor": "4 with workers",
+    "disable_tqdm": "true",
+    "lr_scheduler_type": "none: constant, with lr_drop",
+}
+
 
 @dataclass(frozen=True)
 class RecipeKey:
@@ -36,7 +46,9 @@ def training_keys() -> list[RecipeKey]:
     found = []
     for name, entry in training_fields().items():
         if name not in OURS:
-            default = _per_stage(name, lambda stage, name=name: stage.training_arguments.get(name))
+            default = _CHOSEN.get(name) or _per_stage(
+                name, lambda stage, name=name: stage.training_arguments.get(name)
+            )
             found.append(
                 RecipeKey(("stages", "STAGE", name), type_in_words(entry.annotation), default, "see TrainingArguments")
             )

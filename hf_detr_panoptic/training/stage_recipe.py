@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -48,6 +49,8 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 _BACKBONE_RATE: Mapping[str, float | None] = {"detection": 1e-5, "mask_head": None, "finetune": 1e-6}
 _DROP: Mapping[str, float] = {"detection": 0.8, "mask_head": 0.6, "finetune": 0.7}
+
+_PARTS = ("stem", "layer1", "layer2", "layer3", "layer4", "backbone", "transformer", "heads", "detr", "mask_head")
 
 # Keys of one stage alone: elsewhere they would do nothing.
 ONLY_IN: Mapping[str, str] = {"mask_queries": "mask_head", "threshold": "mask_head"}
@@ -144,6 +147,7 @@ class StageRecipe:
         theirs = {key: _checked_field(key, value, (*path, key), places) for key, value in content.items()}
         if theirs.get("max_steps") is None:
             theirs.pop("max_steps", None)
+        _check_freeze(name, ours.get("freeze", ()), path, places)
         _check_together(name, theirs, ours, path, places)
         ours.setdefault("backbone_learning_rate", _BACKBONE_RATE[name])
         ours.setdefault("lr_drop", None if "lr_scheduler_type" in theirs else _DROP[name])
@@ -189,6 +193,17 @@ def _checked_field(name: str, value: Any, path: KeyPath, places: Places) -> Any:
     if name == "max_steps" and value in (-1, None):
         return None
     return checked(known[name].annotation, value, path, places, _LIMITS.get(name))
+
+
+def _check_freeze(name: str, freeze: Sequence[str], path: KeyPath, places: Places) -> None:
+    where = places.where((*path, "freeze"))
+    for part in freeze:
+        if part not in _PARTS and not re.fullmatch(r"layer\d+", part):
+            raise RecipeError(f"no part of a DETR is called {part!r}", where=where, fix=did_you_mean(part, _PARTS))
+    parts = set(freeze) | {"detection": {"mask_head"}, "mask_head": {"detr"}}.get(name, set())
+    detr = "detr" in parts or {"backbone", "transformer", "heads"} <= parts
+    if detr and "mask_head" in parts:
+        raise RecipeError("everything is frozen: nothing is left to learn", where=where, fix="Freeze less.")
 
 
 def _check_together(
