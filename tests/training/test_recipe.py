@@ -7,7 +7,7 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from hf_detr_panoptic.data import transforms
 from hf_detr_panoptic.errors import RecipeError
-from hf_detr_panoptic.labeling.overlay_rules import OverlayRules
+from hf_detr_panoptic.labeling.overlay_rules import BOXES, COLLISIONS, OverlayRules
 from hf_detr_panoptic.labeling.schemes import SCHEMES
 from hf_detr_panoptic.model.criterion import LossWeights
-from hf_detr_panoptic.model.postprocess import PostprocessSettings
+from hf_detr_panoptic.model.postprocess import FILLS, PostprocessSettings
 from hf_detr_panoptic.training.arguments import STAGES, Recipe, StageRecipe
+from hf_detr_panoptic.training.plain_data import settings_of
 from hf_detr_panoptic.training.recipe import Augmentation, Losses, PhotosAndMarks, Postprocess
 
 
@@ -70,11 +71,9 @@ def test_blocks_have_the_names_and_defaults_of_what_they_set() -> None:
     assert list(_names_and_defaults(Postprocess)) == list(_names_and_defaults(PostprocessSettings))
     rules, data = _names_and_defaults(OverlayRules), _names_and_defaults(PhotosAndMarks)
     assert rules == {name: data[name] for name in rules}
-    assert "scheme: Literal" in str(PhotosAndMarks.__annotations__) or set(SCHEMES) == {
-        "coco",
-        "stuff_groups",
-        "stuff",
-    }
+    words = {name: get_args(kind) for name, kind in settings_of(PhotosAndMarks).items()}
+    assert (words["scheme"], words["collisions"], words["boxes"]) == (SCHEMES, COLLISIONS, BOXES)
+    assert get_args(get_args(settings_of(Postprocess)["fill"])[0]) == FILLS
 
 
 def test_augmentation_is_the_papers_until_something_is_said() -> None:
@@ -82,9 +81,6 @@ def test_augmentation_is_the_papers_until_something_is_said() -> None:
     assert transforms.Augmentation.for_size(800, 1333, **Augmentation().changes()) == transforms.Augmentation()
     half = transforms.Augmentation.for_size(400, **Augmentation(flip=0.0).changes())
     assert (half.short_sides[-1], half.flip) == (400, 0.0)
-
-
-TOP = ["data: x\n", "data: {images: photos, annotations: a.zip}\n"]
 
 
 @pytest.mark.parametrize(

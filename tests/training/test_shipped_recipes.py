@@ -60,7 +60,7 @@ def test_accelerate_knows_every_key(name: str) -> None:
 
 
 def test_the_construction_plan() -> None:
-    """What the project's founders wrote down: 80/20, mask head alone for 25 epochs, threshold .85, then a lower rate."""
+    """As it was first written down: 80/20, the mask head alone for 25 epochs, threshold .85, then a lower rate."""
     recipe = Recipe.load("construction")
     assert isinstance(recipe.data, PhotosAndMarks)
     assert (recipe.data.validation, recipe.data.threshold) == (0.2, 0.85)
@@ -71,7 +71,7 @@ def test_the_construction_plan() -> None:
 
 
 def test_the_papers_schedule() -> None:
-    """Carion et al. 2020, section 4 and appendix A.4: 300 epochs, drop at 200, 64 images a step; 25 for the mask head."""
+    """Carion et al. 2020: 300 epochs, drop at 200, 64 images a step; then 25 epochs of the mask head."""
     recipe = Recipe.load("coco")
     detection, mask_head = recipe.stages.to_run
     arguments = detection.training_arguments
