@@ -204,7 +204,7 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         """Freeze exactly these parts ("stem", "layer1", "backbone", "detr", "mask_head", …); the rest trains.
 
         Frozen parts stay in eval mode whatever `train()` is called with: freezing alone does not stop dropout. With
-        "detr" frozen it also runs without a graph.
+        "detr" frozen it also learns without a graph, and through the folded backbone.
         """
         self.requires_grad_(True)
         self._frozen = parts
@@ -216,7 +216,8 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
     def train(self, mode: bool = True) -> DetrForPanopticSegmentation:
         super().train(mode)
         if mode and hasattr(self, "_frozen"):
-            self._fast.clear()
+            if "detr" not in self._frozen:
+                self._fast.clear()
             for part in self._frozen:
                 for module in part_modules(self, part):
                     module.eval()
@@ -275,7 +276,9 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
                 pixel_mask=pixel_mask,
             )
         auxiliary = targets is not None and self.auxiliary_loss
-        with torch.no_grad() if "detr" in self._frozen else nullcontext():
+        # Nothing is learnt there: without a graph, and through the backbone whose norms are folded.
+        frozen = targets is not None and "detr" in self._frozen
+        with torch.no_grad() if frozen else nullcontext():
             found = detect(
                 self.detr,
                 pixel_values,
@@ -283,6 +286,7 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
                 decoder_attention_mask=decoder_attention_mask,
                 encoder_outputs=encoder_outputs,
                 decoder_inputs_embeds=decoder_inputs_embeds,
+                backbone=self._fast.backbone(self, self.dtype) if frozen else None,
                 all_layers=auxiliary,
                 **kwargs,
             )

@@ -281,3 +281,20 @@ def test_bad_input_is_one_clear_error(tiny_config, pixels, labels, change, messa
 
 def test_output_is_a_model_output():
     assert PanopticOutput(loss=torch.zeros(())).to_tuple() == (torch.zeros(()),)
+
+
+def test_a_frozen_detr_runs_folded_and_says_the_same(stock_model, pixels, labels, float64):
+    ours = ours_of(stock_model().double())
+    x, targets = pixels(2, 3, 65, 93), labels([2, 3], (65, 93))
+    plain = ours(x, labels=targets)
+    plain.loss.backward()
+    expected = ours.mask_head.conv1.conv.weight.grad.clone()
+    ours.zero_grad()
+    ours.freeze("detr")
+    for _ in range(2):  # a trainer calls train() before every step
+        ours.train()
+        frozen = ours(x, labels=targets)
+        assert len(ours._fast._made) == 1
+    assert frozen.loss.item() == pytest.approx(plain.loss.item(), rel=1e-10)
+    frozen.loss.backward()
+    torch.testing.assert_close(ours.mask_head.conv1.conv.weight.grad, expected, rtol=1e-8, atol=1e-10)
