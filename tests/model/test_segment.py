@@ -141,11 +141,10 @@ def test_bf16_comes_close(model):
     image = photo(60, 80)
     (exact,), (rough,) = model.segment(image), model.segment(image, precision="bf16")
     assert exact != rough
-    # Many masks of a random model are all but equal: which of them wins is left open, that one of them does is not.
+    # Many masks and classes of a random model are all but equal: which one wins is left open, that one does is not.
     assert ((exact.ids > 0) != (rough.ids > 0)).mean() < 0.05
-    assert [s.label for s in exact.segments] == [s.label for s in rough.segments]
-    for one, other in zip(exact.segments, rough.segments, strict=True):
-        assert one.score == pytest.approx(other.score, abs=0.05)
+    scores = [sorted(segment.score for segment in found.segments) for found in (exact, rough)]
+    assert scores[0] == pytest.approx(scores[1], abs=0.05)
 
 
 def test_no_query_passes_and_no_mask_is_computed(model, monkeypatch):
