@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch.utils.data import Dataset, Sampler
 
 from ..errors import DatasetError
@@ -103,15 +104,36 @@ class EpochSampler(Sampler[tuple[int, int]]):
 def collate(items: Sequence[Mapping[str, Any]], multiple: int = 1) -> dict[str, Any]:
     """Items → one batch, padded to the right and below, to a multiple of `multiple`.
 
-    `pixel_values` float32 [B, 3, H, W], `pixel_mask` int64 [B, H, W], `labels` a list of dicts whose maps stay as
+    `pixel_values` float32 [B, 3, H, W], `pixel_mask` bool [B, H, W], `labels` a list of dicts whose maps stay as
     large as their photos: `valid_size` says so. `truth` is a list too.
     """
+    # What a worker hands over is copied into shared memory, page by fresh page: stock's int64 mask would be a third.
     batch = pad([item["pixel_values"] for item in items], multiple=multiple)
     collated: dict[str, Any] = {
         "pixel_values": batch.pixel_values,
-        "pixel_mask": batch.pixel_mask,
-        "labels": [item["labels"] for item in items],
+        "pixel_mask": batch.pixel_mask.bool(),
+        "labels": _packed([item["labels"] for item in items]),
     }
     if "truth" in items[0]:
         collated["truth"] = [item["truth"] for item in items]
     return collated
+
+
+def _packed(labels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The same, the small tensors of a kind side by side in one storage.
+
+    A worker hands every storage over as an open file, of which a process may often hold no more than 1,024.
+    """
+    packed = [dict(label) for label in labels]
+    for dtype in (torch.int64, torch.float32):
+        places = [
+            (label, key)
+            for label in packed
+            for key, value in label.items()
+            if isinstance(value, torch.Tensor) and value.dtype == dtype
+        ]
+        values = [label[key] for label, key in places]
+        parts = torch.cat([value.reshape(-1) for value in values]).split([value.numel() for value in values])
+        for (label, key), value, part in zip(places, values, parts, strict=True):
+            label[key] = part.view(value.shape)
+    return packed

@@ -155,11 +155,21 @@ def test_a_batch_is_padded_and_says_where_it_is_valid(dataset: PanopticDataset) 
     for item, values, mask in zip(items, batch["pixel_values"], batch["pixel_mask"], strict=True):
         h, w = item["labels"]["valid_size"].tolist()
         assert torch.equal(values[:, :h, :w], item["pixel_values"])
+        assert mask.dtype == torch.bool
         assert mask[:h, :w].all()
         assert mask.sum() == h * w
-        assert (values[:, mask == 0] == 0).all()
+        assert (values[:, ~mask] == 0).all()
     rounded = functools.partial(collate, multiple=32)(items)
     assert all(edge % 32 == 0 for edge in rounded["pixel_values"].shape[-2:])
+
+
+def test_a_batch_is_few_files_to_hand_over(dataset: PanopticDataset) -> None:
+    items = [dataset[0, index] for index in range(5)]
+    batch = collate(items)
+    for item, label in zip(items, batch["labels"], strict=True):
+        assert_same(item["labels"], label)
+    tensors = [value for label in batch["labels"] for value in label.values()]
+    assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 5 + 2  # the maps, and two more
 
 
 def test_the_model_takes_the_labels_as_they_are(dataset: PanopticDataset) -> None:
