@@ -144,7 +144,7 @@ def test_bf16_comes_close(model):
     # Many masks and classes of a random model are all but equal: which one wins is left open, that one does is not.
     assert ((exact.ids > 0) != (rough.ids > 0)).mean() < 0.05
     scores = [sorted(segment.score for segment in found.segments) for found in (exact, rough)]
-    assert scores[0] == pytest.approx(scores[1], abs=0.05)
+    assert scores[0] == pytest.approx(scores[1], abs=0.1)
 
 
 def test_no_query_passes_and_no_mask_is_computed(model, monkeypatch):
