@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .model.modeling import DetrForPanopticSegmentation
     from .panoptic_map import PanopticMap, Segment
     from .steps.evaluate import evaluate_model
+    from .steps.prepare import prepare
 
 # Imported at first use: `import hf_detr_panoptic` must not cost the seconds that torch and transformers take.
 _HOMES = {

@@ -13,6 +13,7 @@ from .errors import HfDetrPanopticError, did_you_mean
 
 # command → (module in `steps`, its line in --help)
 COMMANDS = {
+    "prepare": ("prepare", "photos and marks to a finished dataset: labeled, merged, split, written"),
     "split": ("split", "share photos out to train and val: like photos together, every class on both sides"),
     "check": ("check", "what is wrong with a dataset, and what is in it?"),
     "evaluate": ("evaluate", "how good is a model, or a folder of predictions? PQ, AP, mix-ups"),

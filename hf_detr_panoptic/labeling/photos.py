@@ -38,6 +38,10 @@ class Problem:
     fix: str | None = None
     where: str | None = None
 
+    def __str__(self) -> str:
+        place = self.where or self.photo
+        return f"{place}: {self.what.rstrip('.')}.{f' {self.fix}' if self.fix else ''}"
+
 
 def survey(
     folder: Path, names: Sequence[str], workers: int | None = None, progress: bool = False

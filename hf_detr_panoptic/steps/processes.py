@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
+from typing import Any
 
 from ..errors import HfDetrPanopticError
 
 
-def guard_processes() -> int:
+def guard_processes(patience: timedelta | None = None) -> int:
     """The number of processes that work together; raises when the launcher promised others.
+
+    `patience`: how long one may wait for another before that is taken for a failure; torch's own 10 minutes on GPUs
+    are too short where processes share hours of work and meet at the end.
 
     `accelerate launch --cpu --num_processes 2` starts one process and says nothing; two processes that each believe
     to be alone do all the work twice and write over each other.
@@ -16,7 +21,8 @@ def guard_processes() -> int:
     from accelerate import PartialState
 
     promised = int(os.environ.get("WORLD_SIZE", "1"))
-    started = int(PartialState(cpu=_without_accelerator()).num_processes)
+    options: dict[str, Any] = {} if patience is None else {"timeout": patience}
+    started = int(PartialState(cpu=_without_accelerator(), **options).num_processes)
     if promised != started:
         raise HfDetrPanopticError(
             f"the launcher promised {promised} processes, but this one knows of {started}",
