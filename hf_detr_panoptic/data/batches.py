@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, Sampler
 
 from ..errors import DatasetError
 from ..images import open_image
-from ..panoptic_map import PanopticMap
+from ..panoptic_map import PanopticMap, Segment
 from ..preprocess import Preprocess, as_pixels, pad
 from .transforms import Augmentation, make_labels, rng_of
 
@@ -25,6 +25,8 @@ class Row(Protocol):
     def where(self) -> str: ...
     @property
     def photo(self) -> Path | bytes: ...
+    @property
+    def segments(self) -> Sequence[Segment]: ...
     def map(self) -> PanopticMap: ...
 
 

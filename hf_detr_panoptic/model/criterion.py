@@ -115,12 +115,14 @@ def criterion(
     denominators: Denominators | None = None,
     paper: bool = False,
     segment_scores: bool = False,
+    mask_matching: Matching | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted total, and each loss by its name (`loss_ce`, …; `loss_ce_0`, … of the first layers) with counters.
 
     `mask_logits`: float [K, h, w] in the order of `matching`, or None: no mask losses. Where nothing matched they are
     0 whatever it holds, and every logit gets a gradient of 0: DDP wants each parameter used.
     `paper` counts void and padding as background and pushes queries inside void to no-object, as stock DETR does.
+    `mask_matching`: the pairs that `mask_logits` are of, if not all.
     `segment_scores` multiplies a target's losses by its score; the denominators stay those of scores of 1.
     """
     weights = weights or LossWeights()
@@ -141,7 +143,8 @@ def criterion(
         found |= _box_losses(layer.boxes, targets, pairs, scores, per_box)
         losses |= {name + suffix: value for name, value in found.items()}
     if mask_logits is not None:
-        losses |= _mask_losses(mask_logits, targets, matching, scores, per_box, paper)
+        pairs = matching if mask_matching is None else mask_matching
+        losses |= _mask_losses(mask_logits, targets, pairs, scores, per_box, paper)
     losses["surplus_targets"] = losses["loss_ce"].new_tensor(float(matching.surplus))
     if matching.surplus:
         _warn_of_surplus(predictions.logits.shape[1])

@@ -68,6 +68,20 @@ class Matching:
     def __len__(self) -> int:
         return sum(self.counts)
 
+    def confident(self, logits: Tensor, threshold: float) -> Matching:
+        """The pairs whose query is surer than `threshold` of a class, whichever; without `auxiliary`."""
+        scores, best = at_least_fp32(logits.detach()).softmax(-1)[self.image_index, self.query_index].max(-1)
+        kept = (scores > threshold) & (best != logits.shape[-1] - 1)
+        counts = tuple(int(own.sum()) for own in kept.split(list(self.counts)))
+        return Matching(
+            self.image_index[kept],
+            self.query_index[kept],
+            self.target_index[kept],
+            self.target_place[kept],
+            counts,
+            self.surplus,
+        )
+
 
 @torch.no_grad()
 def match(predictions: Predictions, targets: Targets, costs: MatchCosts | None = None) -> Matching:

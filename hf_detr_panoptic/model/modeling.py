@@ -41,7 +41,8 @@ logger = logging.getLogger(__name__)
 class PanopticOutput(DetrSegmentationOutput):
     """Stock's output, and of a forward with labels the pairs it learnt from.
 
-    matched_masks: float [K, h, w], the mask logits of the matched queries, in the order of `matching`.
+    matched_masks: float [K, h, w], the mask logits of the matched queries, in the order of `matching` (of the
+    confident ones among them, where the model has a `mask_query_threshold`).
     """
 
     matched_masks: Tensor | None = None
@@ -64,6 +65,7 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         self.auxiliary_loss = False
         self._take_auxiliary_flag()
         self.with_masks = True
+        self.mask_query_threshold: float | None = None  # in training: only queries surer than this learn their masks
         self._preprocess = Preprocess()
         self._label_space: tuple[Any, LabelSpace] | None = None
         self._fast = segment.FastCopies()
@@ -298,9 +300,12 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         if targets is not None:
             predictions = Predictions(found.logits, found.boxes, *earlier)
             matching = match(predictions, targets, MatchCosts.from_config(self.config))
+            mask_matching = matching
+            if self.mask_query_threshold is not None:
+                mask_matching = matching.confident(found.logits, self.mask_query_threshold)
             if shared is not None and learn_masks:
-                images = torch.arange(len(pixel_values)).repeat_interleave(torch.tensor(matching.counts))
-                wanted = found.states[matching.image_index, matching.query_index]
+                images = torch.arange(len(pixel_values)).repeat_interleave(torch.tensor(mask_matching.counts))
+                wanted = found.states[mask_matching.image_index, mask_matching.query_index]
                 matched_masks = masks_for(self.mask_head, self.bbox_attention, shared, wanted, images)
             loss, loss_dict = criterion(
                 predictions,
@@ -311,6 +316,7 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
                 denominators=denominators,
                 paper=paper,
                 segment_scores=segment_scores,
+                mask_matching=mask_matching,
             )
             if auxiliary:
                 layers = predictions.auxiliary()

@@ -1,0 +1,208 @@
+"""Before a stage: three steps on a copy of the model, to say what it will cost, and the batch size that fits."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from transformers import TrainingArguments
+
+from ..data.batches import PanopticDataset
+from ..errors import RecipeError
+from ..model.modeling import DetrForPanopticSegmentation
+from .callbacks import _duration, peak_memory
+from .checkpoints import write_json
+from .evaluation_loop import box_precision, panoptic_quality
+from .parameter_groups import parameter_groups
+from .sampling import collate_for_training, is_filler
+from .trainer import PanopticTrainer
+
+STEPS = 3
+FITTED = "batch_size.json"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds a step and an evaluation, GB of memory at the peak and of disk in the end."""
+
+    stage: str
+    steps: int
+    step_seconds: float
+    evaluations: int
+    evaluation_seconds: float
+    memory: float
+    disk: float
+
+    @property
+    def seconds(self) -> float:
+        return self.steps * self.step_seconds + self.evaluations * self.evaluation_seconds
+
+    def lines(self, folder: Path) -> list[str]:
+        """What is printed: the cost, and a warning where the disk will not do."""
+        lines = [
+            f"{self.stage}: about {_duration(self.seconds)} ({self.steps} steps of {self.step_seconds:.2f} s, "
+            f"{self.evaluations} evaluations of {self.evaluation_seconds:.1f} s), "
+            f"{self.memory:.1f} GB of memory, {self.disk:.1f} GB of disk"
+        ]
+        there = next(parent for parent in [folder, *folder.resolve().parents] if parent.exists())
+        free = shutil.disk_usage(there).free / 1e9
+        if free < self.disk:
+            lines.append(f"{self.stage}: only {free:.1f} GB are free in {there}: make room, or lower save_total_limit")
+        return lines
+
+
+def rehearse(trainer: PanopticTrainer, stages: int) -> Estimate:
+    """Three real steps, and a little evaluation. Neither weights nor random state are other afterwards."""
+    args, device = trainer.args, trainer.args.device
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        model = copy.deepcopy(trainer.model).to(device)  # type: ignore[arg-type]
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        groups = parameter_groups(model, args.weight_decay, None)
+        optimizer = torch.optim.AdamW(groups, lr=0.0) if groups else None
+        seconds = []
+        for batch in _first_batches(trainer):
+            began = time.perf_counter()
+            training_step(model, batch, args)
+            seconds.append(time.perf_counter() - began)
+        if optimizer is not None:
+            optimizer.step()
+        memory = peak_memory(device)
+        weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) / 1e9
+        learning = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad) / 1e9
+        del optimizer
+        model.zero_grad(set_to_none=True)
+        few = trainer.eval_rows[: args.eval_batch_size * args.world_size]
+        began = time.perf_counter()
+        measure = panoptic_quality if model.with_masks else box_precision
+        measure(model, few, args.eval_batch_size)
+        evaluation = (time.perf_counter() - began) * len(trainer.eval_rows) / len(few)
+    steps, per_epoch = total_steps(trainer)
+    kept = (args.load_best_model_at_end + (trainer.keep_checkpoints or 10)) if args.save_strategy != "no" else 0
+    return Estimate(
+        stage=trainer.stage.name,
+        steps=steps,
+        step_seconds=median(seconds) * args.gradient_accumulation_steps,
+        evaluations=_evaluations(args, steps, per_epoch),
+        evaluation_seconds=evaluation,
+        memory=memory - (weights if device.type == "cuda" else 0.0),
+        disk=kept * (weights + 2 * learning) + weights * (1 + 1 / stages),
+    )
+
+
+def total_steps(trainer: PanopticTrainer) -> tuple[int, int]:
+    """Optimizer steps of the stage, and of an epoch."""
+    per_epoch = trainer.steps_per_epoch
+    most = trainer.args.max_steps
+    return (most if most > 0 else -int(-trainer.args.num_train_epochs * per_epoch // 1)), per_epoch
+
+
+def _evaluations(args: TrainingArguments, steps: int, per_epoch: int) -> int:
+    strategy = str(getattr(args.eval_strategy, "value", args.eval_strategy))
+    every = {"no": steps + 1, "epoch": per_epoch}.get(strategy, int(args.eval_steps or steps) or 1)
+    return 1 + steps // every
+
+
+def _first_batches(trainer: PanopticTrainer) -> Iterator[dict[str, Any]]:
+    """This process's first ones, as they will come."""
+    loader = trainer.get_train_dataloader()
+    for keys in islice(iter(loader.batch_sampler), STEPS):  # type: ignore[arg-type]
+        batch = collate_for_training([loader.dataset[key] for key in keys])
+        if not is_filler(batch):
+            yield batch
+
+
+def training_step(model: DetrForPanopticSegmentation, batch: dict[str, Any], args: TrainingArguments) -> None:
+    """Forward and backward as in training, of one micro-batch, on this process alone."""
+    device = next(model.parameters()).device
+    model.train()
+    half = torch.bfloat16 if args.bf16 else torch.float16
+    with torch.autocast(device.type, half, enabled=args.bf16 or args.fp16):
+        loss = model(
+            pixel_values=batch["pixel_values"].to(device),
+            pixel_mask=batch["pixel_mask"].to(device),
+            labels=[
+                {k: v.to(device) if torch.is_tensor(v) else v for k, v in label.items()} for label in batch["labels"]
+            ],
+        ).loss
+    if loss.requires_grad:
+        loss.backward()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def fit_batch_size(
+    model: DetrForPanopticSegmentation,
+    args: TrainingArguments,
+    dataset: PanopticDataset,
+    folder: Path,
+    say: Callable[[str], None],
+    attempt: Callable[[DetrForPanopticSegmentation, dict[str, Any], TrainingArguments], None] = training_step,
+) -> None:
+    """`auto_find_batch_size`: halve the batch and double the accumulation until the heaviest photos fit.
+
+    Trainer's own way starts over, with weights that are no longer the first, when memory runs out hours later: here
+    memory depends on how many segments a photo has. So the photos with most segments are tried first. The global
+    batch stays what it was, and so does what is learnt. A resumed stage takes the size that it began with.
+    """
+    if not args.auto_find_batch_size:
+        return
+    args.auto_find_batch_size = False
+    fitted = folder / FITTED
+    wanted = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    if fitted.is_file():
+        size = int(json.loads(fitted.read_text(encoding="utf-8"))["per_device_train_batch_size"])
+    else:
+        size = args.per_device_train_batch_size
+        with torch.random.fork_rng([args.device] if args.device.type == "cuda" else []):
+            while not _fits(model, heaviest_batch(dataset, size), args, attempt):
+                if size == 1:
+                    raise RecipeError(
+                        "not even one photo fits into memory",
+                        fix="Give smaller photos (`size`), `gradient_checkpointing: true`, or another device.",
+                    )
+                size = max(1, size // 2)
+        size = min(gather_object([size]))
+        if PartialState().is_main_process:
+            write_json(fitted, {"per_device_train_batch_size": size})
+    args.gradient_accumulation_steps = -(-wanted // size)
+    args.per_device_train_batch_size = size
+    say(f"batches of {size} photos fit, {args.gradient_accumulation_steps} of them a step")
+
+
+def heaviest_batch(dataset: PanopticDataset, size: int) -> dict[str, Any]:
+    """The photos with most segments, each as large as augmentation made it in four tries."""
+    rows: Any = dataset.rows
+    order = sorted(range(len(rows)), key=lambda index: -len(rows[index].segments))
+    items = []
+    for index in (order * size)[:size]:
+        drawn = [dataset[epoch, index] for epoch in range(4)]
+        items.append(max(drawn, key=lambda item: item["pixel_values"].numel()))
+    return collate_for_training(items)
+
+
+def _fits(model: Any, batch: Any, args: TrainingArguments, attempt: Any) -> bool:
+    device = args.device
+    tried = copy.deepcopy(model).to(device)
+    try:
+        attempt(tried, batch, args)
+    except (torch.OutOfMemoryError, MemoryError):
+        return False
+    finally:
+        del tried
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return True

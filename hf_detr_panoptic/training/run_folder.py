@@ -1,0 +1,120 @@
+"""A run's folder: what lies where, what is finished, and whether the recipe at hand is the one it began with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import RecipeError
+from ..evaluation.table import write_per_class
+from . import checkpoints
+from .recipe import Recipe
+from .recipes_on_disk import read_yaml
+from .stage_recipe import STAGES
+
+RECIPE = "recipe.yaml"
+
+
+@dataclass(frozen=True)
+class StageEnd:
+    """A finished stage: a loadable model folder, and how good its best checkpoint is.
+
+    result: what `PanopticQuality.compute` gives, or for detection `{"pq": None, "box": …}`; metric: what the best was
+    chosen by, as `best` and `last` (of the last evaluation); rows: its part of results.csv.
+    """
+
+    name: str
+    folder: Path
+    result: Mapping[str, Any]
+    metric: str | None
+    best: float | None
+    last: float | None
+    best_epoch: float | None
+    steps: int
+    trained: str
+    rows: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def read(cls, folder: Path) -> StageEnd:
+        """From the marker of a finished stage."""
+        content = checkpoints.read_marker(folder)
+        return cls(**{**content, "folder": folder, "rows": tuple(content["rows"])})
+
+    def mark(self) -> None:
+        """Say that the stage is finished: its folder counts from now on."""
+        content = {**vars(self), "rows": list(self.rows)}
+        del content["folder"]
+        checkpoints.mark_complete(self.folder, **content)
+
+
+def stage_folder(output: str | Path, stage: str) -> Path:
+    return Path(output) / f"{STAGES.index(stage) + 1}-{stage}"
+
+
+def finished(output: str | Path, stage: str) -> StageEnd | None:
+    """A stage that was run to its end."""
+    folder = stage_folder(output, stage)
+    return StageEnd.read(folder) if checkpoints.is_complete(folder) else None
+
+
+def check_folder(recipe: Recipe) -> None:
+    """Raise unless the folder holds no run, or one of the same recipe."""
+    output = Path(recipe.output)
+    written = output / RECIPE
+    if written.is_file():
+        before, _ = read_yaml(written)
+        changed = _changed(_flat(Recipe.from_dict(before, where=str(written)).to_dict()), _flat(recipe.to_dict()))
+        # A stage that has not begun may still be changed, and so may what goes to the Hub.
+        begun = [stage for stage in STAGES if stage_folder(output, stage).exists()]
+        fixed = [key for key in changed if _matters(key, begun)]
+        if fixed:
+            raise RecipeError(
+                f"the run there was begun with other settings: {', '.join(fixed[:5])}"
+                + (f" and {len(fixed) - 5} more" if len(fixed) > 5 else ""),
+                where=str(output),
+                fix="Give this run another `output`, or take the settings back to resume that one.",
+            )
+    elif output.is_dir() and any(stage_folder(output, stage).exists() for stage in STAGES):
+        raise RecipeError(
+            "the folder holds stages without a recipe.yaml", where=str(output), fix="Give the run another `output`."
+        )
+
+
+def claim_folder(recipe: Recipe) -> None:
+    """Write recipe.yaml, so that the folder is this run's."""
+    written = Path(recipe.output) / RECIPE
+    written.parent.mkdir(parents=True, exist_ok=True)
+    recipe.save(written, header=f"The recipe of this run. Again: hf-detr-panoptic train {written.as_posix()}")
+
+
+def _flat(data: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat |= _flat(value, f"{path}{key}.") if isinstance(value, Mapping) else {f"{path}{key}": value}
+    return flat
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
+
+
+# These change neither weights nor figures.
+_FREE = ("skip", "report_to", "logging_steps", "save_total_limit", "run_name")
+
+
+def _matters(key: str, begun: list[str]) -> bool:
+    first, *rest = key.split(".")
+    if first == "push" or first == "output":
+        return False
+    return first != "stages" or (rest[0] in begun and rest[1] not in _FREE)
+
+
+def write_metrics(output: str | Path, ends: list[StageEnd]) -> None:
+    """metrics.json and per_class.csv of the stages so far; "final" is the last one's."""
+    stages = {end.name: end.result for end in ends}
+    checkpoints.write_json(Path(output) / "metrics.json", {"final": ends[-1].result, "stages": stages})
+    per_class = ends[-1].result.get("per_class")
+    if per_class:
+        write_per_class(ends[-1].result, Path(output) / "per_class.csv")

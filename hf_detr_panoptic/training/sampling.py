@@ -1,0 +1,120 @@
+"""Which photos each process sees, step by step: shared out, none repeated; rare classes more often if wanted."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch.utils.data import Dataset, Sampler
+
+from ..data.batches import EpochSampler, collate
+from ..data.transforms import rng_of
+
+# A key of the dataset: (epoch, index), or with "filler" (epoch, index, True).
+Key = tuple[Any, ...]
+
+# Epochs that no run reaches: another augmentation for a photo that is seen twice in one.
+_REPEATS_APART = 1_000_000
+
+
+class RepeatSampler(EpochSampler):
+    """Photos as often as their factor says, the same number each epoch: (epoch, index) pairs.
+
+    Factors are brought to whole photos by systematic sampling: in a shuffled order, one draw every 1 on the cumulative
+    sum. So each photo comes floor(factor) or ceil(factor) times, and a photo that comes twice is augmented twice.
+    """
+
+    def __init__(self, factors: Sequence[float], *, seed: int = 0) -> None:
+        total = max(1, round(sum(factors)))
+        super().__init__(total, seed=seed)
+        self.factors = [factor * total / sum(factors) for factor in factors]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rng = rng_of(self.seed, self.epoch, "repeats")
+        places = list(range(len(self.factors)))
+        rng.shuffle(places)
+        ahead = 1 - rng.random()  # how far the next draw is
+        keys: list[tuple[int, int]] = []
+        for place in places:
+            ahead -= self.factors[place]
+            repeat = 0
+            while ahead <= 0 and len(keys) < self.length:
+                keys.append((self.epoch + repeat * _REPEATS_APART, place))
+                ahead += 1
+                repeat += 1
+        while len(keys) < self.length:  # rounding left the last draw just beyond the end
+            keys.append((self.epoch + _REPEATS_APART, places[-1]))
+        rng.shuffle(keys)
+        return iter(keys)
+
+
+def repeat_factors(labels: Sequence[set[int]], share: float) -> list[float]:
+    """How often each photo should come, by the rarest of its classes: max(1, √(share / the class's share of photos)).
+
+    `labels`: the classes of each photo. The rule is LVIS's.
+    """
+    photos = Counter(label for there in labels for label in there)
+    factor = {label: max(1.0, math.sqrt(share * len(labels) / count)) for label, count in photos.items()}
+    return [max((factor[label] for label in there), default=1.0) for there in labels]
+
+
+class RankBatches(Sampler[list[Key]]):
+    """The micro-batches of one process: every photo of an epoch once, whatever the number of processes.
+
+    Micro-batch m of all processes together is the m-th run of `batch_size × processes` photos, so a step sees the
+    same photos as one process with the same global batch. What is left at the end is shared out evenly; a process
+    for which nothing is left gets a filler: a photo whose loss counts nothing, because every process must take part.
+    """
+
+    def __init__(self, sampler: EpochSampler, batch_size: int, rank: int = 0, processes: int = 1) -> None:
+        self.sampler = sampler
+        self.size = batch_size  # a `batch_size` of None or 1 is what a DataLoader's own attribute means
+        self.rank = rank
+        self.processes = processes
+
+    def set_epoch(self, epoch: int) -> None:
+        self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.sampler) / (self.size * self.processes))
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        keys: list[Key] = list(self.sampler)
+        together = self.size * self.processes
+        for start in range(0, len(keys), together):
+            chunk = keys[start : start + together]
+            if len(chunk) == together:
+                yield chunk[self.rank * self.size : (self.rank + 1) * self.size]
+            else:
+                yield share_out(chunk, self.rank, self.processes) or [(*chunk[0], True)]
+
+
+def share_out(items: Sequence[Any], rank: int, processes: int) -> list[Any]:
+    """A process's part of items that do not come out even; parts differ by one at most."""
+    return list(items[rank * len(items) // processes : (rank + 1) * len(items) // processes])
+
+
+class WithFillers(Dataset[dict[str, Any]]):
+    """A dataset whose key may say that the item is a filler; the label then says so, too."""
+
+    def __init__(self, dataset: Dataset[dict[str, Any]]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        item = self.dataset[key[:2]]
+        return {**item, "labels": {**item["labels"], "filler": True}} if len(key) == 3 else item
+
+
+def is_filler(batch: Mapping[str, Any]) -> bool:
+    """Whether a batch is there only so that its process takes part."""
+    return any(label.get("filler", False) for label in batch["labels"])
+
+
+def collate_for_training(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """As `collate`; a function of a module, so that workers can be spawned with it."""
+    return collate(items)

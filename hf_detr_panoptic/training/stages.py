@@ -1,0 +1,351 @@
+"""detection → mask_head → finetune: each begins with the best of the one before, and can be resumed at any moment."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+
+from ..data.batches import PanopticDataset, Row
+from ..data.transforms import Augmentation
+from ..errors import DatasetError, HfDetrPanopticError, RecipeError, did_you_mean
+from ..labels import LabelSpace
+from ..model.modeling import DetrForPanopticSegmentation
+from . import checkpoints
+from .callbacks import (
+    Interruption,
+    Patience,
+    ProgressLine,
+    Results,
+    StopOnSignal,
+    Track,
+    Tracking,
+)
+from .parameter_groups import trainable_line
+from .recipe import Recipe
+from .rehearsal import fit_batch_size, rehearse
+from .run_folder import StageEnd, check_folder, claim_folder, finished, stage_folder, write_metrics
+from .stage_recipe import STAGES, StageRecipe
+from .trainer import PanopticTrainer, load_strictly, seed_of
+
+logger = logging.getLogger(__name__)
+
+Say = Callable[[str], None]
+
+
+class Interrupted(HfDetrPanopticError):
+    """A signal ended the run; a checkpoint says where it goes on."""
+
+    def __init__(self, number: int, output: str) -> None:
+        self.number = number
+        super().__init__(
+            f"ended by signal {number}; a checkpoint is saved", where=output, fix="The same command resumes."
+        )
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a run learns from and is measured on, in one label space."""
+
+    train: Sequence[Row]
+    val: Sequence[Row]
+    space: LabelSpace
+
+
+def run_stages(
+    recipe: Recipe,
+    splits: Splits,
+    *,
+    start: str | None = None,
+    stop: str | None = None,
+    estimate: bool = False,
+    say: Say = print,
+    at_stage_end: Callable[[StageEnd], None] | None = None,
+    track: Track | None = None,
+) -> list[StageEnd]:
+    """Run what the recipe does not skip, from `start` to `stop`; finished stages of its folder are not run again.
+
+    Every process of a launch calls this alike. `at_stage_end` is called on the main process, after each stage that
+    was run here. With `estimate` every stage is only rehearsed, from the recipe's model: nothing is written.
+    """
+    state = PartialState()
+    speak: Say = say if state.is_main_process else _silent
+    chosen = _chosen(recipe, start, stop)
+    check_splits(splits)
+    if estimate:
+        for stage in chosen:
+            model = starting_model(recipe, splits.space, None, speak)
+            _Stage(recipe, stage, splits, model, speak).estimate()
+            _forget_precision()
+        return []
+    check_folder(recipe)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        claim_folder(recipe)
+    state.wait_for_everyone()
+    ends: list[StageEnd] = []
+    interruption = Interruption()
+    with interruption.listening():
+        for stage in recipe.stages:
+            end = finished(recipe.output, stage.name)
+            if stage in chosen and end is None:
+                begin = ends[-1].folder if ends else None
+                model = starting_model(recipe, splits.space, begin, speak)
+                try:
+                    end = _Stage(recipe, stage, splits, model, speak).run(interruption, ends, track)
+                except OSError as error:
+                    raise _explained(error, recipe.output) from error
+                if state.is_main_process:
+                    write_metrics(recipe.output, [*ends, end])
+                    if at_stage_end is not None:
+                        at_stage_end(end)
+                _forget_precision()
+            elif end is not None and stage in chosen:
+                speak(f"{stage.name}: finished before, taken from {end.folder}")
+            if end is not None:
+                ends.append(end)
+            if stage is chosen[-1]:
+                break
+    if state.is_main_process:
+        _copy_final(ends[-1], Path(recipe.output) / "final")
+        write_metrics(recipe.output, ends)
+    state.wait_for_everyone()
+    return ends
+
+
+def starting_model(
+    recipe: Recipe, space: LabelSpace, begin: Path | None, say: Say | None = None
+) -> DetrForPanopticSegmentation:
+    """The best of the stage before, or the recipe's model with its classes carried over by name."""
+    torch.manual_seed(seed_of(recipe.seed, "start"))  # weights that the checkpoint does not have are drawn
+    model = DetrForPanopticSegmentation.from_pretrained(begin or recipe.model)
+    if begin is None:
+        carried = model.carry_classes(space)
+        if say is not None:
+            say(f"{recipe.model}: {carried}")
+    elif model.label_space != space:
+        raise DatasetError(
+            "the dataset's classes are not those of the stage before",
+            where=str(begin),
+            fix="Give the run another `output`: a stage cannot change its classes halfway.",
+        )
+    size = recipe.size
+    if size.shortest_edge or size.longest_edge:
+        shortest = size.shortest_edge or min(model.preprocess.shortest_edge or 800, size.longest_edge or 800)
+        longest = size.longest_edge or round(shortest * 1333 / 800)
+        model.image_processor = replace(
+            model.preprocess, shortest_edge=shortest, longest_edge=longest, exact_size=None, fit_within=None
+        )
+    _weigh_losses(model, vars(recipe.losses))
+    changes = {name: value for name, value in vars(recipe.postprocess).items() if value is not None}
+    model.settings = replace(model.settings, **changes)
+    return model
+
+
+def _weigh_losses(model: DetrForPanopticSegmentation, weights: Mapping[str, float]) -> None:
+    for name, value in weights.items():
+        key = {"ce": "class_loss", "no_object": "eos"}.get(name, f"{name}_loss") + "_coefficient"
+        # Where a configuration's field is declared a whole number, 5.0 is refused and 5 taken.
+        whole = isinstance(getattr(model.config, key, value), int)
+        if whole and value != int(value):
+            raise RecipeError(
+                f"{name} is {value}, and this version of transformers keeps it as a whole number",
+                where=f"losses.{name}",
+                fix="Give a whole number, and scale the other losses instead.",
+            )
+        setattr(model.config, key, int(value) if whole else value)
+
+
+def prepare_model(model: DetrForPanopticSegmentation, stage: StageRecipe) -> None:
+    """Freeze what the stage does not train, and say which losses it learns by."""
+    if stage.name == "mask_head":
+        model.freeze("detr", *(part for part in stage.freeze if part == "mask_head"))
+    else:
+        model.freeze(*stage.freeze, *(["mask_head"] if stage.name == "detection" else []))
+    model.with_masks = stage.name != "detection"
+    model.auxiliary_loss = stage.name != "mask_head"
+    model.mask_query_threshold = stage.threshold if stage.mask_queries == "confident" else None
+
+
+def check_splits(splits: Splits) -> None:
+    """What would spoil a run later, said before it begins."""
+    for name, rows in (("train", splits.train), ("val", splits.val)):
+        if not len(rows):
+            raise DatasetError(f"the split {name} is empty", fix="Split the dataset: hf-detr-panoptic split.")
+    seen = {name: [segment.label for row in rows for segment in row.segments] for name, rows in _by_name(splits)}
+    for name, labels in seen.items():
+        if not labels:
+            raise DatasetError(
+                f"no photo of the split {name} has a segment", fix="`hf-detr-panoptic check` shows what is in it."
+            )
+    absent = [category.name for label, category in enumerate(splits.space) if label not in set(seen["train"])]
+    if absent:
+        logger.warning(
+            "%d of %d classes have no segment to learn from: %s", len(absent), len(splits.space), _some(absent)
+        )
+
+
+class _Stage:
+    """One stage on its way: its model, its data, its Trainer."""
+
+    def __init__(
+        self, recipe: Recipe, stage: StageRecipe, splits: Splits, model: DetrForPanopticSegmentation, say: Say
+    ) -> None:
+        self.recipe, self.stage, self.splits, self.model, self.say = recipe, stage, splits, model, say
+        self.folder = stage_folder(recipe.output, stage.name)
+        prepare_model(model, stage)
+        self.trained = trainable_line(stage.name, model)
+        say(self.trained)
+        self.args = stage.training_arguments_for(PartialState().device, output_dir=self.folder, seed=recipe.seed)
+        if self.args.report_to:
+            self.args.report_to = []  # one run in the tracker, not three: `Tracking` reports
+        changes = recipe.augmentation.changes()
+        edges = (model.preprocess.shortest_edge or 800, model.preprocess.longest_edge)
+        self.dataset = PanopticDataset(
+            splits.train,
+            model.preprocess,
+            Augmentation.for_size(*edges, **changes),
+            seed=seed_of(recipe.seed, stage.name),
+        )
+        fit_batch_size(model, self.args, self.dataset, self.folder, say)
+
+    def trainer(self, callbacks: Sequence[Any] = ()) -> PanopticTrainer:
+        if self.stage.early_stopping is not None:
+            callbacks = [Patience(self.stage.early_stopping), *callbacks]
+        return PanopticTrainer(self.model, self.args, self.stage, self.dataset, self.splits.val, callbacks)
+
+    def estimate(self) -> None:
+        for line in rehearse(self.trainer(), len(self.recipe.stages.to_run)).lines(self.folder):
+            self.say(line)
+
+    def run(self, interruption: Interruption, before: Sequence[StageEnd], track: Track | None) -> StageEnd:
+        """Train, or go on; then evaluate the best and save it."""
+        main = PartialState().is_main_process
+        images = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        stopping = StopOnSignal(interruption)
+        rows = [row for end in before for row in end.rows]
+        results = Results(Path(self.recipe.output) / "results.csv", self.stage.name, rows)
+        callbacks: list[Any] = [stopping, ProgressLine(self.stage.name, images), results]
+        if track is not None:
+            callbacks.append(Tracking(track, self.stage.name, sum(end.steps for end in before)))
+        trainer = self.trainer(callbacks)
+        resumed = checkpoints.last_complete(self.folder)
+        PartialState().wait_for_everyone()
+        if main:
+            checkpoints.rotate(self.folder, None, None)  # halves that a kill has left
+        if resumed is None:
+            for line in rehearse(trainer, len(self.recipe.stages.to_run)).lines(self.folder):
+                self.say(line)
+        else:
+            self.say(f"{self.stage.name}: resumed from {resumed}")
+        if resumed is not None and self._patience_is_over(resumed):
+            trainer.state = TrainerState.load_from_json(str(resumed / TRAINER_STATE_NAME))
+            self._take_best(trainer, resumed)
+        else:
+            trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+        if stopping.stopped is not None:
+            raise Interrupted(stopping.stopped, self.recipe.output)
+        trainer.settle()
+        trainer.measure()
+        end = self._end(trainer, results)
+        if main:
+            self.model.save_pretrained(self.folder)
+            end.mark()
+        PartialState().wait_for_everyone()
+        return end
+
+    def _patience_is_over(self, resumed: Path) -> bool:
+        """Whether the stage was ended by early stopping, and killed before it was saved."""
+        if self.stage.early_stopping is None:
+            return False
+        state = TrainerState.load_from_json(str(resumed / TRAINER_STATE_NAME))
+        return Patience(self.stage.early_stopping).is_over(self.args, state.log_history)
+
+    def _take_best(self, trainer: PanopticTrainer, resumed: Path) -> None:
+        best = trainer.state.best_global_step
+        folder = checkpoints.checkpoint_folder(self.folder, best) if best else resumed
+        load_strictly(self.model, folder)
+        self.model.to(self.args.device)  # type: ignore[arg-type]
+        trainer.average = None
+
+    def _end(self, trainer: PanopticTrainer, results: Results) -> StageEnd:
+        history = trainer.state.log_history
+        metric = str(self.args.metric_for_best_model).removeprefix("eval_")
+        values = [(entry[f"eval_{metric}"], entry["epoch"]) for entry in history if f"eval_{metric}" in entry]
+        sign = 1 if self.args.greater_is_better else -1
+        best = max(reversed(values), key=lambda value: sign * value[0], default=(None, None))  # of equals the later
+        assert trainer.last_result is not None
+        result = trainer.last_result if self.model.with_masks else {"pq": None, "box": trainer.last_result}
+        return StageEnd(
+            name=self.stage.name,
+            folder=self.folder,
+            result=result,
+            metric=metric,
+            best=best[0],
+            last=values[-1][0] if values else None,
+            best_epoch=best[1],
+            steps=trainer.state.global_step,
+            trained=self.trained,
+            rows=tuple(results.rows(history)),
+        )
+
+
+def _chosen(recipe: Recipe, start: str | None, stop: str | None) -> list[StageRecipe]:
+    for name in (start, stop):
+        if name is not None and name not in STAGES:
+            raise RecipeError(f"there is no stage {name!r}", fix=did_you_mean(name, STAGES))
+    first = STAGES.index(start) if start else 0
+    last = STAGES.index(stop) if stop else len(STAGES) - 1
+    chosen = [stage for stage in recipe.stages.to_run if first <= STAGES.index(stage.name) <= last]
+    if not chosen:
+        raise RecipeError("no stage is left to run", fix="Look at --start and --stop, and at `skip` in the recipe.")
+    return chosen
+
+
+def _by_name(splits: Splits) -> list[tuple[str, Sequence[Row]]]:
+    return [("train", splits.train), ("val", splits.val)]
+
+
+def _forget_precision() -> None:
+    """Each stage may have its own; accelerate remembers the first one's."""
+    AcceleratorState._reset_state(reset_partial_state=False)
+
+
+def _copy_final(end: StageEnd, final: Path) -> None:
+    """final/ is the last stage's model: its files, not its checkpoints."""
+    partial = final.with_name(".final.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for path in end.folder.iterdir():
+        if path.is_file() and path.name != checkpoints.MARKER:
+            shutil.copy2(path, partial / path.name)
+    shutil.rmtree(final, ignore_errors=True)
+    partial.replace(final)
+
+
+def _explained(error: OSError, output: str) -> Exception:
+    if error.errno != errno.ENOSPC:
+        return error
+    return HfDetrPanopticError(
+        "the disk is full",
+        where=output,
+        fix="Make room and run the same command: it resumes from the last checkpoint.",
+    )
+
+
+def _silent(text: str) -> None:
+    """What other processes than the main one say."""
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,0 +1,78 @@
+"""A run that is killed and run again ends with the weights and figures of one that nobody disturbed, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SCRIPT = Path(__file__).parent / "killed_runs.py"
+FOLDERS = ("1-detection", "2-mask_head", "3-finetune", "final")
+
+QUICK = ["detection:optimizer:8", "finetune:step:6"]
+# Four steps an epoch, two epochs: in the first epoch, before anything is saved; while saving; and after that.
+THOROUGH = [
+    "detection:step:2",
+    "detection:model:4",
+    "detection:step:7",
+    "detection:final:8",
+    "mask_head:step:5",
+    "mask_head:optimizer:4",
+    "mask_head:marker:8",
+    "finetune:step:3",
+    "finetune:state:8",
+    "finetune:final:8",
+]
+
+
+def killed_runs(data: Path, model: Path, folder: Path, workers: int, moments: list[str]) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(SCRIPT.parents[2]), environment.get("PYTHONPATH", "")])
+    run = subprocess.run(
+        [sys.executable, str(SCRIPT), str(data), str(model), str(folder), str(workers), *moments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, (run.stdout + run.stderr)[-4000:]
+
+
+def check_alike(found: Path, expected: Path) -> None:
+    for name in FOLDERS:
+        ours, theirs = (load_file(run / name / "model.safetensors") for run in (found, expected))
+        assert ours.keys() == theirs.keys()
+        for key, tensor in theirs.items():
+            assert torch.equal(ours[key], tensor), (found.name, name, key)
+    for name in ("metrics.json", "results.csv", "per_class.csv"):
+        assert (found / name).read_text() == (expected / name).read_text(), (found.name, name)
+
+
+def test_a_killed_run_ends_as_if_undisturbed(shapes_folder: Path, model_folder: Path, tmp_path: Path) -> None:
+    killed_runs(shapes_folder, model_folder, tmp_path, 0, QUICK)
+    for moment in QUICK:
+        check_alike(tmp_path / moment.replace(":", "-"), tmp_path / "undisturbed")
+    # The test would pass if nothing were learnt: each stage must change what it trains.
+    states = [
+        load_file(folder / "model.safetensors")
+        for folder in (model_folder, *(tmp_path / "undisturbed" / f for f in FOLDERS))
+    ]
+    for before, after in pairwise(states[:4]):
+        assert any(not torch.equal(before[key], after[key]) for key in before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_at_many_moments(shapes_folder: Path, model_folder: Path, tmp_path: Path, workers: int) -> None:
+    moments = THOROUGH if workers == 0 else ["detection:step:6", "mask_head:optimizer:8", "finetune:step:5"]
+    killed_runs(shapes_folder, model_folder, tmp_path, workers, moments)
+    for moment in moments:
+        check_alike(tmp_path / moment.replace(":", "-"), tmp_path / "undisturbed")
+        assert json.loads((tmp_path / moment.replace(":", "-") / "metrics.json").read_text())["stages"]
