@@ -29,6 +29,14 @@ for _tool in (_Loader, _Dumper):  # the dumper too, so that the text "1e-4" is w
     _tool.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
+def _text(dumper: _Dumper, text: str) -> yaml.Node:
+    # Unquoted, PyYAML writes a line break such as U+0085 as it is, and reads a space.
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _text)
+
+
 def recipe_folder() -> Path:
     """Where the recipes lie: beside the package in a wheel, at the top of the checkout in an editable install."""
     package = Path(str(files("hf_detr_panoptic")))

@@ -212,7 +212,7 @@ class TestFiles:
 
 
 NAMES = st.text(min_size=1, max_size=8) | st.sampled_from(
-    ["1e-4", "no", "null", "~", "0777", "1:30", "<<", "- a", "#"]
+    ["1e-4", "no", "null", "~", "0777", "1:30", "<<", "- a", "#", "0\x85", "a\nb"]
 )
 SHARE = st.floats(0, 1)
 
