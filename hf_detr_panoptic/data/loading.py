@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -30,17 +30,24 @@ class PanopticDatasets(datasets.DatasetDict):
 
 
 def load_panoptic(
-    source: str | Path, *, photos: str | Path | None = None, num_proc: int | None = None, revision: str | None = None
+    source: str | Path,
+    *,
+    photos: str | Path | None = None,
+    stuff: Iterable[str] | None = None,
+    num_proc: int | None = None,
+    revision: str | None = None,
 ) -> PanopticDatasets:
     """The splits of a dataset: a folder in any COCO panoptic layout, a folder of Parquet, or a name on the Hub.
 
-    `photos`: where the photos of a folder are, if not in it. `num_proc` and `revision` are those of `load_dataset`.
+    `photos`: where the photos of a folder are, if not in it. `stuff`: the stuff classes of Parquet that others wrote,
+    without label_space.json. `num_proc` and `revision` are those of `load_dataset`.
     Maps and photos stay on disk until a row is asked for. See `rows_of` for training, `to_panoptic_map` for one map.
     """
     folder = Path(source)
     if folder.is_dir():
         if any(folder.glob("*.parquet")) or any(folder.glob("data/*.parquet")):
-            return _with_space(_loaded(str(folder), num_proc, None), _read_space(folder / SPACE_FILE), str(folder))
+            loaded = _loaded(str(folder), num_proc, None)
+            return _with_space(loaded, _read_space(folder / SPACE_FILE), stuff, str(folder))
         return _from_folder(folder, photos, num_proc)
     name = str(source)
     if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
@@ -49,7 +56,8 @@ def load_panoptic(
             where=name,
             fix="Give the dataset's folder, or a name such as 'person/site'.",
         )
-    return _with_space(_loaded(name, num_proc, revision), _read_space(_space_on_hub(name, revision)), name)
+    loaded = _loaded(name, num_proc, revision)
+    return _with_space(loaded, _read_space(_space_on_hub(name, revision)), stuff, name)
 
 
 def to_panoptic_map(row: Mapping[str, Any], space: LabelSpace) -> PanopticMap:
@@ -194,8 +202,10 @@ def _read_space(path: Path | None) -> LabelSpace | None:
         ) from error
 
 
-def _with_space(loaded: datasets.DatasetDict, space: LabelSpace | None, where: str) -> PanopticDatasets:
-    """`loaded` with its space; where no file says it, kinds come from COCO by name."""
+def _with_space(
+    loaded: datasets.DatasetDict, space: LabelSpace | None, stuff: Iterable[str] | None, where: str
+) -> PanopticDatasets:
+    """`loaded` with its space; where no file says it, kinds come from `stuff`, else from COCO by name."""
     for split, dataset in loaded.items():
         missing = {"image", "image_id", "file_name", "panoptic", "segments"} - set(dataset.column_names)
         if missing:
@@ -206,7 +216,7 @@ def _with_space(loaded: datasets.DatasetDict, space: LabelSpace | None, where: s
             )
         names = _names(dataset)
         if space is None:
-            space = LabelSpace.from_config({"id2label": dict(enumerate(names)), "_name_or_path": where})
+            space = LabelSpace.from_config({"id2label": dict(enumerate(names)), "_name_or_path": where}, stuff)
         if list(space.names) != names:
             raise DatasetError(
                 f"the labels of split {split} are not those of {SPACE_FILE}", where=where, fix="Write the data again."

@@ -182,12 +182,15 @@ def test_photos_elsewhere(dataset: Path, tmp_path: Path) -> None:
     assert loaded["train"][0]["image"].size == (60, 40)
 
 
-def test_things_are_cocos_where_no_file_says_it(dataset: Path, tmp_path: Path) -> None:
+def test_without_a_label_space_the_person_says_what_is_stuff(dataset: Path, tmp_path: Path) -> None:
     loaded = load_panoptic(dataset)
     write_parquet(loaded, tmp_path / "hub")
     (tmp_path / "hub" / "label_space.json").unlink()
-    with pytest.raises(HfDetrPanopticError, match="pipe, crack"):
+    with pytest.raises(HfDetrPanopticError, match="does not say whether pipe, crack, sky are"):
         load_panoptic(tmp_path / "hub")
+    again = load_panoptic(tmp_path / "hub", stuff=["sky"])
+    assert [category.isthing for category in again.label_space] == [True, True, False]
+    assert_same_as_folder(again, dataset)
 
 
 def test_a_label_space_of_another_dataset_is_an_error(dataset: Path, tmp_path: Path) -> None:
