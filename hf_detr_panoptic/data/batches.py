@@ -80,7 +80,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
     """(epoch, index) pairs, shuffled by (seed, epoch).
 
     Worker processes hold a copy of the dataset from before the first epoch, and persistent ones never see another: so
-    the epoch travels with the index. accelerate and the Trainer call `set_epoch` and share the pairs out.
+    the epoch travels with the index. accelerate's `set_epoch` reaches it and its shards share the pairs out; only
+    after `skip_first_batches` in several processes it does not get through, so that whoever resumes calls both.
     """
 
     def __init__(self, length: int, *, seed: int = 0, shuffle: bool = True) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate.data_loader import prepare_data_loader
+from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -145,6 +145,29 @@ def test_accelerate_shares_an_uneven_number_out(dataset: PanopticDataset, proces
                 assert torch.equal(batch["pixel_values"][place, :, :height, :width], expected["pixel_values"])
     assert len({len(part) for part in seen}) == 1
     assert {image_id for part in seen for image_id in part} == set(range(1, 10))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_epoch_is_resumed_in_its_middle(processes: int) -> None:
+    class Keys:
+        def __len__(self) -> int:
+            return 9
+
+        def __getitem__(self, key: tuple[int, int]) -> tuple[int, int]:
+            return key
+
+    def loader(sampler: EpochSampler) -> Any:
+        plain = DataLoader(Keys(), batch_size=2, sampler=sampler, collate_fn=list)  # type: ignore[arg-type]
+        return prepare_data_loader(plain, num_processes=processes, process_index=0, put_on_device=False)
+
+    whole = loader(EpochSampler(9, seed=5))
+    whole.set_epoch(2)
+    undisturbed = list(whole)
+    sampler = EpochSampler(9, seed=5)
+    resumed = skip_first_batches(loader(sampler), 1)
+    resumed.set_epoch(2)
+    sampler.set_epoch(2)
+    assert list(resumed) == undisturbed[1:]
 
 
 def test_a_batch_is_padded_and_says_where_it_is_valid(dataset: PanopticDataset) -> None:
