@@ -89,12 +89,12 @@ def test_nothing_is_padded(model, monkeypatch):
 
 def test_photos_do_not_wait_forever(model, monkeypatch):
     monkeypatch.setattr(module, "_MOST_WAITING", 3)
-    photos = [photo(60, 60 + 5 * place, place) for place in range(8)]
-    waiting = []
-    for places, *_ in module._batches(model, iter(photos), batch_size=2):
-        waiting.append(places)
-    assert sorted(place for places in waiting for place in places) == list(range(8))
-    assert waiting[0] == [0]
+    opened = []
+    photos = (opened.append(place) or photo(60, 60 + 5 * place, place) for place in range(8))
+    batches = module._batches(model, photos, batch_size=2)
+    assert next(batches)[0] == [0]
+    assert opened == [0, 1, 2, 3]  # the rest is not even read yet
+    assert sorted(place for places, *_ in batches for place in places) == list(range(1, 8))
 
 
 def test_every_kind_of_photo(model, tmp_path):
