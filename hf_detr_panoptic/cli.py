@@ -14,8 +14,11 @@ from .errors import HfDetrPanopticError, did_you_mean
 # command → (module in `steps`, its line in --help)
 COMMANDS = {
     "prepare": ("prepare", "photos and marks to a finished dataset: labeled, merged, split, written"),
+    "autolabel": ("autolabel", "only the labeling; several machines can share it"),
+    "overlay": ("overlay", "only the merging: marks over auto-labels that are there, no model"),
     "split": ("split", "share photos out to train and val: like photos together, every class on both sides"),
     "check": ("check", "what is wrong with a dataset, and what is in it?"),
+    "train": ("train", "a dataset to a model, in three stages, from one recipe"),
     "evaluate": ("evaluate", "how good is a model, or a folder of predictions? PQ, AP, mix-ups"),
     "doctor": ("doctor", "is this machine ready? Versions, device, processes, Hub, disk"),
 }
@@ -69,7 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     step = cast(Step, importlib.import_module(f".steps.{COMMANDS[command][0]}", __package__))
     parser = Parser(prog=f"hf-detr-panoptic {command}", description=step.__doc__)
     step.add_arguments(parser)
-    args = parser.parse_args(words[1:])
+    if getattr(step, "OVERRIDES", False):  # its flags are also a recipe's keys, which the step checks
+        args, overrides = parser.parse_known_args(words[1:])
+        args.overrides = overrides
+    else:
+        args = parser.parse_args(words[1:])
     try:
         return step.main(args)
     except HfDetrPanopticError as error:
