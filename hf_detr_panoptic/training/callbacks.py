@@ -222,7 +222,8 @@ def _figure(value: Any) -> Any:
 
 
 def _title(name: str) -> str:
-    return name.removeprefix("eval_").replace("_", " ").replace("pq", "PQ").replace("box ap", "box AP")
+    words = name.removeprefix("eval_").split("_")
+    return " ".join(word.upper() if word[:2] in ("pq", "sq", "rq", "ap") else word for word in words)
 
 
 def _duration(seconds: float) -> str:

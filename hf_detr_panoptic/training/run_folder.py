@@ -59,6 +59,12 @@ def finished(output: str | Path, stage: str) -> StageEnd | None:
     return StageEnd.read(folder) if checkpoints.is_complete(folder) else None
 
 
+def has_begun(output: str | Path, stage: str) -> bool:
+    """Whether a stage has left anything in the run's folder."""
+    folder = stage_folder(output, stage)
+    return folder.is_dir() and any(folder.iterdir())
+
+
 def check_folder(recipe: Recipe) -> None:
     """Raise unless the folder holds no run, or one of the same recipe."""
     output = Path(recipe.output)
@@ -67,7 +73,7 @@ def check_folder(recipe: Recipe) -> None:
         before, _ = read_yaml(written)
         changed = _changed(_flat(Recipe.from_dict(before, where=str(written)).to_dict()), _flat(recipe.to_dict()))
         # A stage that has not begun may still be changed, and so may what goes to the Hub.
-        begun = [stage for stage in STAGES if stage_folder(output, stage).exists()]
+        begun = [stage for stage in STAGES if has_begun(output, stage)]
         fixed = [key for key in changed if _matters(key, begun)]
         if fixed:
             raise RecipeError(
@@ -76,7 +82,7 @@ def check_folder(recipe: Recipe) -> None:
                 where=str(output),
                 fix="Give this run another `output`, or take the settings back to resume that one.",
             )
-    elif output.is_dir() and any(stage_folder(output, stage).exists() for stage in STAGES):
+    elif any(has_begun(output, stage) for stage in STAGES):
         raise RecipeError(
             "the folder holds stages without a recipe.yaml", where=str(output), fix="Give the run another `output`."
         )
@@ -102,6 +108,7 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 # These change neither weights nor figures.
 _FREE = ("skip", "report_to", "logging_steps", "save_total_limit", "run_name")
+_FREE += ("dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_persistent_workers")
 
 
 def _matters(key: str, begun: list[str]) -> bool:

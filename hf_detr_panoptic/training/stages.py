@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -83,10 +84,11 @@ def run_stages(
     chosen = _chosen(recipe, start, stop)
     check_splits(splits)
     if estimate:
-        for stage in chosen:
-            model = starting_model(recipe, splits.space, None, speak)
-            _Stage(recipe, stage, splits, model, speak).estimate()
-            _forget_precision()
+        with tempfile.TemporaryDirectory() as scratch:  # a Trainer makes its folder at once
+            for stage in chosen:
+                model = starting_model(recipe, splits.space, None, speak if stage is chosen[0] else None)
+                _Stage(recipe, stage, splits, model, speak, Path(scratch)).estimate()
+                _forget_precision()
         return []
     check_folder(recipe)
     state.wait_for_everyone()
@@ -199,10 +201,16 @@ class _Stage:
     """One stage on its way: its model, its data, its Trainer."""
 
     def __init__(
-        self, recipe: Recipe, stage: StageRecipe, splits: Splits, model: DetrForPanopticSegmentation, say: Say
+        self,
+        recipe: Recipe,
+        stage: StageRecipe,
+        splits: Splits,
+        model: DetrForPanopticSegmentation,
+        say: Say,
+        folder: Path | None = None,
     ) -> None:
         self.recipe, self.stage, self.splits, self.model, self.say = recipe, stage, splits, model, say
-        self.folder = stage_folder(recipe.output, stage.name)
+        self.folder = folder or stage_folder(recipe.output, stage.name)
         prepare_model(model, stage)
         self.trained = trainable_line(stage.name, model)
         say(self.trained)
@@ -225,7 +233,7 @@ class _Stage:
         return PanopticTrainer(self.model, self.args, self.stage, self.dataset, self.splits.val, callbacks)
 
     def estimate(self) -> None:
-        for line in rehearse(self.trainer(), len(self.recipe.stages.to_run)).lines(self.folder):
+        for line in rehearse(self.trainer(), len(self.recipe.stages.to_run)).lines(Path(self.recipe.output)):
             self.say(line)
 
     def run(self, interruption: Interruption, before: Sequence[StageEnd], track: Track | None) -> StageEnd:

@@ -110,6 +110,20 @@ def shapes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def even_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five photos to train on, three to validate on, all of one size: nothing is padded, so batches do not matter."""
+    return write_shapes(tmp_path_factory.mktemp("even") / "set", train=5, same_size=True)
+
+
+@pytest.fixture(scope="session")
+def still_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model without dropout."""
+    folder = tmp_path_factory.mktemp("still") / "model"
+    tiny_model(dropout=0.0).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "model"
     tiny_model().save_pretrained(folder)

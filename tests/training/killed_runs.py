@@ -3,7 +3,7 @@
     python killed_runs.py DATA MODEL FOLDER WORKERS MOMENT [MOMENT …]
 
 A moment is STAGE:WHAT:STEP. WHAT is `step` (after the optimizer step), or the file in the middle of which saving the
-checkpoint of that step ends (`model`, `optimizer`, `state`, `marker`); `final`: the same when the stage's model is saved.
+checkpoint of that step ends (`model`, `optimizer`, `state`, `marker`); `final`: the stage's model.
 FOLDER/undisturbed and FOLDER/<moment> are left behind.
 """
 

@@ -1,0 +1,18 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["hf-detr-panoptic @ git+https://github.com/hf-detr-panoptic/hf-detr-panoptic"]
+# ///
+"""Train from a recipe, in as many processes as accelerate starts.
+
+    accelerate launch examples/train.py construction.yaml
+    accelerate launch --config_file training_args/accelerate/multi_gpu.yaml examples/train.py construction.yaml
+
+It is the command `hf-detr-panoptic train`, with the same flags: `--help` lists them.
+"""
+
+import sys
+
+from hf_detr_panoptic.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", "--no-launch", *sys.argv[1:]]))

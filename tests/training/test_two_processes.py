@@ -1,0 +1,75 @@
+"""Two processes learn and measure what one with the same global batch does, whatever the number of photos."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).parent / "two_processes.py"
+STAGES = ("detection", "mask_head", "finetune")
+
+
+def results_of(launcher: list[str], *arguments: Path) -> Any:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PYTHONPATH"] = os.pathsep.join([str(SCRIPT.parents[2]), environment.get("PYTHONPATH", "")])
+    run = subprocess.run(
+        [sys.executable, *launcher, str(SCRIPT), *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    return torch.load(arguments[-1] / "results.pt", weights_only=False)
+
+
+@pytest.fixture(scope="module")
+def runs(even_folder: Path, still_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    """(one process, two processes) with five photos: a step of four, and one that leaves a process without any."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    folders = [tmp_path_factory.mktemp(name) for name in ("one", "two")]
+    return (
+        results_of([], even_folder, still_model_folder, folders[0]),
+        results_of(launcher, even_folder, still_model_folder, folders[1]),
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_same_losses(runs: tuple[Any, Any], stage: str) -> None:
+    one, two = (run["stages"][stage]["rows"] for run in runs)
+    assert len(one) == len(two) == 2
+    for ours, theirs in zip(two, one, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            assert ours[name] == (pytest.approx(value, rel=2e-4) if name.startswith("loss") else value), name
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_same_gradients(runs: tuple[Any, Any], stage: str) -> None:
+    one, two = (run["stages"][stage]["gradients"] for run in runs)
+    assert len(one) == len(two) == 4  # two epochs of two steps
+    # Later steps start from weights that rounding has moved apart already.
+    for step, tolerance in ((0, 1e-4), (1, 1e-2)):
+        assert one[step].keys() == two[step].keys()
+        scale = max(gradient.norm() for gradient in one[step].values())
+        assert scale > 0
+        for name, gradient in one[step].items():
+            assert (two[step][name] - gradient).norm() <= tolerance * scale, (step, name)
+
+
+def test_the_same_quality(runs: tuple[Any, Any]) -> None:
+    for stage in STAGES:
+        assert runs[0]["stages"][stage]["result"] == runs[1]["stages"][stage]["result"]
+    result = runs[0]["stages"]["finetune"]["result"]
+    assert sum(row["tp"] + row["fn"] for row in result["per_class"]) == 12  # four segments on each of three photos
+    assert sum(row["fp"] for row in result["per_class"]) > 0  # there are predictions to disagree about
+
+
+def test_each_photo_counts_once(runs: tuple[Any, Any]) -> None:
+    assert runs[0]["counted"][-1] == runs[1]["counted"][-1] == [6, 7, 8]

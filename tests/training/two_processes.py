@@ -1,0 +1,74 @@
+"""All three stages with a global batch of four photos, on as many processes as started this script.
+
+    python two_processes.py DATA MODEL OUT
+    torchrun --standalone --nproc_per_node 2 two_processes.py DATA MODEL OUT
+
+Rank 0 writes OUT.pt: each stage's logged losses, the gradients of its steps, its figures, the photos that were counted.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from transformers import TrainerCallback
+
+from hf_detr_panoptic.data.coco_panoptic import read_dataset
+from hf_detr_panoptic.training import evaluation_loop, stages
+
+
+class Recorder(TrainerCallback):
+    """The gradients of each step, as the optimizer gets them (before clipping they are only scaled)."""
+
+    def __init__(self, into):
+        self.into = into
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.into.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+
+
+def main(data, model, out):
+    state = PartialState(cpu=True)
+    torch.set_num_threads(1)
+    spec = importlib.util.spec_from_file_location("tiny", Path(__file__).with_name("conftest.py"))
+    tiny = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tiny)
+    read = read_dataset(data)
+    splits = stages.Splits(read["train"], read["val"], read["train"].space)
+    recipe = tiny.make_recipe(
+        data,
+        model,
+        out / "run",
+        every={"per_device_train_batch_size": 4 // state.num_processes, "max_grad_norm": 0.0},
+        augmentation={"short_sides": [], "crop": 0.0},
+        postprocess={"threshold": 0.0, "fill": "argmax"},
+    )
+    gradients, counted = {}, []
+
+    measured = evaluation_loop._measured
+
+    def counting(*args):
+        found = measured(*args)
+        counted.append(list(found))
+        return found
+
+    evaluation_loop._measured = counting
+    trainer_of = stages._Stage.trainer
+
+    def recorded(self, callbacks=()):
+        return trainer_of(self, [*callbacks, Recorder(gradients.setdefault(self.stage.name, []))])
+
+    stages._Stage.trainer = recorded
+    ends = stages.run_stages(recipe, splits, say=lambda line: None)
+    if state.is_main_process:
+        results = {
+            end.name: {"rows": end.rows, "result": end.result, "gradients": gradients[end.name]} for end in ends
+        }
+        torch.save({"stages": results, "counted": counted}, out / "results.pt")
+    state.wait_for_everyone()
+    state.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
