@@ -26,6 +26,7 @@ _HOMES = {
     "Segment": ".panoptic_map",
     "evaluate_model": ".steps.evaluate",
     "load_panoptic": ".data.loading",
+    "prepare": ".steps.prepare",
 }
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "__version__",
     "evaluate_model",
     "load_panoptic",
+    "prepare",
 ]
 
 

@@ -51,8 +51,8 @@ def hub_arguments(name: str | os.PathLike[str], arguments: Mapping[str, Any]) ->
     if chosen.get("local_files_only") and cached_file(str(name), "config.json", **_quietly(chosen)) is None:
         raise ModelError(
             f"the Hugging Face Hub cannot be reached, and '{name}' is not in the cache",
-            fix=f"Connect once and run `hf download {name}`; or copy that folder here and give its path; or set "
-            "HF_ENDPOINT to a mirror. (HF_HUB_OFFLINE=1 also means that the Hub is not asked.)",
+            fix=f"Connect once and run `hf download {name}`; or copy that folder here and give its path; or name "
+            "another model (--labeler), one that is here; or set HF_ENDPOINT to a mirror. (HF_HUB_OFFLINE=1 also means that the Hub is not asked.)",
         )
     return chosen
 
