@@ -107,8 +107,16 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 # These change neither weights nor figures.
-_FREE = ("skip", "report_to", "logging_steps", "save_total_limit", "run_name")
-_FREE += ("dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_persistent_workers")
+_FREE = (
+    "skip",
+    "report_to",
+    "run_name",
+    "logging_steps",
+    "save_total_limit",
+    "dataloader_num_workers",
+    "dataloader_prefetch_factor",
+    "dataloader_persistent_workers",
+)
 
 
 def _matters(key: str, begun: list[str]) -> bool:

@@ -134,3 +134,9 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def splits(shapes_folder: Path) -> Splits:
     read = read_dataset(shapes_folder)
     return Splits(read["train"], read["val"], read["train"].space)
+
+
+@pytest.fixture(scope="session")
+def even_splits(even_folder: Path) -> Splits:
+    read = read_dataset(even_folder)
+    return Splits(read["train"], read["val"], read["train"].space)

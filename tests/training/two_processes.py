@@ -3,7 +3,7 @@
     python two_processes.py DATA MODEL OUT
     torchrun --standalone --nproc_per_node 2 two_processes.py DATA MODEL OUT
 
-Rank 0 writes OUT.pt: each stage's logged losses, the gradients of its steps, its figures, the photos that were counted.
+Rank 0 writes OUT/results.pt: what each stage logged, the gradients of its steps, its figures, the photos counted.
 """
 
 import importlib.util

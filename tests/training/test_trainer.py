@@ -1,0 +1,277 @@
+"""What the Trainer must do otherwise than stock: load, accumulate, freeze, group, hand over."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import DetrForSegmentation, Trainer, TrainerCallback, TrainingArguments
+
+from hf_detr_panoptic.data.batches import PanopticDataset, collate
+from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
+from hf_detr_panoptic.training.arguments import StageRecipe
+from hf_detr_panoptic.training.parameter_groups import dropping_rate, parameter_groups, trainable_line
+from hf_detr_panoptic.training.stages import Splits, prepare_model
+from hf_detr_panoptic.training.trainer import PanopticTrainer
+
+QUICK = {"dataloader_num_workers": 0, "logging_steps": 1, "use_cpu": True, "num_train_epochs": 1}
+
+
+def trainer_for(
+    folder: Path, splits: Splits, output: Path, stage: str = "finetune", callbacks: Any = (), **settings: Any
+) -> PanopticTrainer:
+    recipe = StageRecipe.of(stage, **{**QUICK, **settings})
+    model = DetrForPanopticSegmentation.from_pretrained(folder)
+    prepare_model(model, recipe)
+    args = recipe.training_arguments_for("cpu", output_dir=output, seed=0)
+    dataset = PanopticDataset(splits.train, model.preprocess)
+    return PanopticTrainer(model, args, recipe, dataset, splits.val, callbacks)
+
+
+def differing(model: torch.nn.Module, checkpoint: Path) -> list[str]:
+    """The weights that are not the checkpoint's, as its own class loads it."""
+    wanted = DetrForPanopticSegmentation.from_pretrained(checkpoint).state_dict()
+    return [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, wanted[name])]
+
+
+def test_it_ends_with_the_best_checkpoint(
+    model_folder: Path, splits: Splits, tmp_path: Path, monkeypatch: Any
+) -> None:
+    trainer = trainer_for(model_folder, splits, tmp_path, num_train_epochs=2, learning_rate=1e-2)
+    measured = iter([{"pq": 0.9}, {"pq": 0.1}])
+    monkeypatch.setattr(
+        trainer, "measure", lambda rows=None: dict.fromkeys(("sq", "rq"), 0.5) | next(measured) | NO_GROUPS
+    )
+    trainer.train()
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-4")
+    assert differing(trainer.model, tmp_path / "checkpoint-8")  # the last one has other weights
+    assert differing(trainer.model, tmp_path / "checkpoint-4") == []
+
+
+NO_GROUPS = {"things": {"pq": None}, "stuff": {"pq": None}}
+
+
+def test_stock_trainer_ends_with_other_weights(model_folder: Path, splits: Splits, tmp_path: Path) -> None:
+    """The defect that the test above holds us to (transformers#43701)."""
+    model = DetrForSegmentation.from_pretrained(model_folder)
+    dataset = [_stock_item(item) for item in (PanopticDataset(splits.train)[index] for index in (1, 3))]
+    args = TrainingArguments(
+        output_dir=str(tmp_path),
+        num_train_epochs=2,
+        per_device_train_batch_size=2,
+        learning_rate=1e-2,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="fixed",
+        greater_is_better=True,
+        remove_unused_columns=False,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+    class First(Trainer):
+        def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+            return {"eval_fixed": 1.0 / self.state.global_step}
+
+    trainer = First(
+        model,
+        args,
+        train_dataset=dataset,
+        eval_dataset=dataset,
+        data_collator=lambda items: {
+            "pixel_values": torch.stack([item["pixel_values"] for item in items]),
+            "labels": [item["labels"] for item in items],
+        },
+    )
+    logging.disable(logging.CRITICAL)
+    try:
+        trainer.train()
+    finally:
+        logging.disable(logging.NOTSET)
+    best = DetrForSegmentation.from_pretrained(tmp_path / "checkpoint-1").state_dict()
+    wrong = [name for name, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, best[name])]
+    assert any(name.startswith("mask_head") for name in wrong)
+
+
+def _stock_item(item: dict[str, Any]) -> dict[str, Any]:
+    labels = item["labels"]
+    masks = (labels["panoptic"][None] == labels["segment_ids"][:, None, None]).float()
+    return {
+        "pixel_values": item["pixel_values"],
+        "labels": {"class_labels": labels["class_labels"], "boxes": labels["boxes"], "masks": masks},
+    }
+
+
+@pytest.mark.parametrize("stage", ["detection", "mask_head", "finetune"])
+def test_a_checkpoint_loads_in_plain_transformers(
+    model_folder: Path, splits: Splits, tmp_path: Path, stage: str
+) -> None:
+    trainer = trainer_for(model_folder, splits, tmp_path, stage)
+    trainer.train()
+    plain, info = DetrForSegmentation.from_pretrained(tmp_path / "checkpoint-4", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    pixels = trainer.train_dataset[0, 1]["pixel_values"][None]
+    model = trainer.model.eval()
+    model.with_masks = True
+    with torch.no_grad():
+        ours, theirs = model(pixels), plain.eval()(pixels)
+    for name in ("logits", "pred_boxes", "pred_masks"):
+        assert torch.allclose(ours[name], theirs[name], atol=1e-5), name
+
+
+class Gradients(TrainerCallback):
+    def __init__(self) -> None:
+        self.steps: list[dict[str, torch.Tensor]] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.steps.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+
+
+def in_doubles(items: list[dict[str, Any]]) -> dict[str, Any]:
+    batch = collate(items)
+    return {**batch, "pixel_values": batch["pixel_values"].double()}
+
+
+def test_four_small_batches_are_one_large(still_model_folder: Path, even_splits: Splits, tmp_path: Path) -> None:
+    found = []
+    for size, times in ((4, 1), (1, 4)):
+        gradients = Gradients()
+        trainer = trainer_for(
+            still_model_folder,
+            even_splits,
+            tmp_path / str(size),
+            callbacks=[gradients],
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=times,
+            max_grad_norm=0.0,
+            num_train_epochs=1,
+        )
+        # In fp32, rounding alone moves some of these gradients by more than what is looked for.
+        trainer.model.double()
+        trainer.data_collator = in_doubles
+        trainer.train()
+        found.append((gradients.steps, trainer.state.log_history))
+    (large, one), (small, four) = found
+    assert len(large) == len(small) == 2  # five photos: a step of four, and one of one
+    for step, (expected, ours) in enumerate(zip(large, small, strict=True)):
+        scale = max(gradient.norm() for gradient in expected.values())
+        for name, gradient in expected.items():
+            assert (ours[name] - gradient).norm() <= 1e-6 * scale, (step, name)
+    for name in ("loss", "loss_ce", "loss_bbox", "loss_giou", "loss_mask", "loss_dice"):
+        assert four[0][name] == pytest.approx(one[0][name], rel=1e-6), name
+
+
+def test_only_what_a_stage_trains_changes(model_folder: Path, splits: Splits, tmp_path: Path) -> None:
+    before = load_file(model_folder / "model.safetensors")
+    moved = {}
+    for stage in ("detection", "mask_head", "finetune"):
+        trainer = trainer_for(model_folder, splits, tmp_path / stage, stage, learning_rate=1e-3)
+        in_optimizer = {id(p) for group in trainer.create_optimizer().param_groups for p in group["params"]}
+        wanted = {id(p) for p in trainer.model.parameters() if p.requires_grad}
+        assert in_optimizer == wanted
+        trainer.train()
+        after = load_file(tmp_path / stage / "checkpoint-4" / "model.safetensors")
+        moved[stage] = {name for name in before if not torch.equal(before[name], after[name])}
+    masks = {name for name in before if name.startswith(("mask_head", "bbox_attention"))}
+    assert moved["mask_head"] <= masks
+    assert not moved["detection"] & masks
+    assert moved["mask_head"]
+    assert moved["detection"]
+    assert moved["finetune"] & masks
+    assert moved["finetune"] - masks
+    assert not any("backbone" in name and ".layer1." in name for name in moved["finetune"])
+
+
+def test_the_backbone_has_a_rate_of_its_own(model_folder: Path) -> None:
+    model = DetrForPanopticSegmentation.from_pretrained(model_folder)
+    rest, backbone = parameter_groups(model, 1e-4, 1e-5)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert all("backbone" in names[id(p)] for p in backbone["params"])
+    assert not any("backbone" in names[id(p)] for p in rest["params"])
+    assert backbone["lr"] == 1e-5
+    assert "lr" not in rest
+    assert rest["weight_decay"] == backbone["weight_decay"] == 1e-4
+    model.freeze("detr")
+    assert len(parameter_groups(model, 1e-4, 1e-5)) == 1
+    assert trainable_line("mask_head", model).startswith("mask_head: 0.0")
+
+
+def test_the_rate_rises_and_drops() -> None:
+    factor = dropping_rate(warmup_steps=3, drop_step=6)
+    assert [round(factor(step), 4) for step in range(8)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 0.1, 0.1]
+    assert dropping_rate(0, None)(10**6) == 1.0
+
+
+def test_the_rate_drops_at_its_epoch(model_folder: Path, splits: Splits, tmp_path: Path) -> None:
+    rates: list[float] = []
+
+    class Rates(TrainerCallback):
+        def on_pre_optimizer_step(self, *_: Any, optimizer: Any = None, **kwargs: Any) -> None:
+            rates.append(optimizer.param_groups[0]["lr"])
+
+    settings = {"num_train_epochs": 3, "lr_drop": 2, "learning_rate": 1e-4, "eval_strategy": "no"}
+    trainer_for(model_folder, splits, tmp_path, "mask_head", [Rates()], **settings).train()
+    # Seven photos in batches of two: four steps an epoch.
+    assert rates == pytest.approx([1e-4] * 8 + [1e-5] * 4)
+
+
+def test_confident_queries_alone_learn_masks(model_folder: Path, splits: Splits) -> None:
+    model = DetrForPanopticSegmentation.from_pretrained(model_folder)
+    prepare_model(model, StageRecipe.of("mask_head", mask_queries="confident", threshold=0.85))
+    with torch.no_grad():
+        model.detr.class_labels_classifier.bias[0] = 50.0  # every query is sure
+    dataset = PanopticDataset(splits.train, model.preprocess)
+    batch = collate([dataset[0, 1], dataset[0, 3]])
+    everybody = model(**batch)
+    assert len(everybody.matched_masks) == len(everybody.matching) > 0
+    with torch.no_grad():
+        model.detr.class_labels_classifier.bias[0] = 0.0
+        model.detr.class_labels_classifier.bias[-1] = 50.0  # nobody is, of anything
+    nobody = model(**batch)
+    assert len(nobody.matched_masks) == 0
+    assert nobody.loss_dict["loss_mask"] == nobody.loss_dict["loss_dice"] == 0
+    model.mask_query_threshold = None
+    assert len(model(**batch).matched_masks) == len(nobody.matching)
+
+
+def test_the_average_is_evaluated_saved_and_resumed(model_folder: Path, splits: Splits, tmp_path: Path) -> None:
+    settings = {"num_train_epochs": 2, "ema": 0.5, "learning_rate": 1e-3}
+    whole = trainer_for(model_folder, splits, tmp_path / "whole", **settings)
+    whole.train()
+    again = trainer_for(model_folder, splits, tmp_path / "again", **settings)
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
+    for name in ("model", "weights_in_training"):
+        ours, theirs = (
+            load_file(tmp_path / run / "checkpoint-8" / f"{name}.safetensors") for run in ("again", "whole")
+        )
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    raw = load_file(tmp_path / "whole" / "checkpoint-8" / "weights_in_training.safetensors")
+    best = {name: p for name, p in whole.model.named_parameters() if p.requires_grad}
+    assert raw.keys() == best.keys()
+    assert any(not torch.equal(raw[name], best[name]) for name in raw)
+    assert differing(whole.model, Path(str(whole.state.best_model_checkpoint))) == []
+
+
+def test_gradient_checkpointing_learns_the_same(still_model_folder: Path, even_splits: Splits, tmp_path: Path) -> None:
+    found = []
+    for checkpointing in (False, True):
+        gradients = Gradients()
+        trainer_for(
+            still_model_folder,
+            even_splits,
+            tmp_path / str(checkpointing),
+            "detection",
+            callbacks=[gradients],
+            gradient_checkpointing=checkpointing,
+        ).train()
+        found.append(gradients.steps[0])
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        assert torch.allclose(found[1][name], gradient, atol=1e-6), name
