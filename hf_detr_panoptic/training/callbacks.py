@@ -107,7 +107,7 @@ class ProgressLine(TrainerCallback):
                 for name, value in (metrics or {}).items()
                 if name.startswith("eval_")
             )
-            self._say(f"{self.stage}  epoch {state.epoch or 0:g}/{args.num_train_epochs:g}  {figures}", stays=True)
+            self._say(f"{self.stage}  epoch {state.epoch or 0:g}/{state.num_train_epochs:g}  {figures}", stays=True)
         self._pace_anew(state)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -120,7 +120,7 @@ class ProgressLine(TrainerCallback):
         seconds = (time.perf_counter() - began) / max(state.global_step - at, 1)
         parts = " ".join(f"{name[5:]} {value:.3g}" for name, value in logs.items() if name.startswith("loss_"))
         left = _duration(seconds * (state.max_steps - state.global_step))
-        where = f"epoch {state.epoch:.2f}/{args.num_train_epochs:g}  step {state.global_step}/{state.max_steps}"
+        where = f"epoch {state.epoch:.2f}/{state.num_train_epochs:g}  step {state.global_step}/{state.max_steps}"
         pace = f"{self.images_per_step / seconds:.1f} images/s  {left} left  {peak_memory(args.device):.1f} GB"
         self._say(f"{self.stage}  {where}  loss {logs['loss']:.3g} ({parts})  {pace}")
 

@@ -299,7 +299,9 @@ class _Steps(TrainerCallback):
         torch.manual_seed(seed_of(args.seed, self.trainer.stage.name, state.global_step, args.process_index))
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        control.should_log = True  # so that an evaluation's row has losses, however short the epoch
+        # An evaluation's row has losses, however few steps there were since the last.
+        control.should_log |= control.should_evaluate
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.count_step()
+        control.should_log |= control.should_evaluate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def tiny_model(seed: int = 0, **changes: object) -> DetrForPanopticSegmentation:
     return model
 
 
-def make_recipe(data: Path, model: Path, output: Path, **changes: object) -> Recipe:
+def recipe_of(data: Path, model: Path, output: Path, **changes: object) -> Recipe:
     """Three stages of two epochs, with dropout and augmentation, so that randomness matters."""
     every = {
         "per_device_train_batch_size": 2,
@@ -101,6 +102,11 @@ def make_recipe(data: Path, model: Path, output: Path, **changes: object) -> Rec
     stages = content.pop("stages", {})
     content["stages"] = {name: {**every, **stages.get(name, {})} for name in ("detection", "mask_head", "finetune")}
     return Recipe.from_dict(content)
+
+
+@pytest.fixture(scope="session", name="make_recipe")
+def _make_recipe() -> Callable[..., Recipe]:
+    return recipe_of
 
 
 @pytest.fixture(scope="session")

@@ -105,7 +105,7 @@ def main(data, model, folder, workers, moments):
         torch.set_num_threads(1)
         read = read_dataset(data)
         splits = stages.Splits(read["train"], read["val"], read["train"].space)
-        recipe = tiny.make_recipe(data, model, folder / name, every={"dataloader_num_workers": workers})
+        recipe = tiny.recipe_of(data, model, folder / name, every={"dataloader_num_workers": workers})
         stages.run_stages(recipe, splits, say=lambda line: None)
 
     assert in_a_process(lambda: run("undisturbed")) == 0

@@ -36,7 +36,7 @@ def main(data, model, out):
     spec.loader.exec_module(tiny)
     read = read_dataset(data)
     splits = stages.Splits(read["train"], read["val"], read["train"].space)
-    recipe = tiny.make_recipe(
+    recipe = tiny.recipe_of(
         data,
         model,
         out / "run",

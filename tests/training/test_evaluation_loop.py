@@ -1,0 +1,85 @@
+"""What a Trainer measures is what `evaluate_model` measures on the saved model, and COCO's boxes are the model's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hf_detr_panoptic.errors import DatasetError
+from hf_detr_panoptic.images import open_image
+from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
+from hf_detr_panoptic.steps.evaluate import evaluate_model
+from hf_detr_panoptic.training.evaluation_loop import (
+    box_precision,
+    detections,
+    eval_metrics,
+    panoptic_quality,
+    plan_batches,
+)
+from hf_detr_panoptic.training.stages import Splits
+
+
+@pytest.fixture
+def model(model_folder: Path) -> DetrForPanopticSegmentation:
+    loaded = DetrForPanopticSegmentation.from_pretrained(model_folder)
+    loaded.settings = type(loaded.settings)(threshold=0.0, fill="argmax")
+    return loaded
+
+
+def test_pq_is_that_of_evaluate(model: DetrForPanopticSegmentation, splits: Splits) -> None:
+    ours = panoptic_quality(model, splits.val, batch_size=2)
+    theirs = evaluate_model(model, splits.val, batch_size=2)
+    assert sum(row["fp"] for row in ours["per_class"]) > 0
+    for name in ("pq", "sq", "rq", "per_class", "things", "stuff"):
+        assert ours[name] == theirs[name]
+
+
+def test_the_model_trains_on(model: DetrForPanopticSegmentation, splits: Splits) -> None:
+    model.train()
+    panoptic_quality(model, splits.val[:1], batch_size=2)
+    assert model.training
+
+
+def test_boxes_are_the_models(model: DetrForPanopticSegmentation, splits: Splits) -> None:
+    row = splits.val[0]
+    photo = open_image(row.photo)
+    pixels = model.preprocess(photo)[None]
+    (found,) = detections(model.eval(), pixels, [(photo.height, photo.width)])
+    with torch.no_grad():
+        output = model(pixels)
+    probabilities = output.logits[0].softmax(-1)[:, :-1]
+    assert found.labels.tolist() == probabilities.argmax(-1).tolist()
+    assert found.scores == pytest.approx(probabilities.amax(-1).numpy(), rel=1e-4)
+    x, y, w, h = (output.pred_boxes[0] * torch.tensor([photo.width, photo.height] * 2)).unbind(-1)
+    expected = torch.stack([x - w / 2, y - h / 2, w, h], -1)
+    assert torch.allclose(torch.from_numpy(found.boxes).float(), expected, atol=1e-3)
+
+
+def test_perfect_boxes_have_ap_1(model: DetrForPanopticSegmentation, splits: Splits, monkeypatch: Any) -> None:
+    from hf_detr_panoptic.evaluation.average_precision import Objects
+    from hf_detr_panoptic.training import evaluation_loop
+
+    truths = iter([Objects.of(row.map(), masks=False) for batch in plan_batches(splits.val, 1) for row in batch])
+    monkeypatch.setattr(evaluation_loop, "detections", lambda *_: [next(truths)])
+    result = box_precision(model, splits.val, batch_size=1)
+    assert result["all"]["ap"] == pytest.approx(1.0)
+    assert eval_metrics("boxes", result)["eval_box_ap"] == pytest.approx(1.0)
+
+
+def test_batches_hold_one_size(splits: Splits) -> None:
+    batches = plan_batches(splits.train, 2)
+    assert sorted(row.image_id for batch in batches for row in batch) == sorted(row.image_id for row in splits.train)
+    assert all(len({row.size for row in batch}) == 1 and len(batch) <= 2 for batch in batches)
+
+
+def test_nothing_found_counts_as_0() -> None:
+    nothing = {"pq": None, "sq": None, "rq": None, "things": {"pq": None}, "stuff": {"pq": 0.25}}
+    assert eval_metrics("maps", nothing) == {"eval_pq": 0.0, "eval_pq_stuff": 0.25}
+
+
+def test_no_photos(model: DetrForPanopticSegmentation) -> None:
+    with pytest.raises(DatasetError, match="no photo to evaluate"):
+        panoptic_quality(model, [], 2)

@@ -1,0 +1,293 @@
+"""The three stages: hand-over, what lies in the run's folder, interruptions, and what is refused before hours pass."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import DetrForSegmentation
+
+from hf_detr_panoptic.data.coco_panoptic import read_dataset
+from hf_detr_panoptic.data.writer import DatasetWriter
+from hf_detr_panoptic.errors import DatasetError, HfDetrPanopticError, RecipeError
+from hf_detr_panoptic.images import open_image
+from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
+from hf_detr_panoptic.model.postprocess import choose_queries, postprocess
+from hf_detr_panoptic.panoptic_map import PanopticMap
+from hf_detr_panoptic.training import checkpoints
+from hf_detr_panoptic.training.arguments import Recipe, StageRecipe
+from hf_detr_panoptic.training.callbacks import Patience
+from hf_detr_panoptic.training.rehearsal import fit_batch_size, rehearse
+from hf_detr_panoptic.training.run_folder import StageEnd
+from hf_detr_panoptic.training.stages import Interrupted, Splits, _Stage, run_stages, starting_model
+
+FOLDERS = ("1-detection", "2-mask_head", "3-finetune", "final")
+Make = Callable[..., Recipe]
+
+
+@pytest.fixture(scope="session")
+def make(shapes_folder: Path, model_folder: Path, make_recipe: Any) -> Make:
+    def made(output: Path, **changes: Any) -> Recipe:
+        changes["every"] = {"num_train_epochs": 1, **changes.get("every", {})}
+        return make_recipe(shapes_folder, model_folder, output, **changes)
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def finished_run(make: Make, splits: Splits, tmp_path_factory: Any) -> tuple[Path, list[str], list[StageEnd]]:
+    """A run of one epoch a stage: its folder, what it said, and what its stages ended with."""
+    output = tmp_path_factory.mktemp("finished") / "run"
+    said: list[str] = []
+    told: list[StageEnd] = []
+    ends = run_stages(make(output), splits, say=said.append, at_stage_end=told.append)
+    assert told == ends
+    return output, said, ends
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(one: Path, other: Path) -> bool:
+    ours, theirs = weights(one), weights(other)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_what_lies_in_the_folder(finished_run: Any) -> None:
+    output, _, _ = finished_run
+    expected = {*FOLDERS, "recipe.yaml", "results.csv", "metrics.json", "per_class.csv"}
+    assert {path.name for path in output.iterdir()} == expected
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert list(metrics["stages"]) == ["detection", "mask_head", "finetune"]
+    assert metrics["stages"]["detection"]["pq"] is None
+    assert metrics["stages"]["detection"]["box"]["all"]["ap"] is not None
+    assert metrics["final"] == metrics["stages"]["finetune"]
+    assert metrics["final"]["pq"] is not None
+    with (output / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["stage"], row["step"]) for row in rows] == [(name[2:], "4") for name in FOLDERS[:3]]
+    assert all(float(row["loss"]) > 0 for row in rows)
+    assert Recipe.load(output / "recipe.yaml") == Recipe.from_dict(Recipe.load(output / "recipe.yaml").to_dict())
+
+
+def test_each_stage_begins_where_the_one_before_ended(finished_run: Any) -> None:
+    output, said, ends = finished_run
+    detection, mask_head = weights(output / "1-detection"), weights(output / "2-mask_head")
+    frozen = [name for name in detection if not name.startswith(("mask_head", "bbox_attention"))]
+    assert all(torch.equal(detection[name], mask_head[name]) for name in frozen)
+    assert same(output / "3-finetune", output / "final")
+    assert not same(output / "2-mask_head", output / "3-finetune")
+    assert [end.trained for end in ends] == [line for line in said if line.endswith("trained")]
+    for folder in FOLDERS[:3]:
+        assert same(output / folder, output / folder / "checkpoint-4")
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_stage_folder_is_a_plain_model(finished_run: Any, splits: Splits, folder: str) -> None:
+    where = finished_run[0] / folder
+    ours = DetrForPanopticSegmentation.from_pretrained(where).eval()
+    plain, info = DetrForSegmentation.from_pretrained(where, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    photo = open_image(splits.val[0].photo)
+    pixels = ours.preprocess(photo)[None]
+    with torch.no_grad():
+        mine, theirs = ours(pixels), plain.eval()(pixels)
+    for name in ("logits", "pred_boxes", "pred_masks"):
+        assert torch.allclose(mine[name], theirs[name], atol=1e-5), name
+    (kept,) = choose_queries(theirs.logits, ours.label_space, 0.05)
+    settings = replace(ours.settings, threshold=0.05)
+    size = (photo.height, photo.width)
+    assert len(kept)
+    by_plain = postprocess(kept, theirs.pred_masks[0, kept.queries], ours.label_space, size, settings)
+    by_ours = postprocess(kept, mine.pred_masks[0, kept.queries], ours.label_space, size, settings)
+    assert np.array_equal(by_plain.ids, by_ours.ids)
+    assert not (where / "training_args.bin").exists()
+
+
+def test_a_finished_run_is_not_run_again(finished_run: Any, make: Make, splits: Splits) -> None:
+    output, _, ends = finished_run
+    said: list[str] = []
+    assert run_stages(make(output), splits, say=said.append) == ends
+    assert all("finished before" in line for line in said)
+    assert len(said) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_resumably(
+    finished_run: Any, make: Make, splits: Splits, tmp_path: Path, number: signal.Signals
+) -> None:
+    recipe = make(tmp_path / "run")
+
+    def after_six_steps(figures: Any, step: int) -> None:
+        if step == 6:
+            os.kill(os.getpid(), number)
+
+    handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(Interrupted) as caught:
+        run_stages(recipe, splits, say=lambda line: None, track=after_six_steps)
+    assert caught.value.number == number
+    assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert checkpoints.last_complete(tmp_path / "run" / "2-mask_head") == tmp_path / "run/2-mask_head/checkpoint-3"
+    run_stages(recipe, splits, say=lambda line: None)
+    for folder in FOLDERS:
+        assert same(tmp_path / "run" / folder, finished_run[0] / folder), folder
+
+
+def test_start_stop_and_skip(make: Make, splits: Splits, tmp_path: Path) -> None:
+    names = [end.name for end in run_stages(make(tmp_path / "a"), splits, stop="detection", say=str)]
+    assert names == ["detection"]
+    assert same(tmp_path / "a" / "1-detection", tmp_path / "a" / "final")
+    skipping = make(tmp_path / "b", stages={"detection": {"skip": True}, "finetune": {"skip": True}})
+    assert [end.name for end in run_stages(skipping, splits, say=str)] == ["mask_head"]
+    with pytest.raises(RecipeError, match="no stage is left"):
+        run_stages(skipping, splits, start="finetune", say=str)
+    with pytest.raises(RecipeError, match="Did you mean 'mask_head'"):
+        run_stages(skipping, splits, start="mask_hed", say=str)
+
+
+def test_another_recipe_is_refused(finished_run: Any, make: Make, splits: Splits) -> None:
+    output = finished_run[0]
+    with pytest.raises(RecipeError, match=r"stages\.mask_head\.learning_rate.*another `output`"):
+        run_stages(make(output, stages={"mask_head": {"learning_rate": 0.5}}), splits, say=str)
+    with pytest.raises(RecipeError, match="seed"):
+        run_stages(make(output, seed=7), splits, say=str)
+    run_stages(make(output, every={"logging_steps": 3}), splits, say=str)  # changes nothing that is learnt
+
+
+def test_the_estimate_changes_nothing(make: Make, splits: Splits, tmp_path: Path) -> None:
+    recipe = make(tmp_path / "run")
+    model = starting_model(recipe, splits.space, None)
+    trainer = _Stage(recipe, recipe.stages.finetune, splits, model, str, tmp_path / "scratch").trainer()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = torch.random.get_rng_state()
+    estimate = rehearse(trainer, 3)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert (estimate.steps, estimate.evaluations) == (4, 2)
+    assert estimate.step_seconds > 0
+    said: list[str] = []
+    assert run_stages(recipe, splits, estimate=True, say=said.append) == []
+    assert sum("GB of disk" in line for line in said) == 3
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_batch_is_made_to_fit(make: Make, splits: Splits, tmp_path: Path) -> None:
+    """Memory that holds two photos at most: batches of two, and twice as many of them in a step."""
+    recipe = make(tmp_path / "run", every={"per_device_train_batch_size": 8})
+    stage = _Stage(recipe, recipe.stages.finetune, splits, starting_model(recipe, splits.space, None), str)
+    tried: list[int] = []
+
+    def attempt(model: Any, batch: Any, args: Any) -> None:
+        tried.append(len(batch["labels"]))
+        if len(batch["labels"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for _ in range(2):  # the second time, as after a resume, it is known
+        stage.args.auto_find_batch_size = True
+        stage.args.per_device_train_batch_size, stage.args.gradient_accumulation_steps = 8, 1
+        fit_batch_size(stage.model, stage.args, stage.dataset, tmp_path / "scratch", str, attempt)
+        assert (stage.args.per_device_train_batch_size, stage.args.gradient_accumulation_steps) == (2, 4)
+        assert not stage.args.auto_find_batch_size
+    assert tried == [8, 4, 2]
+
+
+def test_patience() -> None:
+    args: Any = type("Args", (), {"metric_for_best_model": "pq", "greater_is_better": True})
+    history = [{"eval_pq": value} for value in (0.1, 0.3, 0.2, 0.3)]
+    assert [Patience(2).is_over(args, history[:length]) for length in range(5)] == [False, False, False, False, True]
+    assert not Patience(3).is_over(args, history)
+
+
+def test_an_early_end_is_kept_after_a_kill(make: Make, splits: Splits, tmp_path: Path, monkeypatch: Any) -> None:
+    """Stopped for lack of progress, killed before the stage was saved: resumed, it must not train on."""
+    recipe = make(tmp_path / "run", stages={"detection": {"early_stopping": 1, "num_train_epochs": 5}})
+    figures = iter([0.5, 0.4])
+
+    def falling(self: Any, rows: Any = None) -> dict[str, Any]:
+        groups = {name: {"ap": next(figures, 0.4), "ap50": 0.0, "ap75": 0.0} for name in ("all",)}
+        self.last_result = groups | {name: {"ap": 0.0, "ap50": 0.0, "ap75": 0.0} for name in ("things", "stuff")}
+        return self.last_result
+
+    monkeypatch.setattr("hf_detr_panoptic.training.trainer.PanopticTrainer.measure", falling)
+    with monkeypatch.context() as patch:
+        patch.setattr(StageEnd, "mark", lambda self: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            run_stages(recipe, splits, stop="detection", say=str)
+    folder = tmp_path / "run" / "1-detection"
+    assert checkpoints.last_complete(folder) == folder / "checkpoint-8"
+    (end,) = run_stages(recipe, splits, stop="detection", say=str)
+    assert (end.steps, end.best, end.best_epoch) == (8, 0.5, 1.0)
+    assert same(folder, folder / "checkpoint-4")
+    assert checkpoints.last_complete(folder) == folder / "checkpoint-8"
+
+
+def test_a_full_disk_is_said(make: Make, splits: Splits, tmp_path: Path, monkeypatch: Any) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "mark_complete", full)
+    with pytest.raises(HfDetrPanopticError, match="disk is full.*resumes"):
+        run_stages(make(tmp_path / "run"), splits, stop="detection", say=str)
+
+
+def test_splits_that_cannot_be_learnt_from(splits: Splits, make: Make, tmp_path: Path, caplog: Any) -> None:
+    with pytest.raises(DatasetError, match="val is empty"):
+        run_stages(make(tmp_path), replace(splits, val=[]), say=str)
+    bare = write_maps(tmp_path / "bare", splits, void=True)
+    with pytest.raises(DatasetError, match="no photo of the split val has a segment"):
+        run_stages(make(tmp_path), replace(splits, val=bare), say=str)
+
+
+def test_photos_without_segments_are_learnt_from(make: Make, splits: Splits, tmp_path: Path, caplog: Any) -> None:
+    """All void, or one class missing everywhere: the first is no reason to stop, the second is said."""
+    train = [*write_maps(tmp_path / "void", splits, void=True), *splits.train[:1]]
+    ends = run_stages(make(tmp_path / "run"), replace(splits, train=train), say=str)
+    assert len(ends) == 3
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run" / "final").values())
+    only_stuff = write_maps(tmp_path / "stuff", splits, without={0, 1})
+    run_stages(make(tmp_path / "again"), replace(splits, train=only_stuff), stop="detection", say=str)
+    assert "2 of 4 classes have no segment to learn from: block, disc" in caplog.text
+
+
+def write_maps(folder: Path, splits: Splits, void: bool = False, without: set[int] = frozenset()) -> list[Any]:  # type: ignore[assignment]
+    """Three photos of the training split with less in their maps."""
+    with DatasetWriter(folder, splits.space) as writer:
+        for place, row in enumerate(splits.train[:3]):
+            truth = row.map()
+            gone = [segment.id for segment in truth.segments if void or segment.label in without]
+            kept: PanopticMap = truth.without(gone)
+            writer.add("train", f"p{place}.png", Image.open(row.photo), kept, image_id=100 + place)
+    return list(read_dataset(folder)["train"])
+
+
+def test_losses_are_weighed(make: Make, splits: Splits, tmp_path: Path) -> None:
+    recipe = make(tmp_path, losses={"ce": 2.0, "dice": 3.0, "no_object": 0.2})
+    config = starting_model(recipe, splits.space, None).config
+    assert (config.class_loss_coefficient, config.dice_loss_coefficient, config.eos_coefficient) == (2.0, 3, 0.2)
+    with pytest.raises(RecipeError, match="whole number"):
+        starting_model(make(tmp_path, losses={"dice": 0.5}), splits.space, None)
+
+
+def test_a_stage_needs_something_to_train(make: Make, splits: Splits, tmp_path: Path) -> None:
+    recipe = make(tmp_path)
+    stage = StageRecipe.of("finetune", use_cpu=True)
+    model = starting_model(recipe, splits.space, None)
+    trainer = _Stage(recipe, stage, splits, model, str, tmp_path / "scratch").trainer()
+    model.freeze("detr", "mask_head")
+    with pytest.raises(RecipeError, match="nothing is left to train"):
+        trainer.create_optimizer()
