@@ -39,7 +39,7 @@ class Problem:
     where: str | None = None
 
     def __str__(self) -> str:
-        place = self.where or self.photo
+        place = " in ".join(dict.fromkeys(filter(None, (self.photo, self.where))))
         return f"{place}: {self.what.rstrip('.')}.{f' {self.fix}' if self.fix else ''}"
 
 

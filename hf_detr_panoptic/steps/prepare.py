@@ -41,9 +41,12 @@ def main(args: argparse.Namespace) -> int:
 
         print(dry_run(settings))
         return 0
+    from .processes import end_processes
+
     done = run(settings, progress=True)
     if done is not None:
         print(done)
+    end_processes()
     return 0
 
 
@@ -67,13 +70,15 @@ def prepare(
 
 def run(settings: PrepareSettings, progress: bool = False) -> Prepared | None:
     """All of it, by settings that were checked."""
+    from accelerate import PartialState
+
+    from .prepare_writing import write
+
     with clear_errors(settings.out):
         labelled = label_photos(settings, progress)
-        if labelled is None:
-            return None
-        from .prepare_writing import write
-
-        return write(settings, labelled, progress)
+        prepared = write(settings, labelled, progress) if labelled is not None else None
+        PartialState().wait_for_everyone()  # whoever leaves early takes the connection down
+        return prepared
 
 
 @dataclass(frozen=True)

@@ -194,8 +194,4 @@ def mark_counts(inputs: Inputs) -> Counter[str]:
 
 
 def _first(problems: Sequence[Problem]) -> str | None:
-    return (
-        f"First: {problems[0].where or problems[0].photo}: {problems[0].what}. {problems[0].fix or ''}"
-        if problems
-        else None
-    )
+    return f"First: {problems[0]}" if problems else None

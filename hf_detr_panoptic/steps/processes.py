@@ -32,6 +32,14 @@ def guard_processes(patience: timedelta | None = None) -> int:
     return started
 
 
+def end_processes() -> None:
+    """Take leave of the other processes, at the end of a program: torch may abort one that just goes."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def _without_accelerator() -> bool:
     # Without cpu=True, PartialState on a machine without a GPU ignores WORLD_SIZE.
     import torch

@@ -33,8 +33,11 @@ def save_tiny_labeler(folder: Path, space: LabelSpace | None = None) -> Path:
     # Every pixel goes to a query, and the classes differ from query to query: at random weights none would.
     model.settings = PostprocessSettings(fill="argmax")
     with torch.no_grad():
-        model.detr.model.query_position_embeddings.weight.normal_()
-        model.detr.class_labels_classifier.weight.normal_(std=0.6)
+        for tensor in model.detr.parameters():
+            if tensor.ndim == 2:
+                tensor.normal_(std=4.0 / tensor.shape[1] ** 0.5)
+        model.detr.model.query_position_embeddings.weight.normal_(std=3.0)
+        model.detr.class_labels_classifier.weight.normal_(std=1.4)
         model.detr.class_labels_classifier.bias[-1] = -99.0
     model.save_pretrained(folder)
     return folder

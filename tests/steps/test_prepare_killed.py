@@ -1,4 +1,4 @@
-"""Killed at random moments and run again: the dataset of an undisturbed run, byte for byte. By hand with --kills 20."""
+"""Killed at random moments and run again: byte for byte the dataset of an undisturbed run. --kills 20 by hand."""
 
 from __future__ import annotations
 
