@@ -48,8 +48,12 @@ def format_table(result: Mapping[str, Any], per_class: bool = True) -> str:
                 *(row[key] for key in ("tp", "fp", "fn")),
             )
             for row in result["per_class"]
+            if row["pq"] is not None
         ]
         lines += ["", *_aligned([("class", "PQ", "SQ", "RQ", "kind", "found", "invented", "missed"), *rows])]
+        absent = len(result["per_class"]) - len(rows)
+        if absent:
+            lines.append(f"and {absent} {'class that occurs' if absent == 1 else 'classes that occur'} on neither side")
     return "\n".join(lines)
 
 
