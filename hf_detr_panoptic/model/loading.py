@@ -52,7 +52,8 @@ def hub_arguments(name: str | os.PathLike[str], arguments: Mapping[str, Any]) ->
         raise ModelError(
             f"the Hugging Face Hub cannot be reached, and '{name}' is not in the cache",
             fix=f"Connect once and run `hf download {name}`; or copy that folder here and give its path; or name "
-            "another model (--labeler), one that is here; or set HF_ENDPOINT to a mirror. (HF_HUB_OFFLINE=1 also means that the Hub is not asked.)",
+            "another model, one that is here; or set HF_ENDPOINT to a mirror. (HF_HUB_OFFLINE=1 also means that the "
+            "Hub is not asked.)",
         )
     return chosen
 
