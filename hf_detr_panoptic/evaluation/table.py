@@ -53,7 +53,8 @@ def format_table(result: Mapping[str, Any], per_class: bool = True) -> str:
         lines += ["", *_aligned([("class", "PQ", "SQ", "RQ", "kind", "found", "invented", "missed"), *rows])]
         absent = len(result["per_class"]) - len(rows)
         if absent:
-            lines.append(f"and {absent} {'class that occurs' if absent == 1 else 'classes that occur'} on neither side")
+            classes = "class that occurs" if absent == 1 else "classes that occur"
+            lines.append(f"and {absent} {classes} on neither side")
     return "\n".join(lines)
 
 
