@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .panoptic_map import PanopticMap, Segment
     from .steps.evaluate import evaluate_model
     from .steps.prepare import prepare
+    from .visual.draw import draw
 
 # Imported at first use: `import hf_detr_panoptic` must not cost the seconds that torch and transformers take.
 _HOMES = {
@@ -24,6 +25,7 @@ _HOMES = {
     "PanopticMap": ".panoptic_map",
     "PanopticQuality": ".evaluation.panoptic_quality",
     "Segment": ".panoptic_map",
+    "draw": ".visual.draw",
     "evaluate_model": ".steps.evaluate",
     "load_panoptic": ".data.loading",
     "prepare": ".steps.prepare",
@@ -37,6 +39,7 @@ __all__ = [
     "PanopticQuality",
     "Segment",
     "__version__",
+    "draw",
     "evaluate_model",
     "load_panoptic",
     "prepare",
