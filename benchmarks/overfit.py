@@ -44,9 +44,9 @@ def photo(seed):
     height, width = SIZE
     y, x = np.mgrid[:height, :width]
     ids = np.where(y < random.integers(50, 80), 1, 2).astype(np.int32)
-    top, left = random.integers(8, 60), random.integers(8, 100)
-    ids[top : top + random.integers(30, 50), left : left + random.integers(30, 50)] = 3
-    ids[(y - random.integers(80, 105)) ** 2 + (x - random.integers(25, 135)) ** 2 < random.integers(14, 20) ** 2] = 4
+    top, left = random.integers(4, 40), random.integers(4, 90)
+    ids[top : top + random.integers(44, 60), left : left + random.integers(44, 60)] = 3
+    ids[(y - random.integers(80, 100)) ** 2 + (x - random.integers(30, 130)) ** 2 < random.integers(20, 27) ** 2] = 4
     pixels = COLOURS[ids] + random.integers(-12, 13, (height, width, 3))
     truth = PanopticMap(ids, [Segment(i, label) for i, label in LABEL_OF_ID.items()], SPACE)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), truth
@@ -168,7 +168,7 @@ def main(folder, steps):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="where everything is left; a temporary one otherwise")
-    parser.add_argument("--steps", type=int, nargs=3, default=(600, 300, 200), metavar="N", help="of each stage")
+    parser.add_argument("--steps", type=int, nargs=3, default=(400, 300, 100), metavar="N", help="of each stage")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         raise SystemExit(main(given.folder or Path(scratch), given.steps))

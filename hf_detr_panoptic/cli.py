@@ -19,6 +19,8 @@ COMMANDS = {
     "split": ("split", "share photos out to train and val: like photos together, every class on both sides"),
     "check": ("check", "what is wrong with a dataset, and what is in it?"),
     "train": ("train", "a dataset to a model, in three stages, from one recipe"),
+    "export-review": ("export_review", "a dataset to CVAT, for a person to correct"),
+    "import-review": ("import_review", "what was corrected in CVAT, into a new dataset"),
     "evaluate": ("evaluate", "how good is a model, or a folder of predictions? PQ, AP, mix-ups"),
     "doctor": ("doctor", "is this machine ready? Versions, device, processes, Hub, disk"),
 }

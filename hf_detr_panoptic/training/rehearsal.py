@@ -1,4 +1,4 @@
-"""Before a stage: three steps on a copy of the model, to say what it will cost, and the batch size that fits."""
+"""Before a stage: three steps on a copy of the model, which say what it will cost; and the batch size that fits."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from .callbacks import _duration, peak_memory
 from .checkpoints import write_json
 from .evaluation_loop import box_precision, panoptic_quality
 from .parameter_groups import parameter_groups
-from .sampling import collate_for_training, is_filler
+from .sampling import collate_for_training
 from .trainer import PanopticTrainer
 
 STEPS = 3
@@ -77,9 +76,9 @@ def rehearse(trainer: PanopticTrainer, stages: int) -> Estimate:
         for batch in _first_batches(trainer):
             began = time.perf_counter()
             training_step(model, batch, args)
+            if optimizer is not None:
+                optimizer.step()
             seconds.append(time.perf_counter() - began)
-        if optimizer is not None:
-            optimizer.step()
         memory = peak_memory(device)
         weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) / 1e9
         learning = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad) / 1e9
@@ -95,7 +94,7 @@ def rehearse(trainer: PanopticTrainer, stages: int) -> Estimate:
     return Estimate(
         stage=trainer.stage.name,
         steps=steps,
-        step_seconds=median(seconds) * args.gradient_accumulation_steps,
+        step_seconds=min(seconds) * args.gradient_accumulation_steps,  # the first one warms caches up
         evaluations=_evaluations(args, steps, per_epoch),
         evaluation_seconds=evaluation,
         memory=memory - (weights if device.type == "cuda" else 0.0),
@@ -117,12 +116,11 @@ def _evaluations(args: TrainingArguments, steps: int, per_epoch: int) -> int:
 
 
 def _first_batches(trainer: PanopticTrainer) -> Iterator[dict[str, Any]]:
-    """This process's first ones, as they will come."""
+    """This process's first ones, as they will come; again from the start if an epoch has fewer."""
     loader = trainer.get_train_dataloader()
-    for keys in islice(iter(loader.batch_sampler), STEPS):  # type: ignore[arg-type]
-        batch = collate_for_training([loader.dataset[key] for key in keys])
-        if not is_filler(batch):
-            yield batch
+    first = list(islice(iter(loader.batch_sampler), STEPS))  # type: ignore[arg-type]
+    for keys in islice(cycle(first), STEPS):
+        yield collate_for_training([loader.dataset[key] for key in keys])
 
 
 def training_step(model: DetrForPanopticSegmentation, batch: dict[str, Any], args: TrainingArguments) -> None:
