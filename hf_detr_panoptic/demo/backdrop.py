@@ -1,0 +1,186 @@
+"""What stands behind and lies below: buildings, trees, fences, and the surfaces of the ground."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .view import Colour, Place, Sketch, Stroke, View, box, on_face, shade, solid
+
+WALLS: tuple[Colour, ...] = (
+    (196, 184, 166),
+    (164, 96, 74),
+    (178, 178, 176),
+    (214, 206, 190),
+    (150, 144, 136),
+    (188, 152, 118),
+)
+LEAVES: tuple[Colour, ...] = ((74, 104, 48), (58, 90, 46), (98, 112, 52), (66, 98, 62))
+HOARDINGS: tuple[Colour, ...] = ((120, 132, 120), (66, 98, 140), (176, 170, 158), (150, 116, 80), (196, 196, 190))
+
+
+def building(view: View, random: np.random.Generator, x: float, z: float) -> Sketch:
+    """Finished, with windows, or a bare frame of slabs and columns, now and then behind a scaffold."""
+    sketch = Sketch("building-other-merged", z)
+    floors = int(random.integers(1, 6))
+    storey, long, deep = random.uniform(2.9, 3.4), random.uniform(9, 20), random.uniform(7, 12)
+    place = Place(x, z + deep / 2, random.uniform(-0.5, 0.5))
+    tall = floors * storey + 0.5
+    wall = WALLS[random.integers(len(WALLS))]
+    frame = random.random() < 0.35
+    bays = max(2, round(long / random.uniform(2.6, 3.6)))
+    if frame:
+        wall = shade((172, 168, 160), random.uniform(0.9, 1.08))
+    scaffold = random.random() < 0.4
+    glass: Colour = ((74, 92, 112), (96, 116, 134), (58, 66, 76))[random.integers(3)]
+    for face in solid(view, sketch, place, box(long, tall), deep, wall):
+        if face.normal[1] > 0.5:
+            continue
+        corners = face.corners if face.edge is None else [face.corners[k] for k in (0, 3, 2, 1)]
+        if face.edge == 3:
+            corners = [corners[k] for k in (3, 2, 1, 0)]
+        count = bays if face.edge is None else max(2, round(deep / 3.2))
+
+        def paint(u0: float, v0: float, u1: float, v1: float, colour: Colour, face=face, corners=corners) -> None:  # type: ignore[no-untyped-def]
+            sketch.strokes.append(
+                Stroke(on_face(view, corners, u0, v0, u1, v1), view.lit(colour, face.normal, z), False)
+            )
+
+        for floor in range(floors):
+            low, step = floor * storey / tall, storey / tall
+            for bay in range(count):
+                left = bay / count
+                if frame:
+                    inside = shade((66, 62, 58), random.uniform(0.7, 1.25))
+                    paint(left + 0.1 / count, low + 0.04 * step, left + 0.9 / count, low + 0.88 * step, inside)
+                    continue
+                pane = shade(glass, random.uniform(0.75, 1.35))
+                paint(left + 0.24 / count, low + 0.29 * step, left + 0.76 / count, low + 0.8 * step, shade(wall, 1.14))
+                paint(left + 0.28 / count, low + 0.34 * step, left + 0.72 / count, low + 0.77 * step, pane)
+                paint(left + 0.49 / count, low + 0.34 * step, left + 0.51 / count, low + 0.77 * step, shade(wall, 1.1))
+            if not frame:
+                paint(0, low + 0.97 * step, 1, low + 1.0 * step, shade(wall, 0.84))
+        if scaffold and face.edge is None:
+            for k in range(2 * count + 1):
+                u = k / (2 * count)
+                paint(max(0, u - 0.003), 0, min(1, u + 0.003), 1, (196, 186, 150))
+            for floor in range(1, floors + 1):
+                v = (floor * storey - 0.9) / tall
+                paint(0, v, 1, v + 0.16 / tall, (156, 122, 82))
+                paint(0, v + 0.9 / tall, 1, v + 0.98 / tall, (206, 196, 160))
+    return sketch
+
+
+def tree(view: View, random: np.random.Generator, x: float, z: float) -> Sketch:
+    sketch = Sketch("tree-merged", z)
+    tall = random.uniform(4.5, 9)
+    crown = tall * random.uniform(0.26, 0.34)
+    leaf = shade(LEAVES[random.integers(len(LEAVES))], random.uniform(0.85, 1.2))
+    trunk = [(x - 0.16, 0.0, z), (x + 0.16, 0.0, z), (x + 0.1, tall * 0.5, z), (x - 0.1, tall * 0.5, z)]
+    sketch.strokes.append(Stroke(view.polygon(trunk), view.through_air((84, 66, 50), z), True))
+    sun_x, sun_y, _ = view.sun
+    spots = [(random.normal(0, 0.42), random.normal(0, 0.42)) for _ in range(9)]
+    for tone, shift, size in ((0.62, 0.0, 0.62), (0.95, 0.14, 0.46), (1.28, 0.26, 0.28)):
+        hue = view.through_air(shade(leaf, tone * (0.75 + 0.3 * (1.1 - view.ambient))), z)
+        for a, b in spots:
+            outline = _puff(
+                random, x + (a + sun_x * shift) * crown, tall - crown + (b + sun_y * shift) * crown, size * crown, z
+            )
+            sketch.strokes.append(Stroke(view.polygon(outline), hue, True))
+            if shift == 0:
+                sketch.shadows.append([view.on_ground(point) for point in outline])
+    return sketch
+
+
+def _puff(
+    random: np.random.Generator, x: float, y: float, radius: float, z: float
+) -> list[tuple[float, float, float]]:
+    """A ragged disc."""
+    rays = radius * random.uniform(0.72, 1.15, 11)
+    return [
+        (x + ray * math.cos(k * 2 * math.pi / 11), max(0.3, y + ray * math.sin(k * 2 * math.pi / 11)), z)
+        for k, ray in enumerate(rays.tolist())
+    ]
+
+
+def tree_line(view: View, random: np.random.Generator, z: float) -> Sketch:
+    """Woods along the horizon, over a part of the picture."""
+    sketch = Sketch("tree-merged", z)
+    half = view.half_width(z) * 1.1
+    left, right = sorted(random.uniform(-half, half, 2).tolist())
+    if right - left < half:
+        left, right = (-half, left + half) if random.random() < 0.5 else (right - half, half)
+    leaf = LEAVES[random.integers(len(LEAVES))]
+    tall = random.uniform(5, 11)
+    steps = 36
+    for share, tone in ((1.0, 0.8), (0.66, 0.68)):
+        tops = (
+            tall
+            * share
+            * (1 + 0.16 * np.sin(np.arange(steps) * random.uniform(0.3, 0.7)) + random.uniform(-0.16, 0.16, steps))
+        )
+        tops[0] = tops[-1] = 0.4
+        line = [(left + (right - left) * k / (steps - 1), float(top), z) for k, top in enumerate(tops)]
+        outline = [(left, 0.0, z), *line, (right, 0.0, z)]
+        sketch.strokes.append(Stroke(view.polygon(outline), view.through_air(shade(leaf, tone), z), True))
+    return sketch
+
+
+def fence(view: View, random: np.random.Generator, z: float) -> Sketch:
+    """Hoarding: boards between posts, along a part of the site's far edge."""
+    sketch = Sketch("fence-merged", z)
+    colour = HOARDINGS[random.integers(len(HOARDINGS))]
+    tall, panel = random.uniform(1.8, 2.3), random.uniform(1.8, 2.6)
+    half = view.half_width(z) * 1.15
+    slope = random.uniform(-0.25, 0.25)
+    count = int(random.uniform(0.45, 1.0) * 2 * half / panel)
+    start = -half if random.random() < 0.5 else half - count * panel
+    second = shade(colour, 0.86) if random.random() < 0.6 else (206, 204, 198)
+    for k in range(count):
+        x = start + k * panel
+        a, b = (x, z + slope * (x - start)), (x + panel, z + slope * (x + panel - start))
+        ends = [(a[0], 0.05, a[1]), (b[0], 0.05, b[1]), (b[0], tall, b[1]), (a[0], tall, a[1])]
+        hue = shade(colour if k % 2 else second, random.uniform(0.95, 1.05))
+        lit = view.lit(hue, (slope * 0.9, 0.1, -0.95), z)
+        sketch.strokes.append(Stroke(view.polygon(ends), lit, True))
+        for share in (0.25, 0.5, 0.75):
+            groove = on_face(view, ends, share - 0.012, 0, share + 0.012, 1)
+            sketch.strokes.append(Stroke(groove, view.lit(shade(hue, 0.86), (0, 0.1, -0.95), z), False))
+        post = on_face(view, ends, 0, 0, 0.05, 1.06)
+        sketch.strokes.append(Stroke(post, view.lit((92, 88, 84), (0, 0.1, -0.95), z), True))
+        sketch.shadows.append([view.on_ground(point) for point in ends])
+    return sketch
+
+
+def ground_patch(view: View, random: np.random.Generator, name: str, colour: Colour) -> Sketch:
+    """A strip along, or a field at one side, with a ragged edge. Lies flat: painted before all that stands."""
+    sketch = Sketch(name, 1e6)
+    far = view.nearest * 40
+    if random.random() < 0.5:  # a strip towards the distance
+        middle, wide, drift = random.uniform(-6, 6), random.uniform(3.5, 6.5), random.uniform(-0.5, 0.5)
+        edge = 0.02 if name == "pavement-merged" else 0.25
+        depths = np.geomspace(view.nearest * 0.7, far, 16).tolist()
+        sway = random.uniform(-edge, edge, (2, 16))
+        outline = [
+            (middle - wide / 2 + drift * z + s * wide, 0.0, z) for z, s in zip(depths, sway[0].tolist(), strict=True)
+        ]
+        outline += [
+            (middle + wide / 2 + drift * z + s * wide, 0.0, z)
+            for z, s in reversed(list(zip(depths, sway[1].tolist(), strict=True)))
+        ]
+    else:  # a band across
+        near = random.uniform(view.nearest * 1.2, view.nearest * 3.2)
+        end = far if random.random() < 0.4 else near * random.uniform(1.6, 2.6)
+        steps = np.linspace(-1.1, 1.1, 16)
+        edge = 0.02 if name == "pavement-merged" else 0.09
+        tilt = random.uniform(-0.12, 0.12)
+        outline = []
+        for z, way in ((near, 1), (end, -1)):
+            half = view.half_width(z * 1.2)
+            for u in steps[::way].tolist():
+                outline.append((u * half, 0.0, max(1.0, z * (1 + tilt * u + random.uniform(-edge, edge)))))
+    sketch.strokes.append(
+        Stroke(view.polygon(outline), view.through_air(shade(colour, view.ambient * 0.9 + 0.35), 8), True)
+    )
+    return sketch

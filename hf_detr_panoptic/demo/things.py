@@ -1,0 +1,289 @@
+"""What drives, walks and stands about on a site, and COCO knows or might: people, vehicles, cones, ladders."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .view import OUTLINE_ONLY, Colour, Place, Polygon, Sketch, Stroke, View, box, disc, on_face, shade, solid
+
+CAR_PAINTS: tuple[Colour, ...] = (
+    (205, 208, 210),
+    (60, 62, 66),
+    (150, 24, 28),
+    (38, 66, 128),
+    (150, 152, 156),
+    (232, 232, 228),
+    (44, 84, 66),
+)
+TRUCK_PAINTS: tuple[Colour, ...] = ((232, 170, 24), (226, 226, 222), (196, 62, 30), (52, 96, 150), (232, 126, 30))
+VESTS: tuple[Colour, ...] = ((242, 112, 26), (206, 226, 40), (244, 90, 40), (70, 86, 120), (120, 110, 96))
+HELMETS: tuple[Colour, ...] = ((240, 240, 236), (244, 204, 36), (226, 56, 40), (50, 96, 180), (240, 120, 30))
+TROUSERS: tuple[Colour, ...] = ((52, 58, 80), (84, 76, 64), (46, 46, 50), (104, 100, 90))
+SKINS: tuple[Colour, ...] = ((226, 178, 146), (190, 138, 104), (128, 86, 62), (92, 62, 46))
+GLASS: Colour = (70, 88, 104)
+RUBBER: Colour = (34, 34, 36)
+
+
+def person(view: View, random: np.random.Generator, x: float, z: float) -> Sketch:
+    """A worker with helmet and vest, drawn upright towards the camera."""
+    sketch = Sketch("person", z)
+    tall = random.uniform(1.62, 1.92)
+    turn = random.uniform(0.75, 1.05) * random.choice((-1, 1))
+    stride = random.uniform(0.03, 0.2)
+    vest, helmet = VESTS[random.integers(len(VESTS))], HELMETS[random.integers(len(HELMETS))]
+    legs, skin = TROUSERS[random.integers(len(TROUSERS))], SKINS[random.integers(len(SKINS))]
+    sleeves = shade(vest, 0.9) if random.random() < 0.5 else shade(legs, 1.25)
+    stripe: Colour = (222, 224, 210)
+    bright = 0.72 + 0.28 * max(0.2, -view.sun[2] * 0.5 + 0.7)
+    lit_side = math.copysign(1, view.sun[0])
+
+    def paint(colour: Colour, *spots: tuple[float, float], solid: bool = True) -> None:
+        outline = [(x + a * turn, b * tall, z) for a, b in spots]
+        sketch.strokes.append(Stroke(view.polygon(outline), view.through_air(shade(colour, bright), z), solid))
+        if solid:
+            sketch.shadows.append([view.on_ground(point) for point in outline])
+
+    for side, tone in ((-1, 0.78), (1, 1.0)):
+        foot = side * stride
+        paint(
+            shade(legs, tone),
+            *((side * 0.02 - 0.09, 0.5), (side * 0.02 + 0.09, 0.5), (foot + 0.075, 0.04), (foot - 0.075, 0.04)),
+        )
+        paint((58, 46, 38), (foot - 0.08, 0.06), (foot + 0.09, 0.06), (foot + 0.15, 0.0), (foot - 0.08, 0.0))
+    arms = random.uniform(-0.12, 0.28, 2)
+    hands = random.uniform(0.44, 0.5, 2)
+    if random.random() < 0.3:
+        arms[1], hands[1] = random.uniform(0.3, 0.42), random.uniform(0.6, 0.95)
+
+    def arm(side: int, reach: float, hand: float) -> None:
+        ax, elbow = side * 0.19, side * (0.23 + reach * 0.35)
+        wrist, middle = side * (0.2 + reach), (0.79 + hand) / 2 - 0.03
+        paint(sleeves, (ax - 0.055, 0.8), (ax + 0.055, 0.8), (elbow + 0.055, middle), (elbow - 0.055, middle))
+        paint(sleeves, (elbow - 0.05, middle), (elbow + 0.05, middle), (wrist + 0.04, hand), (wrist - 0.04, hand))
+        paint(
+            skin, (wrist - 0.04, hand), (wrist + 0.04, hand), (wrist + 0.03, hand - 0.04), (wrist - 0.03, hand - 0.04)
+        )
+
+    arm(-1, float(arms[0]), float(hands[0]))
+    paint(
+        vest,
+        (-0.15, 0.46),
+        (0.15, 0.46),
+        (0.2, 0.7),
+        (0.19, 0.81),
+        (0.07, 0.84),
+        (-0.07, 0.84),
+        (-0.19, 0.81),
+        (-0.2, 0.7),
+    )
+    dark = -lit_side * math.copysign(1, turn)
+    paint(
+        shade(vest, 0.74),
+        (dark * 0.15, 0.46),
+        (dark * 0.2, 0.7),
+        (dark * 0.19, 0.81),
+        (dark * 0.06, 0.82),
+        (dark * 0.05, 0.46),
+        solid=False,
+    )
+    for low in (0.54, 0.65):
+        paint(stripe, (-0.17, low), (0.17, low), (0.18, low + 0.03), (-0.18, low + 0.03), solid=False)
+    arm(1, float(arms[1]), float(hands[1]))
+    paint(skin, (-0.04, 0.82), (0.04, 0.82), (0.04, 0.87), (-0.04, 0.87))
+    turns = [math.pi * k / 5 for k in range(10)]
+    paint(skin, *((0.01 + 0.062 * math.cos(t), 0.905 + 0.058 * math.sin(t)) for t in turns))
+    dome = [math.pi * k / 6 for k in range(7)]
+    paint(helmet, *((0.08 * math.cos(t), 0.925 + 0.075 * math.sin(t)) for t in dome), (-0.08, 0.915), (0.12, 0.915))
+    paint(shade(helmet, 0.75), (-0.08, 0.915), (0.12, 0.915), (0.1, 0.928), (-0.08, 0.928), solid=False)
+    return sketch
+
+
+def wheel(view: View, sketch: Sketch, place: Place, radius: float, hub: Colour) -> None:
+    """One that shows its flat side to the camera; `place` is its middle on the ground."""
+    for size, colour in ((1.0, RUBBER), (0.58, hub), (0.2, shade(hub, 0.6))):
+        ring = [place.point(a, b, 0) for a, b in disc(radius * size, 12, up=radius)]
+        sketch.strokes.append(
+            Stroke(view.polygon(ring), view.lit(colour, place.direction(0, 0.5, -0.8), place.z), True)
+        )
+
+
+def near_side(view: View, place: Place) -> int:
+    """-1 or 1: which side of something long faces the camera."""
+    nx, _, nz = place.direction(0, 0, 1)
+    return 1 if -place.x * nx - place.z * nz > 0 else -1
+
+
+def car(view: View, random: np.random.Generator, x: float, z: float) -> Sketch:
+    sketch = Sketch("car", z)
+    place = Place(x, z, random.uniform(-math.pi, math.pi))
+    paint = CAR_PAINTS[random.integers(len(CAR_PAINTS))]
+    long, tall = random.uniform(1.85, 2.15), random.uniform(1.36, 1.6)
+    back = random.uniform(-0.95, -0.75) * long
+    side = near_side(view, place)
+    for spot in (-0.62, 0.62):  # the far pair, behind the body
+        wheel(view, sketch, place.moved(spot * long, across=-side * 0.72), 0.31, (80, 80, 84))
+    body = [(-long, 0.28), (long, 0.28), (long, 0.68), (0.55 * long, 0.92), (-0.92 * long, 0.96), (-long, 0.8)]
+    for face in solid(view, sketch, place, body, 1.7, paint, {0: (20, 20, 22)}):
+        if face.edge == 1:
+            _lamps(view, sketch, face.corners, (250, 246, 220), place.z)
+        elif face.edge in (4, 5):
+            _lamps(view, sketch, face.corners, (170, 26, 28), place.z)
+        elif face.edge is None:
+            seam = [
+                place.point(a, b, side * 0.851) for a, b in ((-long, 0.28), (long, 0.28), (long, 0.4), (-long, 0.4))
+            ]
+            sketch.strokes.append(Stroke(view.polygon(seam), view.lit(shade(paint, 0.45), face.normal, z), False))
+    roof = [(back, 0.94), (0.5 * long, 0.92), (0.2 * long, tall), (back * 0.72, tall)]
+    cabin = solid(view, sketch, place, roof, 1.46, GLASS, {2: paint})
+    for face in cabin:
+        if face.edge is None:
+            a = side * 0.735
+            for left, right in ((back * 0.88, -0.1 * long), (-0.06 * long, 0.4 * long)):
+                frame = [
+                    (left, 0.99),
+                    (right, 0.99),
+                    (min(right, 0.2 * long), tall - 0.1),
+                    (max(left, back * 0.72), tall - 0.1),
+                ]
+                window = view.polygon(place.point(u, v, a) for u, v in frame)
+                sketch.strokes.append(Stroke(window, view.lit(shade(GLASS, 0.8), face.normal, z), False))
+            pillar = [(-0.1 * long, 0.95), (-0.04 * long, 0.95), (-0.04 * long, tall), (-0.1 * long, tall)]
+            sketch.strokes.append(
+                Stroke(view.polygon(place.point(u, v, a) for u, v in pillar), view.lit(paint, face.normal, z), False)
+            )
+    for spot in (-0.62, 0.62):
+        wheel(view, sketch, place.moved(spot * long, across=side * 0.86), 0.33, (168, 168, 172))
+    return sketch
+
+
+def _lamps(view: View, sketch: Sketch, corners: list[tuple[float, float, float]], colour: Colour, z: float) -> None:
+    for u0, u1 in ((0.04, 0.24), (0.76, 0.96)):
+        # A side's first two corners follow the profile; the lamps sit left and right of it.
+        patch = on_face(view, corners, 0.55, u0, 0.9, u1)
+        sketch.strokes.append(Stroke(patch, view.through_air(colour, z), False))
+
+
+def truck(view: View, random: np.random.Generator, x: float, z: float) -> Sketch:
+    """A cab and what it carries: an open tipper, a box, or a drum for concrete."""
+    sketch = Sketch("truck", z)
+    place = Place(x, z, random.uniform(-math.pi, math.pi))
+    paint = TRUCK_PAINTS[random.integers(len(TRUCK_PAINTS))]
+    side = near_side(view, place)
+    load = random.integers(3)
+    hold = ((236, 236, 232), shade(paint, 0.95), (176, 178, 180))[random.integers(3)]
+    for spot in (-2.3, -1.2, 2.2):
+        wheel(view, sketch, place.moved(spot, across=-side * 0.9), 0.48, (90, 90, 92))
+    solid(view, sketch, place, [(-3.1, 0.55), (3.0, 0.55), (3.0, 0.85), (-3.1, 0.85)], 1.9, (48, 48, 52))
+
+    def cab() -> None:
+        front = [(1.45, 0.6), (3.15, 0.6), (3.2, 1.6), (2.95, 2.65), (1.45, 2.7)]
+        for face in solid(view, sketch, place, front, 2.3, paint, {2: GLASS}):
+            if face.edge is None:
+                a = side * 1.16
+                for frame, tone in (
+                    ([(1.75, 1.65), (2.95, 1.65), (2.8, 2.4), (1.75, 2.4)], GLASS),
+                    ([(1.45, 0.6), (3.15, 0.6), (3.15, 0.85), (1.45, 0.85)], shade(paint, 0.5)),
+                ):
+                    patch = view.polygon(place.point(u, v, a) for u, v in frame)
+                    sketch.strokes.append(Stroke(patch, view.lit(tone, face.normal, z), False))
+            elif face.edge == 1:
+                _lamps(view, sketch, face.corners[1:] + face.corners[:1], (250, 244, 214), z)
+                grille = on_face(view, face.corners, 0.25, 0.25, 0.7, 0.75)
+                sketch.strokes.append(Stroke(grille, view.lit((40, 40, 44), face.normal, z), False))
+
+    def back() -> None:
+        if load == 0:
+            profile = [(-3.0, 0.95), (1.2, 0.95), (1.3, 2.15), (-3.3, 2.15)]
+            for face in solid(view, sketch, place, profile, 2.4, hold, {2: (122, 96, 70)}):
+                if face.edge is None:
+                    for spot in np.linspace(0.05, 0.95, 7):
+                        rib = on_face(view, face.corners, spot - 0.015, 0.0, spot + 0.015, 1.0)
+                        sketch.strokes.append(Stroke(rib, view.lit(shade(hold, 0.7), face.normal, z), False))
+            mound = [(-2.7, 2.15), (0.8, 2.15), (0.1, 2.5), (-1.2, 2.66), (-2.2, 2.4)]
+            solid(view, sketch, place, mound, 1.7, (128, 100, 72), shadow=False)
+        elif load == 1:
+            for face in solid(view, sketch, place, [(-3.2, 0.9), (1.3, 0.9), (1.3, 3.0), (-3.2, 3.0)], 2.35, hold):
+                if face.edge is None:
+                    band = on_face(view, face.corners, 0.0, 0.42, 1.0, 0.56)
+                    sketch.strokes.append(Stroke(band, view.lit(paint, face.normal, z), False))
+        else:
+            rings = [(-3.2, 0.75, 2.1), (-2.4, 1.05, 1.95), (-0.6, 1.15, 1.9), (0.9, 0.8, 1.85), (1.3, 0.4, 1.8)]
+            outline = [(a, m - r) for a, r, m in rings] + [(a, m + r) for a, r, m in reversed(rings)]
+            for share, tone in ((1.0, 0.72), (0.8, 0.88), (0.5, 1.05)):
+                profile = [(a, 1.9 + (b - 1.9) * share + 0.1 * (1 - share)) for a, b in outline]
+                ring = view.polygon(place.point(a, b, side * 0.6 * (1 - share)) for a, b in profile)
+                sketch.strokes.append(Stroke(ring, view.through_air(shade(hold, tone), z), True))
+            sketch.shadows.append([view.on_ground(place.point(a, b, 0)) for a, b in outline])
+
+    facing = place.direction(1, 0, 0)
+    cab_nearer = facing[0] * place.x + facing[2] * place.z < 0
+    for part in (back, cab) if cab_nearer else (cab, back):
+        part()
+    for spot in (-2.3, -1.2, 2.2):
+        wheel(view, sketch, place.moved(spot, across=side * 1.12), 0.5, (190, 190, 190))
+    return sketch
+
+
+def cone(view: View, random: np.random.Generator, x: float, z: float) -> Sketch:
+    sketch = Sketch("traffic cone", z)
+    tall = random.uniform(0.7, 0.95)
+    orange: Colour = ((248, 96, 22), (250, 74, 30), (240, 120, 20))[random.integers(3)]
+    solid(view, sketch, Place(x, z, random.uniform(-0.8, 0.8)), box(0.52, 0.06), 0.52, shade(orange, 0.8))
+    lit = math.copysign(1, view.sun[0])
+    bands = [
+        (0.06, 0.36, orange),
+        (0.36, 0.56, (244, 244, 240)),
+        (0.56, 0.74, orange),
+        (0.74, 0.86, (244, 244, 240)),
+        (0.86, 1.0, orange),
+    ]
+
+    def radius(share: float) -> float:
+        return 0.2 * (1 - share) + 0.035
+
+    for low, high, colour in bands:
+        a, b = radius(low), radius(high)
+        for left, right, tone in ((-1.0, 1.0, 0.92), (0.1 * lit, lit, 1.08), (-lit, -0.45 * lit, 0.66)):
+            spots = [(left * a, low), (right * a, low), (right * b, high), (left * b, high)]
+            patch: Polygon = view.polygon((x + u, v * tall, z) for u, v in spots)
+            sketch.strokes.append(Stroke(patch, view.through_air(shade(colour, tone), z), tone == 0.92))
+    outline = [(-0.23, 0.0), (0.23, 0.0), (0.035, tall), (-0.035, tall)]
+    sketch.shadows.append([view.on_ground((x + u, v, z)) for u, v in outline])
+    return sketch
+
+
+def ladder(view: View, random: np.random.Generator, x: float, z: float) -> Sketch:
+    """A step ladder. Its truth is its outline, gaps between the rungs included, as people draw it."""
+    sketch = Sketch("ladder", z)
+    place = Place(x, z, random.uniform(-0.6, 0.6))
+    tall, spread = random.uniform(1.9, 2.9), random.uniform(0.45, 0.7)
+    colour: Colour = ((196, 200, 204), (226, 180, 50), (190, 142, 88), (214, 96, 40))[random.integers(4)]
+    rungs = int(tall / 0.3)
+    for lean, tone, steps in ((1, 0.68, False), (-1, 1.0, True)):
+
+        def spot(across: float, share: float, lean: int = lean) -> tuple[float, float, float]:
+            return place.point(across * (0.34 - 0.1 * share), share * tall, lean * spread * (1 - share))
+
+        hue = view.lit(shade(colour, tone), place.direction(0, 0.3, -0.95), z)
+        outline = [spot(-1, 0), spot(1, 0), spot(1, 1), spot(-1, 1)]
+        sketch.strokes.append(Stroke(view.polygon(outline), OUTLINE_ONLY, True))
+        if steps:
+            for k in range(1, rungs):
+                low, high = k / rungs, k / rungs + 0.045 / tall * 1.4
+                bar = view.polygon([spot(-1, low), spot(1, low), spot(1, high), spot(-1, high)])
+                sketch.strokes.append(Stroke(bar, hue, True))
+                sketch.shadows.append(
+                    [view.on_ground(p) for p in (spot(-1, low), spot(1, low), spot(1, high), spot(-1, high))]
+                )
+        for left, right in ((-1.16, -0.84), (0.84, 1.16)):
+            rail = [spot(left, 0), spot(right, 0), spot(right, 1), spot(left, 1)]
+            sketch.strokes.append(Stroke(view.polygon(rail), hue, True))
+            sketch.shadows.append([view.on_ground(point) for point in rail])
+    cap = [
+        place.point(a, b, c)
+        for a, b, c in ((-0.3, tall, -0.1), (0.3, tall, -0.1), (0.3, tall + 0.05, 0), (-0.3, tall + 0.05, 0))
+    ]
+    sketch.strokes.append(Stroke(view.polygon(cap), view.lit(shade(colour, 0.9), (0, 0.8, -0.6), z), True))
+    return sketch
