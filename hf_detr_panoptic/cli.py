@@ -22,6 +22,7 @@ COMMANDS = {
     "export-review": ("export_review", "a dataset to CVAT, for a person to correct"),
     "import-review": ("import_review", "what was corrected in CVAT, into a new dataset"),
     "evaluate": ("evaluate", "how good is a model, or a folder of predictions? PQ, AP, mix-ups"),
+    "predict": ("predict", "a model on photos: overlays, COCO panoptic files, masks"),
     "doctor": ("doctor", "is this machine ready? Versions, device, processes, Hub, disk"),
 }
 

@@ -1,0 +1,161 @@
+"""A model on photos: overlays to look at, COCO panoptic files to work with, masks if wanted.
+
+  hf-detr-panoptic predict runs/site/final photos/ --out predictions
+  hf-detr-panoptic predict runs/site/final a.jpg b.jpg --out predictions --masks class
+  hf-detr-panoptic predict runs/site/final data/site/images --truth data/site --out predictions
+
+Photos may be files or folders. --out then holds predictions.png (photo | truth where known | prediction), overlays/,
+predictions.json with predictions/*.png in COCO panoptic format, and masks/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from ..errors import HfDetrPanopticError
+from ..images import open_image
+
+if TYPE_CHECKING:
+    from ..panoptic_map import PanopticMap
+    from .predict_inputs import FoundPhoto
+    from .predict_outputs import PredictionFolder
+
+_SHOWN = 50  # problems, at the end
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a DETR panoptic checkpoint, a folder or on the Hub")
+    parser.add_argument("photos", metavar="PHOTO", nargs="+", help="files, or folders with all that is in them")
+    parser.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace the predictions that --out holds")
+    parser.add_argument("--truth", metavar="DATASET", help="a COCO panoptic dataset; photos are found in it by name")
+    parser.add_argument(
+        "--masks", choices=["segment", "class"], help="also a black and white PNG a segment or a class"
+    )
+    parser.add_argument("--threshold", type=float, help="a segment counts above this score (what the model remembers)")
+    parser.add_argument("--mask-threshold", type=float, help="a mask claims a pixel above this (the same)")
+    parser.add_argument("--min-area", type=int, help="smaller segments are dropped, in pixels (the same)")
+    parser.add_argument(
+        "--fill", choices=["void", "argmax"], help="what a pixel that no mask claims becomes (the same)"
+    )
+    parser.add_argument("--stuff", metavar="A,B", help="the model's stuff classes, if its configuration does not say")
+    parser.add_argument("--batch-size", type=int, default=4, help="photos of one size at a time (%(default)s)")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="(%(default)s)")
+
+
+def main(args: argparse.Namespace) -> int:
+    from .predict_outputs import PredictionFolder
+    from .prepare import clear_errors
+
+    stuff = None if args.stuff is None else [name.strip() for name in args.stuff.split(",") if name.strip()]
+    chosen = {key: getattr(args, key) for key in ("threshold", "mask_threshold", "min_area", "fill", "precision")}
+    folder = PredictionFolder(Path(args.out), args.masks, args.overwrite)
+    with clear_errors(folder.path):
+        problems = predict(
+            args.model,
+            args.photos,
+            folder,
+            truth=args.truth,
+            stuff=stuff,
+            settings={key: value for key, value in chosen.items() if value is not None},
+            batch_size=args.batch_size,
+            progress=sys.stderr.isatty(),
+        )
+    print(folder.summary())
+    if problems:
+        print(f"{len(problems)} not predicted:")
+        print("\n".join(f"  {problem}" for problem in problems[:_SHOWN]))
+        if len(problems) > _SHOWN:
+            print(f"  and {len(problems) - _SHOWN} more")
+    how_good = f"hf-detr-panoptic evaluate --model {args.model} --data {args.truth or 'DATASET'}"
+    print(f"next: look at {folder.path / 'predictions.png'}, then {how_good}")
+    return 0 if folder.predicted else 1
+
+
+def predict(
+    model: str | Path | Any,
+    photos: Sequence[str | Path],
+    folder: PredictionFolder,
+    *,
+    truth: str | Path | None = None,
+    stuff: Iterable[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    batch_size: int = 4,
+    progress: bool = False,
+) -> list[HfDetrPanopticError]:
+    """Every photo's map into the folder; returns what is wrong with the photos that could not be predicted.
+
+    `model`: a checkpoint's folder or name, or a loaded labeler. The next photos are opened while the model works.
+    """
+    from tqdm import tqdm
+
+    from .predict_inputs import find_photos, find_truth
+    from .processes import guard_processes
+
+    if guard_processes() > 1:
+        raise HfDetrPanopticError("predict runs in one process", fix="Start it without a launcher.")
+    if batch_size < 1:
+        raise HfDetrPanopticError(f"batch_size is {batch_size}", fix="Give 1 or more.")
+    found, problems = find_photos(photos, besides=folder.path)
+    known = find_truth(truth)
+    loaded = _model(model, stuff)
+    chunks = [found[start : start + batch_size] for start in range(0, len(found), batch_size)]
+    bar = tqdm(total=len(found), desc="predicting", unit="photo", disable=not progress)
+    with folder.writing(loaded.label_space, known, found), ThreadPoolExecutor(max_workers=1) as reader, bar:
+        coming = [reader.submit(_opened, chunk) for chunk in chunks[:1]]
+        for place, chunk in enumerate(chunks):
+            pictures = coming.pop().result()
+            coming += [reader.submit(_opened, following) for following in chunks[place + 1 : place + 2]]
+            readable = [(name, picture) for name, picture in pictures if isinstance(picture, Image.Image)]
+            problems += [error for _, error in pictures if isinstance(error, HfDetrPanopticError)]
+            for name, picture, map in _segmented(loaded, readable, settings or {}, batch_size, problems):
+                folder.add(name, picture, map)
+            bar.update(len(chunk))
+    return problems
+
+
+def _model(model: Any, stuff: Iterable[str] | None) -> Any:
+    if not isinstance(model, str | Path):
+        return model
+    from accelerate import PartialState
+
+    from ..model.modeling import DetrForPanopticSegmentation
+
+    return DetrForPanopticSegmentation.from_pretrained(model, stuff=stuff).to(PartialState().device).eval()
+
+
+def _opened(photos: Sequence[FoundPhoto]) -> list[tuple[str, Image.Image | HfDetrPanopticError]]:
+    opened: list[tuple[str, Image.Image | HfDetrPanopticError]] = []
+    for photo in photos:
+        try:
+            opened.append((photo.name, open_image(photo.path)))
+        except HfDetrPanopticError as error:
+            opened.append((photo.name, error))
+    return opened
+
+
+def _segmented(
+    model: Any,
+    pictures: Sequence[tuple[str, Image.Image]],
+    settings: Mapping[str, Any],
+    batch_size: int,
+    problems: list[HfDetrPanopticError],
+) -> Iterator[tuple[str, Image.Image, PanopticMap]]:
+    """What the model makes of the photos; if it refuses them together, of each alone."""
+    try:
+        maps = model.segment([picture for _, picture in pictures], **settings, batch_size=batch_size)
+        yield from ((name, picture, map) for (name, picture), map in zip(pictures, maps, strict=True))
+        return
+    except HfDetrPanopticError as error:
+        if len(pictures) == 1:
+            problems.append(type(error)(error.what, where=pictures[0][0], fix=error.fix))
+            return
+    for one in pictures:
+        yield from _segmented(model, [one], settings, batch_size, problems)
