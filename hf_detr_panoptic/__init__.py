@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .panoptic_map import PanopticMap, Segment
     from .steps.evaluate import evaluate_model
     from .steps.prepare import prepare
+    from .steps.train import train
+    from .training.recipe import Recipe
     from .visual.draw import draw
 
 # Imported at first use: `import hf_detr_panoptic` must not cost the seconds that torch and transformers take.
@@ -24,11 +26,13 @@ _HOMES = {
     "LabelSpace": ".labels",
     "PanopticMap": ".panoptic_map",
     "PanopticQuality": ".evaluation.panoptic_quality",
+    "Recipe": ".training.recipe",
     "Segment": ".panoptic_map",
     "draw": ".visual.draw",
     "evaluate_model": ".steps.evaluate",
     "load_panoptic": ".data.loading",
     "prepare": ".steps.prepare",
+    "train": ".steps.train",
 }
 
 __all__ = [
@@ -37,12 +41,14 @@ __all__ = [
     "LabelSpace",
     "PanopticMap",
     "PanopticQuality",
+    "Recipe",
     "Segment",
     "__version__",
     "draw",
     "evaluate_model",
     "load_panoptic",
     "prepare",
+    "train",
 ]
 
 

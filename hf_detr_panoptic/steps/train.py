@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -125,14 +126,23 @@ def launch_command(processes: int, words: Sequence[str]) -> list[str]:
 
 
 def _launch(processes: int, refuse: bool) -> int:
-    words = [word for word in sys.argv[1:] if word not in ("train", "--no-launch")]
+    words = sys.argv[2:] if sys.argv[1:2] == ["train"] else sys.argv[1:]
+    words = [word for word in words if word != "--no-launch"]
     if refuse:
         raise HfDetrPanopticError(
             f"{processes} GPUs are seen, and this is one process",
             fix=f"Run `accelerate launch --multi_gpu --num_processes {processes} examples/train.py {' '.join(words)}`"
             ", or show it one GPU: CUDA_VISIBLE_DEVICES=0.",
         )
-    return subprocess.run(launch_command(processes, words), check=False).returncode
+    started = subprocess.Popen(launch_command(processes, words))
+    # A terminal sends Ctrl-C to all of them; what is sent to this process alone is handed on.
+    before = [signal.signal(signal.SIGINT, signal.SIG_IGN)]
+    before.append(signal.signal(signal.SIGTERM, lambda number, frame: started.send_signal(number)))
+    try:
+        return started.wait()
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
 
 
 def splits_of(recipe: Recipe) -> Splits:

@@ -23,6 +23,7 @@ __all__ = [
     "STAGES",
     "Recipe",
     "StageRecipe",
+    "check_precision",
     "find_recipe",
     "recipe_folder",
     "recipe_keys",
@@ -96,6 +97,13 @@ def _loader(device: Any, written: dict[str, Any]) -> dict[str, Any]:
         "dataloader_prefetch_factor": 4,
         "dataloader_pin_memory": device.type == "cuda",
     }
+
+
+def check_precision(stage: StageRecipe, device: Any) -> None:
+    """Raise now for a precision that a later stage will ask for and the device does not have."""
+    import torch
+
+    _precision(stage, torch.device("cpu" if stage.training_arguments.get("use_cpu") else device))
 
 
 def _precision(stage: StageRecipe, device: Any) -> dict[str, bool]:

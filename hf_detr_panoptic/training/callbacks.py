@@ -44,7 +44,8 @@ class Interruption:
                 signal.signal(number, handler)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if self.signal == signal.SIGINT and number == signal.SIGINT:
+        # torch's launcher hands Ctrl-C on to processes that the terminal has told already: there, twice is once.
+        if self.signal == number == signal.SIGINT and "TORCHELASTIC_RUN_ID" not in os.environ:
             raise KeyboardInterrupt
         self.signal = number
         if os.environ.get("RANK", "0") == "0":

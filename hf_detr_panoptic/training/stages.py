@@ -23,15 +23,8 @@ from ..errors import DatasetError, HfDetrPanopticError, RecipeError, did_you_mea
 from ..labels import LabelSpace
 from ..model.modeling import DetrForPanopticSegmentation
 from . import checkpoints
-from .callbacks import (
-    Interruption,
-    Patience,
-    ProgressLine,
-    Results,
-    StopOnSignal,
-    Track,
-    Tracking,
-)
+from .arguments import check_precision
+from .callbacks import Interruption, Patience, ProgressLine, Results, StopOnSignal, Track, Tracking
 from .parameter_groups import trainable_line
 from .recipe import Recipe
 from .rehearsal import fit_batch_size, rehearse
@@ -83,6 +76,8 @@ def run_stages(
     speak: Say = say if state.is_main_process else _silent
     chosen = _chosen(recipe, start, stop)
     check_splits(splits)
+    for stage in chosen:
+        check_precision(stage, state.device)
     if estimate:
         with tempfile.TemporaryDirectory() as scratch:  # a Trainer makes its folder at once
             for stage in chosen:

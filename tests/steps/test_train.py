@@ -116,11 +116,14 @@ def test_several_gpus_and_no_launcher(
     assert "accelerate launch --multi_gpu --num_processes 2 examples/train.py" in capsys.readouterr().err
     started = []
 
-    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[bytes]:
-        started.append(command)
-        return subprocess.CompletedProcess(command, 7)
+    class Started:
+        def __init__(self, command: list[str]) -> None:
+            started.append(command)
 
-    monkeypatch.setattr(subprocess, "run", run)
+        def wait(self) -> int:
+            return 7
+
+    monkeypatch.setattr(subprocess, "Popen", Started)
     monkeypatch.setattr(sys, "argv", ["hf-detr-panoptic", "train", *words[2:]])
     assert main(["train", *words[2:]]) == 7
     assert started == [launch_command(2, words[2:])]

@@ -275,6 +275,14 @@ def write_maps(folder: Path, splits: Splits, void: bool = False, without: set[in
     return list(read_dataset(folder)["train"])
 
 
+def test_a_precision_that_is_not_there_is_said_at_once(make: Make, splits: Splits, tmp_path: Path) -> None:
+    """fp16 in the last stage only: on a CPU it cannot be trained in, and that is known before the first."""
+    recipe = make(tmp_path / "run", stages={"finetune": {"fp16": True}})
+    with pytest.raises(RecipeError, match=r"stages\.finetune: fp16 is asked for"):
+        run_stages(recipe, splits, say=str)
+    assert not (tmp_path / "run").exists()
+
+
 def test_losses_are_weighed(make: Make, splits: Splits, tmp_path: Path) -> None:
     recipe = make(tmp_path, losses={"ce": 2.0, "dice": 3.0, "no_object": 0.2})
     config = starting_model(recipe, splits.space, None).config

@@ -275,3 +275,17 @@ def test_gradient_checkpointing_learns_the_same(still_model_folder: Path, even_s
     assert found[0].keys() == found[1].keys()
     for name, gradient in found[0].items():
         assert torch.allclose(found[1][name], gradient, atol=1e-6), name
+
+
+def test_what_others_draw_does_not_matter(model_folder: Path, splits: Splits, tmp_path: Path) -> None:
+    """Loaders, evaluations and resumes draw from the generator that dropout draws from."""
+
+    class Draws(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            torch.rand(7)
+
+    found = []
+    for place, callbacks in enumerate(([], [Draws()])):
+        trainer_for(model_folder, splits, tmp_path / str(place), callbacks=callbacks, num_train_epochs=1).train()
+        found.append(load_file(tmp_path / str(place) / "checkpoint-4" / "model.safetensors"))
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
