@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from .view import Colour, Place, Sketch, Stroke, View, box, on_face, shade, solid
+from .view import Colour, Place, Point, Sketch, Stroke, View, box, on_face, shade, solid
 
 WALLS: tuple[Colour, ...] = (
     (196, 184, 166),
@@ -80,26 +80,25 @@ def tree(view: View, random: np.random.Generator, x: float, z: float) -> Sketch:
     trunk = [(x - 0.16, 0.0, z), (x + 0.16, 0.0, z), (x + 0.1, tall * 0.5, z), (x - 0.1, tall * 0.5, z)]
     sketch.strokes.append(Stroke(view.polygon(trunk), view.through_air((84, 66, 50), z), True))
     sun_x, sun_y, _ = view.sun
-    spots = [(random.normal(0, 0.42), random.normal(0, 0.42)) for _ in range(9)]
-    for tone, shift, size in ((0.62, 0.0, 0.62), (0.95, 0.14, 0.46), (1.28, 0.26, 0.28)):
-        hue = view.through_air(shade(leaf, tone * (0.75 + 0.3 * (1.1 - view.ambient))), z)
-        for a, b in spots:
-            outline = _puff(
-                random, x + (a + sun_x * shift) * crown, tall - crown + (b + sun_y * shift) * crown, size * crown, z
-            )
-            sketch.strokes.append(Stroke(view.polygon(outline), hue, True))
-            if shift == 0:
+    turns, reach = random.uniform(0, 2 * math.pi, 13), np.sqrt(random.uniform(0, 1, 13)) * 0.72
+    spots = list(zip((reach * np.cos(turns)).tolist(), (reach * np.sin(turns) * 0.9).tolist(), strict=True))
+    for tone, shift, size, count in ((0.58, -0.06, 0.5, 13), (0.86, 0.08, 0.36, 11), (1.14, 0.2, 0.24, 10)):
+        hue = shade(leaf, tone * (0.75 + 0.3 * (1.1 - view.ambient)))
+        for a, b in spots[:count]:
+            middle = x + (a + sun_x * shift) * crown, tall - crown + (b + max(sun_y, 0.5) * shift) * crown
+            outline = _puff(random, *middle, size * crown, z)
+            tint = view.through_air(shade(hue, random.uniform(0.9, 1.1)), z)
+            sketch.strokes.append(Stroke(view.polygon(outline), tint, True))
+            if tone < 0.6:
                 sketch.shadows.append([view.on_ground(point) for point in outline])
     return sketch
 
 
-def _puff(
-    random: np.random.Generator, x: float, y: float, radius: float, z: float
-) -> list[tuple[float, float, float]]:
+def _puff(random: np.random.Generator, x: float, y: float, radius: float, z: float) -> list[Point]:
     """A ragged disc."""
-    rays = radius * random.uniform(0.72, 1.15, 11)
+    rays = radius * random.uniform(0.7, 1.2, 13)
     return [
-        (x + ray * math.cos(k * 2 * math.pi / 11), max(0.3, y + ray * math.sin(k * 2 * math.pi / 11)), z)
+        (x + ray * math.cos(k * 2 * math.pi / 13), max(0.3, y + ray * math.sin(k * 2 * math.pi / 13)), z)
         for k, ray in enumerate(rays.tolist())
     ]
 
@@ -120,7 +119,8 @@ def tree_line(view: View, random: np.random.Generator, z: float) -> Sketch:
             * share
             * (1 + 0.16 * np.sin(np.arange(steps) * random.uniform(0.3, 0.7)) + random.uniform(-0.16, 0.16, steps))
         )
-        tops[0] = tops[-1] = 0.4
+        tops[:4] *= (0.15, 0.45, 0.7, 0.9)
+        tops[-4:] *= (0.9, 0.7, 0.45, 0.15)
         line = [(left + (right - left) * k / (steps - 1), float(top), z) for k, top in enumerate(tops)]
         outline = [(left, 0.0, z), *line, (right, 0.0, z)]
         sketch.strokes.append(Stroke(view.polygon(outline), view.through_air(shade(leaf, tone), z), True))
@@ -153,14 +153,48 @@ def fence(view: View, random: np.random.Generator, z: float) -> Sketch:
     return sketch
 
 
+def heap(view: View, random: np.random.Generator, x: float, z: float) -> Sketch:
+    """A heap of excavated earth."""
+    sketch = Sketch("dirt-merged", z)
+    wide, tall = random.uniform(2.5, 5), random.uniform(1.0, 2.0)
+    colour = shade((142, 112, 80), random.uniform(0.85, 1.1))
+    lean = view.sun[0]
+    steps = np.linspace(-1, 1, 19)
+    tops = tall * np.clip(1 - np.abs(steps) ** 1.5, 0, 1) * random.uniform(0.88, 1.08, 19)
+    ridge = [(x + wide * u, top, z) for u, top in zip(steps.tolist(), tops.tolist(), strict=True)]
+    bright = view.ambient + 0.45 * (1.1 - view.ambient)
+    sketch.strokes.append(Stroke(view.polygon(ridge), view.through_air(shade(colour, bright), z), True))
+    peak = (x + wide * 0.1 * lean, tall * 0.93, z)
+    flank = [spot for spot in ridge if (spot[0] - x) * lean < 0]
+    foot = [(x, 0.0, z - 0.3)]
+    dark = [*(flank if lean > 0 else [*flank[::-1]]), peak, *foot]
+    sketch.strokes.append(Stroke(view.polygon(dark), view.through_air(shade(colour, bright * 0.78), z), False))
+    sketch.shadows.append([view.on_ground(point) for point in ridge])
+    return sketch
+
+
+def tracks(view: View, random: np.random.Generator, name: str, colour: Colour) -> Sketch:
+    """Two ruts that wheels have left, on the surface `name`."""
+    sketch = Sketch(name, 1e6)
+    depths = np.geomspace(view.nearest * 0.7, view.nearest * 12, 14).tolist()
+    start, drift, sway, phase = (random.uniform(low, high) for low, high in ((-4, 4), (-0.7, 0.7), (0.2, 1.2), (0, 6)))
+    tone = view.through_air(shade(colour, 0.82), 8)
+    for side in (-0.85, 0.85):
+        middle = [start + side + drift * z + sway * math.sin(0.35 * z + phase) for z in depths]
+        rut = [(x - 0.2, 0.0, z) for x, z in zip(middle, depths, strict=True)]
+        rut += [(x + 0.2, 0.0, z) for x, z in reversed(list(zip(middle, depths, strict=True)))]
+        sketch.strokes.append(Stroke(view.polygon(rut), tone, False))
+    return sketch
+
+
 def ground_patch(view: View, random: np.random.Generator, name: str, colour: Colour) -> Sketch:
     """A strip along, or a field at one side, with a ragged edge. Lies flat: painted before all that stands."""
     sketch = Sketch(name, 1e6)
-    far = view.nearest * 40
+    far = view.nearest * 12
     if random.random() < 0.5:  # a strip towards the distance
-        middle, wide, drift = random.uniform(-6, 6), random.uniform(3.5, 6.5), random.uniform(-0.5, 0.5)
-        edge = 0.02 if name == "pavement-merged" else 0.25
-        depths = np.geomspace(view.nearest * 0.7, far, 16).tolist()
+        middle, wide, drift = random.uniform(-6, 6), random.uniform(3.5, 6.5), random.uniform(-0.35, 0.35)
+        edge = 0.02 if name == "pavement-merged" else 0.16
+        depths = np.geomspace(view.nearest * 0.7, far * 3 if edge < 0.1 else far, 16).tolist()
         sway = random.uniform(-edge, edge, (2, 16))
         outline = [
             (middle - wide / 2 + drift * z + s * wide, 0.0, z) for z, s in zip(depths, sway[0].tolist(), strict=True)
@@ -180,7 +214,5 @@ def ground_patch(view: View, random: np.random.Generator, name: str, colour: Col
             half = view.half_width(z * 1.2)
             for u in steps[::way].tolist():
                 outline.append((u * half, 0.0, max(1.0, z * (1 + tilt * u + random.uniform(-edge, edge)))))
-    sketch.strokes.append(
-        Stroke(view.polygon(outline), view.through_air(shade(colour, view.ambient * 0.9 + 0.35), 8), True)
-    )
+    sketch.strokes.append(Stroke(view.polygon(outline), view.through_air(colour, 8), True))
     return sketch

@@ -72,6 +72,13 @@ def ground_texture(view: View, random: np.random.Generator, height: int, width: 
     return tile(2, 1.0)[rows, columns] * fade
 
 
+def air(view: View, height: int) -> Pixels:
+    """float32 [height, 1], 0 to 1: how much of the ground's colour is lost in the haze, row by row."""
+    y = (np.arange(height, dtype=np.float32) + 0.5) * (view.height / height)
+    distance = view.eye * view.focal / np.maximum(y - view.horizon, 0.5)
+    return (0.8 - 0.8 * np.exp(-distance / 90))[:, None]
+
+
 def lens_and_sensor(random: np.random.Generator, paint: Pixels) -> Image.Image:
     """paint: float32 [H, W, 3], 0 to 255. Exposure, white balance, vignette, blur, noise, JPEG."""
     height, width = paint.shape[:2]
@@ -83,7 +90,7 @@ def lens_and_sensor(random: np.random.Generator, paint: Pixels) -> Image.Image:
     np.minimum(values, 200 + (values - 200) * 0.62, out=values)
     blur = random.uniform(0.25, 0.75) * height / 192 + (random.random() < 0.12) * random.uniform(0.3, 0.7)
     photo = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(float(blur)))
-    grain = random.uniform(1.0, 5.0)
+    grain = random.uniform(0.8, 3.6)
     values = np.asarray(photo, np.float32)
     noise = crop(tile(3, 0.25), random, height, width) * np.float32(grain)
     chroma = crop(tile(4, 0.4), random, height, width) * np.float32(grain * 0.4)

@@ -118,10 +118,10 @@ def rebar_bundle(view: View, random: np.random.Generator, x: float, z: float) ->
     return sketch
 
 
-def cement_bag(view: View, random: np.random.Generator, x: float, z: float, y: float = 0.0) -> Sketch:
+def cement_bag(view: View, random: np.random.Generator, x: float, z: float) -> Sketch:
     """One full paper bag: rounded, creased, with a printed band."""
     sketch = Sketch("cement bag", z)
-    place = Place(x, z, random.uniform(-0.7, 0.7), y)
+    place = Place(x, z, random.uniform(-0.7, 0.7))
     long, deep, tall = random.uniform(0.8, 0.98), random.uniform(0.5, 0.62), random.uniform(0.24, 0.32)
     colour = BAGS[random.integers(len(BAGS))]
     label = LABELS[random.integers(len(LABELS))]

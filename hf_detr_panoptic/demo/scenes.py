@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap, Segment
 from . import backdrop, materials, things
-from .finish import crop, ground_texture, lens_and_sensor, sky, tile
+from .finish import air, crop, ground_texture, lens_and_sensor, sky, tile
 from .site import SITE, TEACHER
 from .view import OUTLINE_ONLY, Colour, Sketch, View
 
@@ -37,14 +37,16 @@ ROUGHNESS = {
     "dirt-merged": 30,
     "pavement-merged": 11,
     "grass-merged": 34,
-    "building-other-merged": 9,
-    "tree-merged": 46,
+    "building-other-merged": 6,
+    "tree-merged": 34,
     "fence-merged": 8,
     "brick stack": 14,
     "rebar bundle": 20,
     "cement bag": 9,
     "pipe": 7,
-    "sky-other-merged": 0,
+    "person": 7,
+    "car": 3,
+    "truck": 3,
 }
 
 Maker = Callable[[View, np.random.Generator, float, float], Sketch]
@@ -116,7 +118,7 @@ def scene(seed: int, index: int, size: tuple[int, int] = (256, 192), custom: boo
         for polygon, colour, _ in sketch.strokes:
             if colour is not OUTLINE_ONLY:
                 draw.polygon(polygon, fill=colour)
-    paint = np.asarray(picture.reduce(FINE), np.float32)
+    paint = np.array(picture.reduce(FINE), np.float32)
 
     def share(values: Mapping[str, float]) -> npt.NDArray[np.float32]:
         """float32 [height, width]: a number a class, soft along the borders."""
@@ -131,7 +133,8 @@ def scene(seed: int, index: int, size: tuple[int, int] = (256, 192), custom: boo
     rough = share(standing_roughness) * crop(tile(5, 0.55), texture, height, width)
     factor = 1 + (rough_ground * 0.8 + rough * 0.6) * np.float32(1 / 100)
     factor *= 1 - lying * _shadows(sketches, width, height, sharp)
-    paint = paint * factor[:, :, None]
+    paint *= factor[:, :, None]
+    paint += (lying * air(view, height))[:, :, None] * (np.array(view.haze, np.float32) - paint)
     above = share({SKY: 255.0})[:, :, None] * np.float32(1 / 255)
     flat = np.array(view.through_air(zenith, 60), np.float32)
     paint += above * (sky(view, texture, zenith, cover, height, width) - flat)
@@ -171,25 +174,29 @@ def _ground(view: View, random: np.random.Generator) -> tuple[str, Colour, list[
 
     def colour(name: str) -> Colour:
         red, green, blue = GROUNDS[name][random.integers(len(GROUNDS[name]))]
-        own = light * random.uniform(0.9, 1.1)
-        return red * own, green * own, blue * own
+        tone = light * random.uniform(0.9, 1.1)
+        return red * tone, green * tone, blue * tone
 
-    patches = []
+    own = colour(base)
+    patches = [backdrop.tracks(view, random, base, own)] if base != "pavement-merged" and random.random() < 0.6 else []
     for name in kinds:
         if name != base and random.random() < 0.42:
             patches.append(backdrop.ground_patch(view, random, name, colour(name)))
-    return base, colour(base), patches
+    return base, own, patches
 
 
 def _behind(view: View, random: np.random.Generator) -> list[Sketch]:
     found = []
-    if random.random() < 0.5:
+    if random.random() < 0.68:
         found.append(backdrop.tree_line(view, random, random.uniform(45, 80)))
-    for _ in range(random.choice(4, p=(0.22, 0.48, 0.22, 0.08))):
+    for _ in range(random.choice(4, p=(0.16, 0.46, 0.28, 0.1))):
         z = random.uniform(22, 48)
         found.append(backdrop.building(view, random, random.uniform(-0.9, 0.9) * view.half_width(z), z))
     if random.random() < 0.45:
         found.append(backdrop.fence(view, random, random.uniform(14, 24)))
+    if random.random() < 0.3:
+        z = random.uniform(11, 20)
+        found.append(backdrop.heap(view, random, random.uniform(-0.9, 0.9) * view.half_width(z), z))
     for _ in range(random.choice(4, p=(0.5, 0.24, 0.16, 0.1))):
         z = random.uniform(16, 34)
         found.append(backdrop.tree(view, random, random.uniform(-1, 1) * view.half_width(z), z))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -209,13 +210,7 @@ def truck(view: View, random: np.random.Generator, x: float, z: float) -> Sketch
                     band = on_face(view, face.corners, 0.0, 0.42, 1.0, 0.56)
                     sketch.strokes.append(Stroke(band, view.lit(paint, face.normal, z), False))
         else:
-            rings = [(-3.2, 0.75, 2.1), (-2.4, 1.05, 1.95), (-0.6, 1.15, 1.9), (0.9, 0.8, 1.85), (1.3, 0.4, 1.8)]
-            outline = [(a, m - r) for a, r, m in rings] + [(a, m + r) for a, r, m in reversed(rings)]
-            for share, tone in ((1.0, 0.72), (0.8, 0.88), (0.5, 1.05)):
-                profile = [(a, 1.9 + (b - 1.9) * share + 0.1 * (1 - share)) for a, b in outline]
-                ring = view.polygon(place.point(a, b, side * 0.6 * (1 - share)) for a, b in profile)
-                sketch.strokes.append(Stroke(ring, view.through_air(shade(hold, tone), z), True))
-            sketch.shadows.append([view.on_ground(place.point(a, b, 0)) for a, b in outline])
+            _drum(view, sketch, place, hold, paint)
 
     facing = place.direction(1, 0, 0)
     cab_nearer = facing[0] * place.x + facing[2] * place.z < 0
@@ -224,6 +219,32 @@ def truck(view: View, random: np.random.Generator, x: float, z: float) -> Sketch
     for spot in (-2.3, -1.2, 2.2):
         wheel(view, sketch, place.moved(spot, across=side * 1.12), 0.5, (190, 190, 190))
     return sketch
+
+
+def _drum(view: View, sketch: Sketch, place: Place, colour: Colour, stripe: Colour) -> None:
+    """A mixer's drum: short cylinders along the truck, far to near."""
+    ends = (
+        (-3.3, 0.62),
+        (-2.9, 0.85),
+        (-2.4, 1.02),
+        (-1.7, 1.14),
+        (-0.5, 1.16),
+        (0.1, 1.04),
+        (0.6, 0.86),
+        (1.1, 0.62),
+    )
+    rings = [
+        ((a + b) / 2, b - a, (r + s) / 2, stripe if k in (2, 4) else colour)
+        for k, ((a, r), (b, s)) in enumerate(itertools.pairwise(ends))
+    ]
+
+    def distance(ring: tuple[float, float, float, Colour]) -> float:
+        x, _, z = place.point(ring[0], 0, 0)
+        return x * x + z * z
+
+    for middle, long, radius, tone in sorted(rings, key=distance, reverse=True):
+        x, _, z = place.point(middle, 0, 0)
+        solid(view, sketch, Place(x, z, place.yaw + math.pi / 2), disc(radius, 14, up=2.05), long, tone)
 
 
 def cone(view: View, random: np.random.Generator, x: float, z: float) -> Sketch:
