@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from ..panoptic_map import PanopticMap, Segment
 from .contours import RANKS, paint_contours
 from .label_places import Wanted, inscribed_points, place_labels
 from .legend import Entry, hatch, legend, stamp
-from .text import Color, one_line, words
+from .text import Color, legible, one_line
 
 # How far the second, third, … instance of a class is moved to white (above 0) or black.
 _SHADES = (0.0, -0.38, 0.42, -0.2, 0.22, -0.55, 0.6)
@@ -35,7 +34,8 @@ def draw(
 
     Each class has its colour, each instance its shade of it; void is hatched. What the person marked has a white
     contour on a dark one, what the labeler added a dashed one, what a model predicted a plain one. Segments without
-    room for their name carry the number that the legend gives their class. Lines and letters grow with the photo.
+    room for their name carry their class's number, label + 1 as in COCO's files. Lines and letters grow with the
+    photo.
     """
     upright = open_image(photo)
     if upright.size != (map.width, map.height):
@@ -48,15 +48,14 @@ def draw(
     fills = _fills(map.space, [segment for segment, _ in ordered])
     longest = max(upright.size)
     line = max(1, round(longest / 1000))
-    numbers = _numbers(ordered)
     pixels = np.array(Image.blend(upright, _filled(places, fills, longest), opacity))
     ranks = np.array([0, *(RANKS[segment.source] for segment, _ in ordered)], dtype=np.uint8)
     paint_contours(pixels, places, ranks, line)
     size = max(11, round(longest / 50))
     if labels:
-        _paint_labels(pixels, places, map.space, ordered, fills, numbers, size)
+        _paint_labels(pixels, places, map.space, ordered, fills, size)
     if legend:
-        below = _legend(map, ordered, numbers, pixels.shape[1], size)
+        below = _legend(map, ordered, pixels.shape[1], size)
         pixels = np.concatenate([pixels, below])
     return Image.fromarray(pixels)
 
@@ -117,22 +116,12 @@ def _filled(places: npt.NDArray[np.unsignedinteger[Any]], fills: list[Color], lo
     return image.convert("RGB")
 
 
-def _numbers(ordered: list[tuple[Segment, int]]) -> dict[int, int]:
-    """label → its number in this picture's legend, the class with most pixels first."""
-    areas: dict[int, int] = {}
-    for segment, area in ordered:
-        areas[segment.label] = areas.get(segment.label, 0) + area
-    ranked = sorted(areas, key=lambda label: (-areas[label], label))
-    return {label: number for number, label in enumerate(ranked, start=1)}
-
-
 def _paint_labels(
     pixels: npt.NDArray[np.uint8],
     places: npt.NDArray[np.unsignedinteger[Any]],
     space: LabelSpace,
     ordered: list[tuple[Segment, int]],
     fills: list[Color],
-    numbers: Mapping[int, int],
     size: int,
 ) -> None:
     points, radii = inscribed_points(places, len(ordered))
@@ -143,9 +132,9 @@ def _paint_labels(
     for turn in turns:
         segment, area = ordered[turn]
         name = one_line(space[segment.label].name, 24)
-        texts = f"{name} (crowd)" if segment.crowd else name, str(numbers[segment.label])
-        plates = [words(texts[0], size), words(texts[0], small), words(texts[1], size), words(texts[1], small)]
-        wanted.append(Wanted((int(points[turn, 0]), int(points[turn, 1])), float(radii[turn]), area, plates))
+        named, number = f"{name} (crowd)" if segment.crowd else name, str(segment.label + 1)
+        texts = [(word, letters) for word in (named, number) if legible(word) for letters in (size, small)]
+        wanted.append(Wanted((int(points[turn, 0]), int(points[turn, 1])), float(radii[turn]), area, texts))
     for placed in place_labels(wanted, pixels.shape[1], pixels.shape[0]):
         stamp(pixels, placed.plate, placed.x, placed.y)
         edge = max(1, size // 7)
@@ -153,17 +142,13 @@ def _paint_labels(
         pixels[y : y + placed.plate.shape[0], x : x + edge] = fills[turns[placed.wanted]]
 
 
-def _legend(
-    map: PanopticMap, ordered: list[tuple[Segment, int]], numbers: Mapping[int, int], width: int, size: int
-) -> npt.NDArray[np.uint8]:
+def _legend(map: PanopticMap, ordered: list[tuple[Segment, int]], width: int, size: int) -> npt.NDArray[np.uint8]:
     counts: dict[tuple[int, int], int] = {}
     for segment, _ in ordered:
-        key = (numbers[segment.label], RANKS[segment.source])
+        key = (segment.label, -RANKS[segment.source])
         counts[key] = counts.get(key, 0) + 1
-    labels = {number: label for label, number in numbers.items()}
     entries = []
-    for (number, rank), count in sorted(counts.items(), key=lambda item: (item[0][0], -item[0][1])):
-        name = one_line(map.space[labels[number]].name, 28)
-        text = f"{number}  {name}" + (f" ({count})" if count > 1 else "")
-        entries.append(Entry(text, class_color(map.space, labels[number]), rank))
+    for (label, rank), count in sorted(counts.items()):
+        text = f"{label + 1}  {one_line(map.space[label].name, 28)}"
+        entries.append(Entry(f"{text} ({count})" if count > 1 else text, class_color(map.space, label), -rank))
     return legend(entries, map.void_area > 0, width, size)

@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from .text import Pixels
+from .text import Pixels, words
 
+# A label may reach over its segment's border a little, but must not hide the segment.
+_HEIGHT, _WIDTH, _COVERED = 2.2, 4.0, 0.4  # of the radius, of the radius, of the area
 _GRID = 200  # cells along the longer side: finer than a label, coarse enough to cost a millisecond
 
 
@@ -49,12 +51,12 @@ def inscribed_points(
 
 @dataclass(frozen=True)
 class Wanted:
-    """A segment that wants a label: its point, the room around it, its area, and its texts from best to shortest."""
+    """A segment that wants a label: its point, the room around it, its area, and texts with sizes, the best first."""
 
     point: tuple[int, int]
     radius: float
     area: int
-    plates: Sequence[Pixels]
+    texts: Sequence[tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,10 @@ def place_labels(wanted: Sequence[Wanted], width: int, height: int) -> list[Plac
     placed: list[Placed] = []
     taken = np.zeros((len(wanted), 4), dtype=np.int64)
     for place, each in enumerate(wanted):
-        for plate in each.plates:
+        for text, size in each.texts:
+            if size > _HEIGHT * each.radius:
+                continue
+            plate = words(text, size)
             corner = _free_corner(each, plate, taken[: len(placed)], width, height)
             if corner is not None:
                 taken[len(placed)] = (*corner, corner[0] + plate.shape[1], corner[1] + plate.shape[0])
@@ -85,8 +90,8 @@ def _free_corner(
     wanted: Wanted, plate: Pixels, taken: npt.NDArray[np.int64], width: int, height: int
 ) -> tuple[int, int] | None:
     h, w = plate.shape[:2]
-    # A label may reach over its segment's border a little, but must not hide the segment.
-    if w > width or h > height or h > 2.2 * wanted.radius or w > 4 * wanted.radius or w * h > 0.4 * wanted.area:
+    fits = w <= width and h <= height and h <= _HEIGHT * wanted.radius and w <= _WIDTH * wanted.radius
+    if not fits or w * h > _COVERED * wanted.area:
         return None
     room = max(0.0, wanted.radius - h / 2)
     for shift in (0.0, -1.0, 1.0, -2.0, 2.0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ def legend(entries: Sequence[Entry], void: bool, width: int, size: int) -> Pixel
     """uint8 [h, width, 3]: the entries in columns, then, where there is something to tell apart, what lines mean."""
     ranks = sorted({entry.rank for entry in entries}, reverse=True)
     lines = [(words(one_line(e.text), size, DARK, WHITE), swatch(e.color, e.rank, size)) for e in entries]
-    keys = [(_MEANINGS[rank], rank) for rank in ranks if len(ranks) > 1 or rank != MODEL]
+    keys = [(_MEANINGS[rank], rank) for rank in ranks if len(ranks) > 1 or rank == AUTO]
     if void:
         keys.append(("void: nobody knows", VOID))
     lines += [(words(text, size, GREY, WHITE), swatch(WHITE, rank, size)) for text, rank in keys]
@@ -49,8 +50,9 @@ def legend(entries: Sequence[Entry], void: bool, width: int, size: int) -> Pixel
     return canvas
 
 
+@functools.lru_cache(maxsize=4096)
 def swatch(color: Color, rank: int, size: int) -> Pixels:
-    """uint8 [size, 2·size, 3]: a sample of fill and contour."""
+    """uint8 [size, 1.8·size, 3], read-only: a sample of fill and contour."""
     height, width = size, round(1.8 * size)
     line = max(1, round(size / 14))
     y, x = np.mgrid[:height, :width]
@@ -66,6 +68,7 @@ def swatch(color: Color, rank: int, size: int) -> Pixels:
             sample[(rim < line) & ((3 * x + 2 * y) // (12 * line) % 2 == 0)] = DARK
         else:
             sample[rim < line] = DARK
+    sample.flags.writeable = False
     return sample
 
 

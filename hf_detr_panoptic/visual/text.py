@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import unicodedata
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +19,15 @@ GREY: Color = (110, 110, 116)
 
 
 def one_line(text: str, most: int = 40) -> str:
-    """What can be printed of a text, on one line, at most so many characters."""
-    plain = " ".join("".join(mark if mark.isprintable() else " " for mark in text).split())
+    """What can be drawn of a text, on one line, at most so many characters; é is an e where the font has none."""
+    plain = " ".join("".join(_drawable(mark) if mark.isprintable() else " " for mark in text).split())
     return (plain if len(plain) <= most else f"{plain[: most - 1].rstrip()}…") or "?"
+
+
+def legible(text: str) -> bool:
+    """Does the font have most of the characters?"""
+    marks = [mark for mark in text if not mark.isspace()]
+    return 2 * sum(map(_has, marks)) > len(marks)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -45,3 +52,21 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     font = ImageFont.load_default(size=size)
     assert isinstance(font, ImageFont.FreeTypeFont)  # with a size it is never the bitmap font
     return font
+
+
+def _drawable(mark: str) -> str:
+    if _has(mark):
+        return mark
+    bare = "".join(part for part in unicodedata.normalize("NFKD", mark) if not unicodedata.combining(part))
+    return bare if bare and all(map(_has, bare)) else mark
+
+
+@functools.lru_cache(maxsize=4096)
+def _has(mark: str) -> bool:
+    """Pillow does not say whether a font has a character: a missing one looks like any other missing one."""
+    return mark.isascii() or _glyph(mark) != _glyph("\U0010fffe")
+
+
+def _glyph(mark: str) -> tuple[tuple[int, int], bytes]:
+    mask = _font(20).getmask(mark)
+    return mask.size, bytes(mask)
