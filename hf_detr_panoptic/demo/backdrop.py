@@ -80,9 +80,9 @@ def tree(view: View, random: np.random.Generator, x: float, z: float) -> Sketch:
     trunk = [(x - 0.16, 0.0, z), (x + 0.16, 0.0, z), (x + 0.1, tall * 0.5, z), (x - 0.1, tall * 0.5, z)]
     sketch.strokes.append(Stroke(view.polygon(trunk), view.through_air((84, 66, 50), z), True))
     sun_x, sun_y, _ = view.sun
-    turns, reach = random.uniform(0, 2 * math.pi, 13), np.sqrt(random.uniform(0, 1, 13)) * 0.72
+    turns, reach = random.uniform(0, 2 * math.pi, 13), np.sqrt(random.uniform(0, 1, 13)) * 0.8
     spots = list(zip((reach * np.cos(turns)).tolist(), (reach * np.sin(turns) * 0.9).tolist(), strict=True))
-    for tone, shift, size, count in ((0.58, -0.06, 0.5, 13), (0.86, 0.08, 0.36, 11), (1.14, 0.2, 0.24, 10)):
+    for tone, shift, size, count in ((0.55, 0.0, 0.4, 13), (0.84, 0.12, 0.3, 9), (1.2, 0.3, 0.2, 7)):
         hue = shade(leaf, tone * (0.75 + 0.3 * (1.1 - view.ambient)))
         for a, b in spots[:count]:
             middle = x + (a + sun_x * shift) * crown, tall - crown + (b + max(sun_y, 0.5) * shift) * crown
@@ -112,15 +112,12 @@ def tree_line(view: View, random: np.random.Generator, z: float) -> Sketch:
         left, right = (-half, left + half) if random.random() < 0.5 else (right - half, half)
     leaf = LEAVES[random.integers(len(LEAVES))]
     tall = random.uniform(5, 11)
-    steps = 36
+    steps = 60
     for share, tone in ((1.0, 0.8), (0.66, 0.68)):
-        tops = (
-            tall
-            * share
-            * (1 + 0.16 * np.sin(np.arange(steps) * random.uniform(0.3, 0.7)) + random.uniform(-0.16, 0.16, steps))
-        )
-        tops[:4] *= (0.15, 0.45, 0.7, 0.9)
-        tops[-4:] *= (0.9, 0.7, 0.45, 0.15)
+        bumps = np.abs(np.sin(np.arange(steps) * random.uniform(0.5, 0.9) + random.uniform(0, 3)))
+        tops = tall * share * (0.72 + 0.2 * bumps + random.uniform(-0.08, 0.08, steps))
+        tops[:3] *= (0.2, 0.65, 0.9)
+        tops[-3:] *= (0.9, 0.65, 0.2)
         line = [(left + (right - left) * k / (steps - 1), float(top), z) for k, top in enumerate(tops)]
         outline = [(left, 0.0, z), *line, (right, 0.0, z)]
         sketch.strokes.append(Stroke(view.polygon(outline), view.through_air(shade(leaf, tone), z), True))

@@ -110,7 +110,7 @@ def scene(seed: int, index: int, size: tuple[int, int] = (256, 192), custom: boo
     if custom:
         standing += _placed(view, marked, MARKED, taken)
     sketches = patches + sorted(standing, key=lambda sketch: -sketch.depth)
-    claims, names, sketches = _claims(view, base, sketches)
+    claims, surfaces, names, sketches = _claims(view, base, sketches)
     picture = Image.new("RGB", (view.width, view.height), view.through_air(zenith, 60))
     draw = ImageDraw.Draw(picture)
     draw.rectangle((0, round(view.horizon), view.width, view.height), fill=view.through_air(base_colour, 8))
@@ -125,7 +125,7 @@ def scene(seed: int, index: int, size: tuple[int, int] = (256, 192), custom: boo
         table = [0] * 256
         for place, name in names.items():
             table[place] = round(values.get(name, 0))
-        return np.asarray(claims.point(table).reduce(FINE), np.float32)
+        return np.asarray(surfaces.point(table).reduce(FINE), np.float32)
 
     lying = share(dict.fromkeys(GROUNDS, 255.0)) * np.float32(1 / 255)
     rough_ground = share({name: ROUGHNESS[name] for name in GROUNDS}) * ground_texture(view, texture, height, width)
@@ -221,8 +221,13 @@ def _placed(
     return found
 
 
-def _claims(view: View, base: str, sketches: list[Sketch]) -> tuple[Image.Image, dict[int, str], list[Sketch]]:
-    """Which segment claims each fine pixel, the class of each segment, and the sketches that are seen enough."""
+def _claims(
+    view: View, base: str, sketches: list[Sketch]
+) -> tuple[Image.Image, Image.Image, dict[int, str], list[Sketch]]:
+    """Which segment claims each fine pixel, which one is seen there, their classes, the sketches seen enough.
+
+    Claimed and seen differ between a ladder's rungs.
+    """
     least = MIN_SHARE * view.width * view.height * 1.02
     names = {1: SKY, 2: base}
     numbers = {SKY: 1, base: 2}
@@ -234,18 +239,27 @@ def _claims(view: View, base: str, sketches: list[Sketch]) -> tuple[Image.Image,
         names.setdefault(number, sketch.name)
         owner.append(number)
     while True:
-        claims = Image.new("L", (view.width, view.height), 1)
-        draw = ImageDraw.Draw(claims)
-        draw.rectangle((0, round(view.horizon), view.width, view.height), fill=2)
-        for sketch, number in zip(sketches, owner, strict=True):
-            for polygon, _, solid in sketch.strokes:
-                if solid:
-                    draw.polygon(polygon, fill=number)
+        claims = _numbered(view, sketches, owner, outlines=True)
         areas = claims.histogram()
         seen = [k for k, number in enumerate(owner) if areas[number] >= least]
         if len(seen) == len(owner):
-            return claims, names, sketches
+            break
         sketches, owner = [sketches[k] for k in seen], [owner[k] for k in seen]
+    see_through = any(sketch.name == "ladder" for sketch in sketches)
+    surfaces = _numbered(view, sketches, owner, outlines=False) if see_through else claims
+    return claims, surfaces, names, sketches
+
+
+def _numbered(view: View, sketches: list[Sketch], numbers: list[int], outlines: bool) -> Image.Image:
+    """The number of the sketch on top at each fine pixel: 1 where there is only sky, 2 where only ground."""
+    canvas = Image.new("L", (view.width, view.height), 1)
+    draw = ImageDraw.Draw(canvas)
+    draw.rectangle((0, round(view.horizon), view.width, view.height), fill=2)
+    for sketch, number in zip(sketches, numbers, strict=True):
+        for polygon, colour, solid in sketch.strokes:
+            if solid and (outlines or colour is not OUTLINE_ONLY):
+                draw.polygon(polygon, fill=number)
+    return canvas
 
 
 def _shadows(sketches: list[Sketch], width: int, height: int, deep: float) -> npt.NDArray[np.float32]:

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from .view import OUTLINE_ONLY, Colour, Place, Polygon, Sketch, Stroke, View, box, disc, on_face, shade, solid
+from .view import OUTLINE_ONLY, Colour, Place, Polygon, Sketch, Stroke, View, box, disc, hull, on_face, shade, solid
 
 CAR_PAINTS: tuple[Colour, ...] = (
     (205, 208, 210),
@@ -101,13 +101,16 @@ def person(view: View, random: np.random.Generator, x: float, z: float) -> Sketc
     return sketch
 
 
-def wheel(view: View, sketch: Sketch, place: Place, radius: float, hub: Colour) -> None:
-    """One that shows its flat side to the camera; `place` is its middle on the ground."""
-    for size, colour in ((1.0, RUBBER), (0.58, hub), (0.2, shade(hub, 0.6))):
-        ring = [place.point(a, b, 0) for a, b in disc(radius * size, 12, up=radius)]
-        sketch.strokes.append(
-            Stroke(view.polygon(ring), view.lit(colour, place.direction(0, 0.5, -0.8), place.z), True)
-        )
+def wheel(view: View, sketch: Sketch, place: Place, radius: float, hub: Colour, inwards: float) -> None:
+    """`place` is the middle of its outer side on the ground; `inwards` where its inner side is, across."""
+    light = place.direction(0, 0.5, -0.8)
+
+    def ring(size: float, across: float = 0.0) -> Polygon:
+        return view.polygon([place.point(a, b, across) for a, b in disc(radius * size, 12, up=radius)])
+
+    sketch.strokes.append(Stroke(hull(ring(1, inwards) + ring(1)), view.lit(shade(RUBBER, 0.8), light, place.z), True))
+    for size, colour in ((0.94, RUBBER), (0.58, hub), (0.2, shade(hub, 0.6))):
+        sketch.strokes.append(Stroke(ring(size), view.lit(colour, light, place.z), False))
 
 
 def near_side(view: View, place: Place) -> int:
@@ -124,7 +127,7 @@ def car(view: View, random: np.random.Generator, x: float, z: float) -> Sketch:
     back = random.uniform(-0.95, -0.75) * long
     side = near_side(view, place)
     for spot in (-0.62, 0.62):  # the far pair, behind the body
-        wheel(view, sketch, place.moved(spot * long, across=-side * 0.72), 0.31, (80, 80, 84))
+        wheel(view, sketch, place.moved(spot * long, across=-side * 0.72), 0.33, (80, 80, 84), -side * 0.1)
     body = [(-long, 0.28), (long, 0.28), (long, 0.68), (0.55 * long, 0.92), (-0.92 * long, 0.96), (-long, 0.8)]
     for face in solid(view, sketch, place, body, 1.7, paint, {0: (20, 20, 22)}):
         if face.edge == 1:
@@ -155,7 +158,7 @@ def car(view: View, random: np.random.Generator, x: float, z: float) -> Sketch:
                 Stroke(view.polygon(place.point(u, v, a) for u, v in pillar), view.lit(paint, face.normal, z), False)
             )
     for spot in (-0.62, 0.62):
-        wheel(view, sketch, place.moved(spot * long, across=side * 0.86), 0.33, (168, 168, 172))
+        wheel(view, sketch, place.moved(spot * long, across=side * 0.86), 0.33, (168, 168, 172), -side * 0.22)
     return sketch
 
 
@@ -175,7 +178,7 @@ def truck(view: View, random: np.random.Generator, x: float, z: float) -> Sketch
     load = random.integers(3)
     hold = ((236, 236, 232), shade(paint, 0.95), (176, 178, 180))[random.integers(3)]
     for spot in (-2.3, -1.2, 2.2):
-        wheel(view, sketch, place.moved(spot, across=-side * 0.9), 0.48, (90, 90, 92))
+        wheel(view, sketch, place.moved(spot, across=-side * 0.9), 0.5, (90, 90, 92), -side * 0.2)
     solid(view, sketch, place, [(-3.1, 0.55), (3.0, 0.55), (3.0, 0.85), (-3.1, 0.85)], 1.9, (48, 48, 52))
 
     def cab() -> None:
@@ -217,7 +220,7 @@ def truck(view: View, random: np.random.Generator, x: float, z: float) -> Sketch
     for part in (back, cab) if cab_nearer else (cab, back):
         part()
     for spot in (-2.3, -1.2, 2.2):
-        wheel(view, sketch, place.moved(spot, across=side * 1.12), 0.5, (190, 190, 190))
+        wheel(view, sketch, place.moved(spot, across=side * 1.12), 0.5, (190, 190, 190), -side * 0.32)
     return sketch
 
 

@@ -5,6 +5,7 @@ Metres: x to the right, y up from the ground, z away from the camera, which stan
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,7 +62,7 @@ class View:
     ambient: float
     haze: Colour
 
-    @property
+    @functools.cached_property
     def sun(self) -> Point:
         """The direction to the sun, of length 1."""
         length = math.sqrt(self.shadow[0] ** 2 + 1 + self.shadow[1] ** 2)
@@ -81,7 +82,12 @@ class View:
         return self.width / 2 + x * scale, self.horizon + (self.eye - y) * scale
 
     def polygon(self, points: Iterable[Point]) -> Polygon:
-        return [self.flat(point) for point in points]
+        middle, horizon, eye, focal = self.width / 2, self.horizon, self.eye, self.focal
+        spots = []
+        for x, y, z in points:
+            scale = focal / (z if z > 0.3 else 0.3)
+            spots.append((middle + x * scale, horizon + (eye - y) * scale))
+        return spots
 
     def on_ground(self, point: Point) -> Flat:
         """Where the shadow of a point lands in the picture."""
@@ -90,15 +96,18 @@ class View:
 
     def lit(self, colour: Colour, normal: Point, depth: float) -> tuple[int, int, int]:
         """A matt surface under sun and sky, paler with distance."""
-        sun = self.sun
-        facing = max(0.0, sum(a * b for a, b in zip(sun, normal, strict=True)))
-        light = self.ambient * (0.8 + 0.2 * normal[1]) + (1.12 - self.ambient) * facing
+        (a, b, c), (x, y, z) = self.sun, normal
+        light = self.ambient * (0.8 + 0.2 * y) + (1.12 - self.ambient) * max(0.0, a * x + b * y + c * z)
         return self.through_air((colour[0] * light, colour[1] * light, colour[2] * light), depth)
 
     def through_air(self, colour: Colour, depth: float) -> tuple[int, int, int]:
-        air = 1 - math.exp(-depth / 160)
-        red, green, blue = (min(255, max(0, round(c + (h - c) * air))) for c, h in zip(colour, self.haze, strict=True))
-        return red, green, blue
+        seen = math.exp(-depth / 160)
+        red, green, blue = self.haze
+        return (
+            min(255, max(0, int(red + (colour[0] - red) * seen))),
+            min(255, max(0, int(green + (colour[1] - green) * seen))),
+            min(255, max(0, int(blue + (colour[2] - blue) * seen))),
+        )
 
 
 @dataclass(frozen=True)
@@ -184,20 +193,14 @@ def disc(radius: float, corners: int = 14, up: float | None = None) -> list[Flat
 
 def on_face(view: View, corners: Sequence[Point], u0: float, v0: float, u1: float, v1: float) -> Polygon:
     """A rectangle on a four-cornered face, in shares of its sides."""
-    a, b, c, d = corners
+    (ax, ay, az), (bx, by, bz), (cx, cy, cz), (dx, dy, dz) = corners
     spots = []
     for u, v in ((u0, v0), (u1, v0), (u1, v1), (u0, v1)):
-        wa, wb, wc, wd = (1 - u) * (1 - v), u * (1 - v), u * v, (1 - u) * v
+        a, b, c, d = (1 - u) * (1 - v), u * (1 - v), u * v, (1 - u) * v
         spots.append(
-            view.flat(
-                (
-                    a[0] * wa + b[0] * wb + c[0] * wc + d[0] * wd,
-                    a[1] * wa + b[1] * wb + c[1] * wc + d[1] * wd,
-                    a[2] * wa + b[2] * wb + c[2] * wc + d[2] * wd,
-                )
-            )
+            (ax * a + bx * b + cx * c + dx * d, ay * a + by * b + cy * c + dy * d, az * a + bz * b + cz * c + dz * d)
         )
-    return spots
+    return view.polygon(spots)
 
 
 def hull(points: Iterable[Flat]) -> Polygon:
