@@ -26,8 +26,8 @@ def inscribed_points(
     radius is 0 where a segment is too small for the grid that is searched.
     """
     step = max(1, -(-max(places.shape) // _GRID))
-    first = (step - 1) // 2
-    cells = places[first::step, first::step]
+    top, left = (min(step - 1, side - 1) // 2 for side in places.shape)
+    cells = places[top::step, left::step]
     inside = np.zeros((cells.shape[0] + 2, cells.shape[1] + 2), dtype=bool)
     inner = inside[1:-1, 1:-1]
     inner[:] = True
@@ -46,7 +46,7 @@ def inscribed_points(
     chosen = np.where(found, size - 1 - best[1:] % size, 0)
     y, x = np.divmod(chosen, cells.shape[1])
     radius = np.where(found, (distance.reshape(-1)[chosen] + 0.5) * step, 0.0)
-    return np.stack([x, y], axis=1) * step + first, radius
+    return np.stack([x * step + left, y * step + top], axis=1), radius
 
 
 @dataclass(frozen=True)
