@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,8 @@ from .view import Colour, View
 
 Pixels = npt.NDArray[np.float32]
 TILE = 1024
+TEXELS = 48
+"""Of a tile, to a metre of the ground."""
 
 
 @functools.cache
@@ -39,13 +42,12 @@ def crop(source: Pixels, random: np.random.Generator, height: int, width: int) -
 
 
 def sky(view: View, random: np.random.Generator, zenith: Colour, cover: float, height: int, width: int) -> Pixels:
-    """float32 [height, width, 3]: a gradient down to the haze at the horizon, clouds that flatten towards it."""
+    """float32 [rows down to the horizon, width, 3]: a gradient to the haze, clouds that flatten towards it."""
     scale = view.height / height
-    y = (np.arange(height, dtype=np.float32) + 0.5) * scale
+    y = (np.arange(min(height, math.ceil(view.horizon / scale) + 1), dtype=np.float32) + 0.5) * scale
     rise = np.clip((view.horizon - y) / view.horizon, 0, 1)[:, None]
     low, high = np.array(view.haze, np.float32), np.array(zenith, np.float32)
-    blend = rise**0.7
-    colour = low + (high - low) * blend[:, :, None]
+    colour = low + (high - low) * (rise**0.7)[:, :, None]
     # Clouds lie on a plane above: rows near the horizon look further along it.
     reach = 60.0 / (rise + 0.22)
     x = (np.arange(width, dtype=np.float32) - width / 2) / height
@@ -53,23 +55,21 @@ def sky(view: View, random: np.random.Generator, zenith: Colour, cover: float, h
     rows = (top + 2.2 * reach).astype(np.int32) % TILE
     columns = (left + 1.6 * reach * x[None, :]).astype(np.int32) % TILE
     clouds = tile(1, 1.5)[rows, columns]
-    density = np.clip((clouds + 2.4 * cover - 1.2) * 0.75, 0, 1) * np.clip(rise * 5, 0, 1)
-    detail = 238 + 9 * clouds - 26 * density * cover
-    return (colour + (detail[:, :, None] - colour) * (density * 0.88)[:, :, None]).astype(np.float32)
+    density = np.clip((clouds + (2.4 * cover - 1.2)) * 0.75, 0, 1) * np.clip(rise * 5, 0, 1)
+    bright = 238 + 9 * clouds - 26 * cover * density
+    return colour + (bright[:, :, None] - colour) * (density * 0.88)[:, :, None]
 
 
 def ground_texture(view: View, random: np.random.Generator, height: int, width: int) -> Pixels:
-    """float32 [height, width], about ±1: noise that lies on the ground, finer with distance, 0 above the horizon."""
+    """float32 [rows from the horizon down, width], about ±1: noise that lies on the ground, finer with distance."""
     scale = view.height / height
-    y = (np.arange(height, dtype=np.float32) + 0.5) * scale
+    y = (np.arange(int(view.horizon / scale), height, dtype=np.float32) + 0.5) * scale
     distance = view.eye * view.focal / np.maximum(y - view.horizon, 0.5)
     x = (np.arange(width, dtype=np.float32) + 0.5) * scale - view.width / 2
-    reach = (distance * (48 / view.focal))[:, None] * x[None, :]
     top, left = random.integers(TILE, size=2).tolist()
-    rows = ((top + distance * 48).astype(np.int32) % TILE)[:, None]
-    columns = (left + reach).astype(np.int32) % TILE
-    fade = np.where(y > view.horizon, np.clip(9 / distance, 0, 1) ** 0.7, 0).astype(np.float32)[:, None]
-    return tile(2, 1.0)[rows, columns] * fade
+    rows = ((top + distance * TEXELS).astype(np.int32) % TILE)[:, None]
+    columns = (left + (distance * (TEXELS / view.focal))[:, None] * x[None, :]).astype(np.int32) % TILE
+    return tile(2, 1.0)[rows, columns] * (np.clip(9 / distance, 0, 1) ** 0.7)[:, None]
 
 
 def air(view: View, height: int) -> Pixels:

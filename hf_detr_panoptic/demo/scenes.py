@@ -33,10 +33,9 @@ GROUNDS: dict[str, tuple[Colour, ...]] = {
     "pavement-merged": ((140, 140, 140), (112, 112, 116), (168, 164, 156)),
     "grass-merged": ((104, 126, 60), (88, 116, 56), (132, 136, 76)),
 }
+GROUND_ROUGHNESS = {"dirt-merged": 30, "pavement-merged": 11, "grass-merged": 34}
+"""How strong a surface's texture is, in percent; on the ground it follows the perspective."""
 ROUGHNESS = {
-    "dirt-merged": 30,
-    "pavement-merged": 11,
-    "grass-merged": 34,
     "building-other-merged": 6,
     "tree-merged": 34,
     "fence-merged": 8,
@@ -78,6 +77,15 @@ MARKED = (
 
 
 @dataclass(frozen=True)
+class Light:
+    """The sky's colour overhead, how cloudy it is, and how much of the light a shadow takes; both 0 to 1."""
+
+    zenith: Colour
+    cover: float
+    shadow: float
+
+
+@dataclass(frozen=True)
 class Scene:
     """A photo and what each of its pixels shows."""
 
@@ -103,7 +111,7 @@ def scene(seed: int, index: int, size: tuple[int, int] = (256, 192), custom: boo
     setting, below, behind, common, marked, texture, camera = (
         np.random.default_rng([seed, index, step]) for step in range(7)
     )
-    view, zenith, cover, sharp = _setting(setting, width * FINE, height * FINE)
+    view, light = _setting(setting, width * FINE, height * FINE)
     base, base_colour, patches = _ground(view, below)
     taken: list[tuple[float, float, float]] = []
     standing = _behind(view, behind) + _placed(view, common, COMMON, taken)
@@ -111,38 +119,11 @@ def scene(seed: int, index: int, size: tuple[int, int] = (256, 192), custom: boo
         standing += _placed(view, marked, MARKED, taken)
     sketches = patches + sorted(standing, key=lambda sketch: -sketch.depth)
     claims, surfaces, names, sketches = _claims(view, base, sketches)
-    picture = Image.new("RGB", (view.width, view.height), view.through_air(zenith, 60))
-    draw = ImageDraw.Draw(picture)
-    draw.rectangle((0, round(view.horizon), view.width, view.height), fill=view.through_air(base_colour, 8))
-    for sketch in sketches:
-        for polygon, colour, _ in sketch.strokes:
-            if colour is not OUTLINE_ONLY:
-                draw.polygon(polygon, fill=colour)
-    paint = np.array(picture.reduce(FINE), np.float32)
-
-    def share(values: Mapping[str, float]) -> npt.NDArray[np.float32]:
-        """float32 [height, width]: a number a class, soft along the borders."""
-        table = [0] * 256
-        for place, name in names.items():
-            table[place] = round(values.get(name, 0))
-        return np.asarray(surfaces.point(table).reduce(FINE), np.float32)
-
-    lying = share(dict.fromkeys(GROUNDS, 255.0)) * np.float32(1 / 255)
-    rough_ground = share({name: ROUGHNESS[name] for name in GROUNDS}) * ground_texture(view, texture, height, width)
-    standing_roughness = {name: strength for name, strength in ROUGHNESS.items() if name not in GROUNDS}
-    rough = share(standing_roughness) * crop(tile(5, 0.55), texture, height, width)
-    factor = 1 + (rough_ground * 0.8 + rough * 0.6) * np.float32(1 / 100)
-    factor *= 1 - lying * _shadows(sketches, width, height, sharp)
-    paint *= factor[:, :, None]
-    paint += (lying * air(view, height))[:, :, None] * (np.array(view.haze, np.float32) - paint)
-    above = share({SKY: 255.0})[:, :, None] * np.float32(1 / 255)
-    flat = np.array(view.through_air(zenith, 60), np.float32)
-    paint += above * (sky(view, texture, zenith, cover, height, width) - flat)
+    paint = _painted(view, sketches, light, base_colour, surfaces, names, texture)
     return Scene(lens_and_sensor(camera, paint), _truth(claims, names, SITE if custom else TEACHER))
 
 
-def _setting(random: np.random.Generator, width: int, height: int) -> tuple[View, Colour, float, float]:
-    """Camera, light, the sky's colour overhead, how cloudy it is (0 to 1), how deep shadows are (0 to 1)."""
+def _setting(random: np.random.Generator, width: int, height: int) -> tuple[View, Light]:
     sunny = random.random() < 0.7
     turn = random.uniform(0, 2 * math.pi)
     reach = random.uniform(0.45, 1.5) if sunny else random.uniform(0.05, 0.2)
@@ -163,7 +144,8 @@ def _setting(random: np.random.Generator, width: int, height: int) -> tuple[View
         haze=haze,
     )
     cover = random.uniform(0.15, 0.6) if sunny else random.uniform(0.6, 1.0)
-    return view, zenith, cover, random.uniform(0.42, 0.58) if sunny else random.uniform(0.22, 0.34)
+    shadow = random.uniform(0.42, 0.58) if sunny else random.uniform(0.22, 0.34)
+    return view, Light(zenith, cover, shadow)
 
 
 def _ground(view: View, random: np.random.Generator) -> tuple[str, Colour, list[Sketch]]:
@@ -262,6 +244,50 @@ def _numbered(view: View, sketches: list[Sketch], numbers: list[int], outlines: 
     return canvas
 
 
+def _painted(
+    view: View,
+    sketches: list[Sketch],
+    light: Light,
+    base_colour: Colour,
+    surfaces: Image.Image,
+    names: dict[int, str],
+    random: np.random.Generator,
+) -> npt.NDArray[np.float32]:
+    """float32 [height, width, 3]: flat strokes, then textures, shadows on the ground, haze and clouds."""
+    above = view.through_air(light.zenith, 60)
+    picture = Image.new("RGB", (view.width, view.height), above)
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((0, round(view.horizon), view.width, view.height), fill=view.through_air(base_colour, 8))
+    for sketch in sketches:
+        for polygon, colour, _ in sketch.strokes:
+            if colour is not OUTLINE_ONLY:
+                draw.polygon(polygon, fill=colour)
+    paint = np.array(picture.reduce(FINE), np.float32)
+    height, width = paint.shape[:2]
+
+    def share(values: Mapping[str, float]) -> npt.NDArray[np.float32]:
+        """float32 [height, width]: a number a class, soft along the borders."""
+        table = [0] * 256
+        for number, name in names.items():
+            table[number] = round(values.get(name, 0))
+        return np.asarray(surfaces.point(table).reduce(FINE), np.float32)
+
+    lying = share(dict.fromkeys(GROUNDS, 255.0)) * np.float32(1 / 255)
+    grain = share({name: 0.6 * depth for name, depth in ROUGHNESS.items()}) * crop(
+        tile(5, 0.55), random, height, width
+    )
+    soil = ground_texture(view, random, height, width)
+    grain[-len(soil) :] += share({name: 0.8 * depth for name, depth in GROUND_ROUGHNESS.items()})[-len(soil) :] * soil
+    factor = 1 + grain * np.float32(1 / 100)
+    factor *= 1 - lying * _shadows(sketches, width, height, light.shadow)
+    paint *= factor[:, :, None]
+    paint += (lying * air(view, height))[:, :, None] * (np.array(view.haze, np.float32) - paint)
+    heaven = sky(view, random, light.zenith, light.cover, height, width)
+    share_of_sky = share({SKY: 255.0})[: len(heaven), :, None] * np.float32(1 / 255)
+    paint[: len(heaven)] += share_of_sky * (heaven - np.array(above, np.float32))
+    return paint
+
+
 def _shadows(sketches: list[Sketch], width: int, height: int, deep: float) -> npt.NDArray[np.float32]:
     """float32 [height, width]: how much of the light is missing on the ground."""
     fall = Image.new("L", (width, height), 0)
@@ -271,7 +297,7 @@ def _shadows(sketches: list[Sketch], width: int, height: int, deep: float) -> np
             if len(polygon) > 2:
                 draw.polygon([(x / FINE, y / FINE) for x, y in polygon], fill=255)
     soft = 0.8 if deep > 0.4 else 2.6
-    blurred = fall.filter(ImageFilter.GaussianBlur(soft * height / 192))
+    blurred = fall.filter(ImageFilter.BoxBlur(soft * height / 192))
     return np.asarray(blurred, np.float32) * np.float32(deep / 255)
 
 
