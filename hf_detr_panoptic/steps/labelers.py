@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import LabelError, ModelError
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
+from .prepare_settings import DEFAULT_LABELER
 
 if TYPE_CHECKING:
     import torch
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from ..labeling.labeler import Labeler
     from ..model.modeling import DetrForPanopticSegmentation
     from ..preprocess import Preprocess
-
-DEFAULT = "facebook/detr-resnet-50-panoptic"
 
 
 class DetrLabeler:
@@ -53,7 +52,7 @@ class DetrLabeler:
 
 
 def load_labeler(
-    labeler: Any = DEFAULT, stuff: Iterable[str] | None = None, precision: str = "fp32", device: Any = None
+    labeler: Any = DEFAULT_LABELER, stuff: Iterable[str] | None = None, precision: str = "fp32", device: Any = None
 ) -> Labeler:
     """A labeler from a checkpoint's folder or name, or from a model; what is a labeler already comes back as it is.
 
@@ -68,7 +67,14 @@ def load_labeler(
     family = _config_of(labeler).get("model_type")
     try:
         if family == "detr":
-            model: Any = DetrForPanopticSegmentation.from_pretrained(labeler, stuff=stuff)
+            loaded: Any = DetrForPanopticSegmentation.from_pretrained(labeler, stuff=stuff, output_loading_info=True)
+            model, info = loaded
+            if any(str(key).startswith("mask_head.") for key in info["missing_keys"]):
+                raise ModelError(
+                    "is a detection checkpoint: it knows boxes, and no masks",
+                    where=str(labeler),
+                    fix=f"Use {DEFAULT_LABELER}.",
+                )
             return DetrLabeler(model.to(device or "cpu").eval(), precision)
         from ..model.other_labelers import UniversalLabeler
 
@@ -85,7 +91,7 @@ def labeler_space(labeler: Any, stuff: Iterable[str] | None = None) -> LabelSpac
     try:
         fields = _config_of(labeler)
     except ModelError:
-        if Path(labeler).exists() or str(labeler) != DEFAULT:
+        if Path(labeler).exists() or str(labeler) != DEFAULT_LABELER:
             raise
         return LabelSpace.coco()  # known by heart: a dry run needs no network
     try:
@@ -109,7 +115,7 @@ def _config_of(labeler: str | os.PathLike[str]) -> Mapping[str, Any]:
         raise ModelError(
             f"the labeler cannot be found ({str(error).splitlines()[0]})",
             where=str(labeler),
-            fix=f"Check the name; the default is {DEFAULT}.",
+            fix=f"Check the name; the default is {DEFAULT_LABELER}.",
         ) from error
     return fields
 
