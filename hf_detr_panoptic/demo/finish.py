@@ -76,7 +76,7 @@ def air(view: View, height: int) -> Pixels:
     """float32 [height, 1], 0 to 1: how much of the ground's colour is lost in the haze, row by row."""
     y = (np.arange(height, dtype=np.float32) + 0.5) * (view.height / height)
     distance = view.eye * view.focal / np.maximum(y - view.horizon, 0.5)
-    return (0.8 - 0.8 * np.exp(-distance / 90))[:, None]
+    return (0.8 - 0.8 * np.exp(-distance / 140))[:, None]
 
 
 def lens_and_sensor(random: np.random.Generator, paint: Pixels) -> Image.Image:
