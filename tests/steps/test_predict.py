@@ -182,6 +182,17 @@ def test_truth_is_found_by_name_unless_two_fit(dataset):
         find_truth(dataset / "gone")
 
 
+def test_two_photos_of_one_name_need_their_folders(tmp_path):
+    with DatasetWriter(tmp_path / "data", SPACE) as writer:
+        for folder in ("north", "south"):
+            photo = save_photo(tmp_path / folder / "a.png")
+            writer.add("val", f"{folder}/a.png", photo, Told.map(32, 48))
+    truth = find_truth(tmp_path / "data")
+    assert truth is not None
+    assert truth.of("south/a.png").file_name == "south/a.png"
+    assert truth.of("a.png") is None
+
+
 def test_a_long_grid_is_cut_and_says_so(tmp_path):
     for place in range(GRID_ROWS + 3):
         save_photo(tmp_path / "many" / f"{place:02}.png")
