@@ -1,6 +1,7 @@
 """Images a second of each stage through the whole loop, loading included, against stock transformers.
 
     python benchmarks/train.py                      # the mask head's stage; stock needs 16 GB and minutes
+    python benchmarks/train.py --batch 1 --threads 1     # 7 GB; and threads that share busy cores wait for each other
     python benchmarks/train.py --stages detection mask_head finetune
 
 Stock is what its documentation shows: `Trainer`, `DetrImageProcessor` in the dataset, `DetrForSegmentation` (for

@@ -168,20 +168,35 @@ class Results(TrainerCallback):
 
 
 class Tracking(TrainerCallback):
-    """One run in the tracker: stages are prefixes, and the step goes on from stage to stage."""
+    """One run in the tracker: stages are prefixes, and the step goes on from stage to stage.
 
-    def __init__(self, track: Track, stage: str, steps_before: int) -> None:
+    per_class: asked after each evaluation for rows with `name` and `pq` or `ap`.
+    """
+
+    def __init__(
+        self, track: Track, stage: str, steps_before: int, per_class: Callable[[], Sequence[Mapping[str, Any]]]
+    ) -> None:
         self.track = track
         self.stage = stage
         self.steps_before = steps_before
+        self.per_class = per_class
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            figures = {name: value for name, value in (logs or {}).items() if isinstance(value, int | float)}
-            self.track(
-                {f"{self.stage}/{name}": value for name, value in figures.items()},
-                self.steps_before + state.global_step,
-            )
+        self._send(state, {name: value for name, value in (logs or {}).items() if isinstance(value, int | float)})
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        figures = {
+            f"{kind}/{row['name']}": row[kind]
+            for row in self.per_class()
+            for kind in ("pq", "ap")
+            if row.get(kind) is not None
+        }
+        self._send(state, figures)
+
+    def _send(self, state: Any, figures: Mapping[str, float]) -> None:
+        if state.is_world_process_zero and figures:
+            named = {f"{self.stage}/{name}": value for name, value in figures.items()}
+            self.track(named, self.steps_before + state.global_step)
 
 
 # A resumed log has its names in another order.

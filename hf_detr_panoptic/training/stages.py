@@ -239,9 +239,10 @@ class _Stage:
         rows = [row for end in before for row in end.rows]
         results = Results(Path(self.recipe.output) / "results.csv", self.stage.name, rows)
         callbacks: list[Any] = [stopping, ProgressLine(self.stage.name, images), results]
-        if track is not None:
-            callbacks.append(Tracking(track, self.stage.name, sum(end.steps for end in before)))
         trainer = self.trainer(callbacks)
+        if track is not None:
+            steps_before = sum(end.steps for end in before)
+            trainer.add_callback(Tracking(track, self.stage.name, steps_before, trainer.rows_per_class))
         resumed = checkpoints.last_complete(self.folder)
         PartialState().wait_for_everyone()
         if main:

@@ -205,6 +205,11 @@ class PanopticTrainer(Trainer):
             self.last_result = quality(self.model, rows or self.eval_rows, self.args.eval_batch_size, precision)
         return self.last_result
 
+    def rows_per_class(self) -> Sequence[dict[str, Any]]:
+        """Of the last evaluation."""
+        rows: Sequence[dict[str, Any]] = (self.last_result or {}).get("per_class", ())
+        return rows
+
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Of equals the later: while PQ is still 0 everywhere, the longer trained one is the better start."""
         before = self.state.best_metric

@@ -147,6 +147,22 @@ def test_a_signal_ends_it_resumably(
         assert same(tmp_path / "run" / folder, finished_run[0] / folder), folder
 
 
+def test_a_tracker_sees_one_run(make: Make, splits: Splits, tmp_path: Path) -> None:
+    seen: list[tuple[int, str]] = []
+    run_stages(
+        make(tmp_path / "run", postprocess={"threshold": 0.0}),
+        splits,
+        say=str,
+        track=lambda figures, step: seen.extend((step, name) for name in figures),
+    )
+    steps = [step for step, _ in seen]
+    assert steps == sorted(steps)
+    assert {step for step, name in seen if name == "mask_head/loss_dice"} == {5, 6, 7, 8}
+    assert (4, "detection/eval_box_ap") in seen
+    assert (4, "detection/ap/sky") in seen
+    assert (12, "finetune/pq/sky") in seen
+
+
 def test_start_stop_and_skip(make: Make, splits: Splits, tmp_path: Path) -> None:
     names = [end.name for end in run_stages(make(tmp_path / "a"), splits, stop="detection", say=str)]
     assert names == ["detection"]
