@@ -84,3 +84,13 @@ def tree(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def contents():
     return tree
+
+
+@pytest.fixture
+def grown_sites(tmp_path: Path) -> tuple[Path, Path]:
+    """A site of 20 photos, and the same when there were 10 of them."""
+    whole, half = save_site(tmp_path / "whole", 20), tmp_path / "half"
+    (half / "photos").mkdir(parents=True)
+    for path in sorted((whole / "photos").iterdir())[::2]:
+        (half / "photos" / path.name).write_bytes(path.read_bytes())
+    return half, whole

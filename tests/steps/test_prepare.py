@@ -435,3 +435,32 @@ def test_a_card_that_a_person_made_their_own_stays(site: Path, tmp_path: Path) -
     (out / "README.md").write_text("mine")
     prepare(site / "photos", out, site / "marks.json", labeler=Halves())
     assert (out / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("dies_at", [1, 2, 3, 4])
+def test_killed_between_the_lists_of_a_grown_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contents, grown_sites, dies_at: int
+) -> None:
+    """Half of the lists are new, half old: the next run must go by the split that was there before both."""
+    import hf_detr_panoptic.data.writer as writer
+
+    half, whole = grown_sites
+    for name in ("undisturbed", "killed"):
+        prepare(half / "photos", tmp_path / name / "site", whole / "marks.json", labeler=Halves(), validation=0.4)
+    settings = {"annotations": whole / "marks.json", "labeler": Halves(), "validation": 0.4}
+    prepare(whole / "photos", tmp_path / "undisturbed/site", **settings)
+    calls = []
+
+    def dying(*args):
+        calls.append(args)
+        if len(calls) == dies_at:
+            raise KeyboardInterrupt
+        write_lists(*args)
+
+    write_lists = writer.write_lists
+    monkeypatch.setattr(writer, "write_lists", dying)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(whole / "photos", tmp_path / "killed/site", **settings)
+    monkeypatch.undo()
+    prepare(whole / "photos", tmp_path / "killed/site", **settings)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
