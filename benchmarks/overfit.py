@@ -168,7 +168,7 @@ def main(folder, steps):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="where everything is left; a temporary one otherwise")
-    parser.add_argument("--steps", type=int, nargs=3, default=(400, 300, 100), metavar="N", help="of each stage")
+    parser.add_argument("--steps", type=int, nargs=3, default=(900, 500, 250), metavar="N", help="of each stage")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         raise SystemExit(main(given.folder or Path(scratch), given.steps))

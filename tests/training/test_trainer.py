@@ -289,3 +289,16 @@ def test_what_others_draw_does_not_matter(model_folder: Path, splits: Splits, tm
         trainer_for(model_folder, splits, tmp_path / str(place), callbacks=callbacks, num_train_epochs=1).train()
         found.append(load_file(tmp_path / str(place) / "checkpoint-4" / "model.safetensors"))
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_the_best_average_stays(model_folder: Path, splits: Splits, tmp_path: Path, monkeypatch: Any) -> None:
+    """The average of the last step must not replace that of the best one at the end."""
+    trainer = trainer_for(model_folder, splits, tmp_path, num_train_epochs=2, ema=0.5, learning_rate=1e-2)
+    measured = iter([{"pq": 0.9}, {"pq": 0.1}])
+    monkeypatch.setattr(
+        trainer, "measure", lambda rows=None: dict.fromkeys(("sq", "rq"), 0.5) | next(measured) | NO_GROUPS
+    )
+    trainer.train()
+    trainer.settle()
+    assert differing(trainer.model, tmp_path / "checkpoint-8")
+    assert differing(trainer.model, tmp_path / "checkpoint-4") == []
