@@ -4,7 +4,7 @@
 
 The photos are synthetic, 1067×800 with twelve auto segments, bent borders and two marks each; every round writes all
 of them, JPEGs copied, to a new folder. Also: our PNG against Pillow's, at each of its compression levels; `check`;
-near copies among 10,000.
+near copies among 10,000. The labeler and the memory of `prepare` are in benchmarks/labeling.py.
 """
 
 from __future__ import annotations

@@ -167,6 +167,28 @@ def test_what_is_wrong_is_set_aside_or_with_strict_stops(site: Path, tmp_path: P
     assert not (tmp_path / "strict/annotations").exists()
 
 
+def test_a_class_of_the_labelers_name_is_of_its_kind_unless_told(site: Path, tmp_path: Path) -> None:
+    told = json.loads((site / "marks.json").read_text())
+    told["categories"] = [{"id": 1, "name": "sky"}, {"id": 2, "name": "truck"}]
+    (site / "marks.json").write_text(json.dumps(told))
+    kinds = {}
+    for name, settings in (("plain", {}), ("told", {"things": ["sky"], "stuff": ["truck"]})):
+        done = prepare(site / "photos", tmp_path / name, site / "marks.json", labeler=Halves(), **settings)
+        kinds[name] = {category.name: category.isthing for category in done.space}
+    assert kinds["plain"] == {"sky": False, "truck": True, "person": True}
+    assert kinds["told"] == {"sky": True, "truck": False, "person": True}
+
+
+def test_a_photo_whose_mark_cannot_be_read_is_not_unmarked(site: Path, tmp_path: Path) -> None:
+    """Taken as the labeler sees it, it would teach that the person's object is something else."""
+    told = json.loads((site / "marks.json").read_text())
+    told["annotations"][0]["segmentation"] = [[900, 900, 950, 900, 950, 950]]
+    (site / "marks.json").write_text(json.dumps(told))
+    done = prepare(site / "photos", tmp_path / "out", site / "marks.json", labeler=Halves(), unannotated="auto")
+    assert "site_0000.jpg" not in [photo.name for photo in done.photos]
+    assert len(done.photos) == 5
+
+
 def test_masks_among_the_photos_are_no_photos(site: Path, tmp_path: Path) -> None:
     shutil.copytree(site / "photos", tmp_path / "mixed")
     for name in ("site_0000", "site_0001"):
@@ -356,7 +378,7 @@ def test_a_labeler_that_is_not_there(site: Path, tmp_path: Path) -> None:
         prepare(site / "photos", tmp_path / "out", labeler="./nowhere")
     with pytest.raises(ModelError, match=r"cannot be reached.*not in the cache") as caught:
         prepare(site / "photos", tmp_path / "out", labeler="facebook/detr-resnet-50-panoptic")
-    for way in ("hf download", "copy that folder", "--labeler"):
+    for way in ("hf download", "copy that folder", "another model"):
         assert way in str(caught.value)
 
 
