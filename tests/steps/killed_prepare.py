@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import select
 import shutil
 import signal
 import sys
@@ -58,8 +59,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    save_site(args.folder, args.photos)
-    save_tiny_labeler(args.folder / "labeler")
+    setup = os.fork()  # this process itself must start no thread: what a fork copies while one holds a lock hangs
+    if not setup:
+        save_site(args.folder, args.photos)
+        save_tiny_labeler(args.folder / "labeler")
+        os._exit(0)
+    assert os.waitpid(setup, 0)[1] == 0
     before = tree(args.folder / "photos")
 
     if args.grown:
@@ -88,13 +93,14 @@ def main() -> None:
         finished = False
         for _ in range(min(2, args.kills - kills)):
             process = forked(args.folder, out)
-            deadline = time.perf_counter() + rng.uniform(0, whole)
-            while time.perf_counter() < deadline and not finished:
-                finished = os.waitpid(process, os.WNOHANG)[0] != 0
+            ended = os.pidfd_open(process)
+            finished = bool(select.select([ended], [], [], rng.uniform(0, whole))[0])
+            os.close(ended)
+            if not finished:
+                os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
             if finished:
                 break
-            os.kill(process, signal.SIGKILL)
-            os.waitpid(process, 0)
             kills += 1
             print(f"kill {kills}: {state(out, args.photos)}")
         if not finished:
