@@ -71,12 +71,12 @@ def shared_mask_features(
     conv1 = mask_head.conv1.conv
     stages = []
     for stage, feature in zip(_stages(mask_head), fpn, strict=True):
-        adapted = stage.fpn_adapter(_fast_layout(feature))
-        stages.append(_fast_layout(stage.refine.conv(adapted)))
+        adapted = stage.fpn_adapter(fast_layout(feature))
+        stages.append(fast_layout(stage.refine.conv(adapted)))
     return SharedMaskFeatures(
         keys=keys.reshape(batch, -1, bbox_attention.head_dim, height * width),
         valid=None if valid is None else valid.reshape(batch, 1, 1, height * width),
-        conv1=_fast_layout(F.conv2d(_fast_layout(projected), conv1.weight[:, :channels], conv1.bias, padding=1)),
+        conv1=fast_layout(F.conv2d(fast_layout(projected), conv1.weight[:, :channels], conv1.bias, padding=1)),
         stages=tuple(stages),
     )
 
@@ -145,7 +145,7 @@ def _masks_of_one_image(
 ) -> Tensor:
     """Mask logits [k, H, W] of projected and scaled queries [k, d], all of one image."""
     conv1 = shared.conv1[image]
-    attention = _fast_layout(_attention(shared, queries, image).unflatten(-1, conv1.shape[-2:]))
+    attention = fast_layout(_attention(shared, queries, image).unflatten(-1, conv1.shape[-2:]))
     x = _normed(mask_head.conv1, F.conv2d(attention, kernels.attention, padding=1).add_(conv1))
     x = _normed(mask_head.conv2, F.conv2d(x, kernels.conv2, mask_head.conv2.conv.bias, padding=1))
     for stage, kernel, feature in zip(_stages(mask_head), kernels.stages, shared.stages, strict=True):
@@ -220,11 +220,11 @@ def _query_kernels(mask_head: DetrMaskHeadSmallConv, shared: SharedMaskFeatures)
         pairs = zip(below, size, strict=True)
         doubles = all(small < large and large in (2 * small, 2 * small - 1) for small, large in pairs)
         weight = stage.refine.conv.weight
-        stages.append(_fast_layout(_parity_kernel(weight) if doubles else weight))
+        stages.append(fast_layout(_parity_kernel(weight) if doubles else weight))
         below = size
     return _Kernels(
-        attention=_fast_layout(mask_head.conv1.conv.weight[:, -heads:]),
-        conv2=_fast_layout(mask_head.conv2.conv.weight),
+        attention=fast_layout(mask_head.conv1.conv.weight[:, -heads:]),
+        conv2=fast_layout(mask_head.conv2.conv.weight),
         stages=stages,
     )
 
@@ -257,7 +257,7 @@ def _chunk_size(shared: SharedMaskFeatures) -> int:
     return max(1, _CHUNK_FLOATS.get(shared.conv1.device.type, _CHUNK_FLOATS_ELSEWHERE) // largest)
 
 
-def _fast_layout(x: Tensor) -> Tensor:
+def fast_layout(x: Tensor) -> Tensor:
     """Channels last on a CPU, where its convolutions and norms are faster so; elsewhere as it is."""
     return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
