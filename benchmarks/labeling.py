@@ -49,7 +49,9 @@ def random_model(tiny: bool) -> DetrForPanopticSegmentation:
         "use_pretrained_backbone": False,
     }
     sizes = TINY if tiny else {}
-    model = DetrForPanopticSegmentation(DetrConfig(backbone_config=backbone, num_queries=12, **sizes), LabelSpace.coco()).eval()
+    model = DetrForPanopticSegmentation(
+        DetrConfig(backbone_config=backbone, num_queries=12, **sizes), LabelSpace.coco()
+    ).eval()
     model.settings = PostprocessSettings(fill="argmax")
     if tiny:
         model.image_processor = Preprocess(shortest_edge=64, longest_edge=128)
