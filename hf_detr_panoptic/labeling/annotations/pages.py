@@ -248,7 +248,7 @@ class Desk:
             )
         if not self.rescale:
             raise AnnotationError(
-                what, where=page.where, fix="The photo was resized: rescale=True scales the marks to it."
+                what, where=page.where, fix="The photo was resized: --rescale (rescale=True) fits the marks to it."
             )
         return Canvas(*size, *drawn)
 
