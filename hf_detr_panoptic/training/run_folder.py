@@ -22,7 +22,8 @@ class StageEnd:
     """A finished stage: a loadable model folder, and how good its best checkpoint is.
 
     result: what `PanopticQuality.compute` gives, or for detection `{"pq": None, "box": …}`; metric: what the best was
-    chosen by, as `best` and `last` (of the last evaluation); rows: its part of results.csv.
+    chosen by, as `best` and `last` (of the last evaluation); rows: its part of results.csv; seconds and
+    peak_memory_mb: see `environment.Cost`.
     """
 
     name: str
@@ -35,6 +36,8 @@ class StageEnd:
     steps: int
     trained: str
     rows: tuple[Mapping[str, Any], ...]
+    seconds: float | None = None
+    peak_memory_mb: float | None = None
 
     @classmethod
     def read(cls, folder: Path) -> StageEnd:

@@ -25,6 +25,7 @@ from ..model.modeling import DetrForPanopticSegmentation
 from . import checkpoints
 from .arguments import check_precision
 from .callbacks import Interruption, Patience, ProgressLine, Results, StopOnSignal, Track, Tracking
+from .environment import Cost, write_environment
 from .parameter_groups import trainable_line
 from .recipe import Recipe
 from .rehearsal import fit_batch_size, rehearse
@@ -247,11 +248,13 @@ class _Stage:
         PartialState().wait_for_everyone()
         if main:
             checkpoints.rotate(self.folder, None, None)  # halves that a kill has left
+            write_environment(self.recipe.output, self.args.device)
         if resumed is None:
             for line in rehearse(trainer, len(self.recipe.stages.to_run)).lines(self.folder):
                 self.say(line)
         else:
             self.say(f"{self.stage.name}: resumed from {resumed}")
+        trainer.cost = Cost(self.args.device, {} if resumed is None else checkpoints.read_marker(resumed))
         if resumed is not None and self._patience_is_over(resumed):
             trainer.state = TrainerState.load_from_json(str(resumed / TRAINER_STATE_NAME))
             self._take_best(trainer, resumed)
@@ -301,6 +304,7 @@ class _Stage:
             steps=trainer.state.global_step,
             trained=self.trained,
             rows=tuple(results.rows(history)),
+            **trainer.cost.so_far(),
         )
 
 

@@ -19,6 +19,7 @@ from ..model.criterion import Denominators, LossWeights
 from ..model.modeling import DetrForPanopticSegmentation
 from ..model.targets import count_targets
 from . import checkpoints
+from .environment import Cost
 from .evaluation_loop import box_precision, eval_metrics, panoptic_quality
 from .parameter_groups import drop_schedule, parameter_groups
 from .sampling import RankBatches, RepeatSampler, WithFillers, collate_for_training, is_filler, repeat_factors
@@ -47,6 +48,7 @@ class PanopticTrainer(Trainer):
         self.stage = stage
         self.eval_rows = eval_rows
         self.last_result: dict[str, Any] | None = None
+        self.cost = Cost(args.device, {})
         self.keep_checkpoints = args.save_total_limit
         # Trainer would remove the old checkpoint before the new one counts, and the last one after an interruption.
         args.save_total_limit = None
@@ -233,8 +235,9 @@ class PanopticTrainer(Trainer):
             checkpoints.unmark(folder)
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
+        cost = self.cost.so_far()
         if self.args.should_save:
-            checkpoints.mark_complete(folder, stage=self.stage.name, step=self.state.global_step)
+            checkpoints.mark_complete(folder, stage=self.stage.name, step=self.state.global_step, **cost)
             checkpoints.rotate(output, self.keep_checkpoints, self.state.best_global_step)
         self.accelerator.wait_for_everyone()
 

@@ -68,7 +68,7 @@ def same(one: Path, other: Path) -> bool:
 
 def test_what_lies_in_the_folder(finished_run: Any) -> None:
     output, _, _ = finished_run
-    expected = {*FOLDERS, "recipe.yaml", "results.csv", "metrics.json", "per_class.csv"}
+    expected = {*FOLDERS, "recipe.yaml", "results.csv", "metrics.json", "per_class.csv", "environment.json"}
     assert {path.name for path in output.iterdir()} == expected
     metrics = json.loads((output / "metrics.json").read_text())
     assert list(metrics["stages"]) == ["detection", "mask_head", "finetune"]
@@ -80,6 +80,12 @@ def test_what_lies_in_the_folder(finished_run: Any) -> None:
         rows = list(csv.DictReader(file))
     assert [(row["stage"], row["step"]) for row in rows] == [(name[2:], "4") for name in FOLDERS[:3]]
     assert all(float(row["loss"]) > 0 for row in rows)
+    for folder in FOLDERS[:3]:
+        end, saved = (
+            json.loads((output / name / "complete.json").read_text()) for name in (folder, f"{folder}/checkpoint-4")
+        )
+        assert end["seconds"] >= saved["seconds"] > 0
+        assert end["peak_memory_mb"] > 100  # torch alone takes more
     assert Recipe.load(output / "recipe.yaml") == Recipe.from_dict(Recipe.load(output / "recipe.yaml").to_dict())
 
 
