@@ -178,7 +178,7 @@ def _infos(map: PanopticMap) -> list[dict[str, Any]]:
 def _shapes(map: PanopticMap, image_id: int, first: int) -> Iterable[dict[str, Any]]:
     """Annotations as CVAT itself writes masks: uncompressed run lengths, `iscrowd: 1`, which here means encoding."""
     for number, info in enumerate(_infos(map), start=first):
-        counts = _run_lengths(map.mask(info.pop("id")))
+        counts = run_lengths(map.mask(info.pop("id")))
         yield {
             **info,
             "id": number,
@@ -189,7 +189,7 @@ def _shapes(map: PanopticMap, image_id: int, first: int) -> Iterable[dict[str, A
         }
 
 
-def _run_lengths(mask: npt.NDArray[np.bool_]) -> list[int]:
+def run_lengths(mask: npt.NDArray[np.bool_]) -> list[int]:
     """bool [H, W] → COCO's uncompressed run lengths, down the columns, beginning outside."""
     flat = mask.T.reshape(-1)
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1

@@ -18,12 +18,12 @@ from hf_detr_panoptic.data.writer import DatasetWriter
 from hf_detr_panoptic.errors import AnnotationError, LabelError
 from hf_detr_panoptic.labeling.annotations import Mark, read_annotations
 from hf_detr_panoptic.labeling.review import (
-    _run_lengths,
     export_review,
     labels_for_cvat,
     match_records,
     reviewed,
     reviewed_space,
+    run_lengths,
 )
 
 SPACE = LabelSpace(
@@ -100,7 +100,7 @@ def test_the_layout_that_cvat_wants(dataset: Path, tmp_path: Path) -> None:
 
 @given(hnp.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
 def test_run_lengths_are_those_of_pycocotools(mask: np.ndarray) -> None:
-    rle = coco_mask.frPyObjects({"size": list(mask.shape), "counts": _run_lengths(mask)}, *mask.shape)
+    rle = coco_mask.frPyObjects({"size": list(mask.shape), "counts": run_lengths(mask)}, *mask.shape)
     assert np.array_equal(coco_mask.decode(rle).astype(bool), mask)
     assert rle == coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
 
