@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..training.arguments import Recipe
     from ..training.run_folder import StageEnd
     from ..training.stages import Splits
+    from .prepare_settings import PrepareSettings
 
 # Words that are no flag of this command are the recipe's.
 OVERRIDES = True
@@ -230,8 +231,19 @@ def _is_parquet(folder: Path) -> bool:
 
 def _prepared(recipe: Recipe) -> Path:
     """Photos and marks, prepared: all processes label, one writes, and what is there already is not made again."""
-    from ..training.recipe import PhotosAndMarks
+    from accelerate import PartialState
+
     from .prepare import run
+
+    settings = prepare_settings(recipe)
+    run(settings, progress=True)
+    PartialState().wait_for_everyone()
+    return settings.out
+
+
+def prepare_settings(recipe: Recipe) -> PrepareSettings:
+    """What `prepare` is told by a recipe whose `data` names photos and marks."""
+    from ..training.recipe import PhotosAndMarks
     from .prepare_settings import PrepareSettings
 
     marks, out = recipe.data, recipe.prepared_folder
@@ -250,11 +262,7 @@ def _prepared(recipe: Recipe) -> Path:
             raise RecipeError(
                 f"data.{entry.name} is not understood here", fix="Run `hf-detr-panoptic overlay`, and name its folder."
             )
-    run(PrepareSettings.of(given), progress=True)
-    from accelerate import PartialState
-
-    PartialState().wait_for_everyone()
-    return out
+    return PrepareSettings.of(given)
 
 
 def _tracker(recipe: Recipe) -> Callable[[Any, int], None] | None:
