@@ -93,22 +93,25 @@ def train(
     `at_stage_end` is called on the main process after each stage.
     """
     from .processes import guard_processes
+    from .tracking import trackers_of, tracking
 
     guard_processes()
     from transformers.utils import logging as transformers_logging
 
+    from ..training.run_folder import check_folder
     from ..training.stages import run_stages
 
+    trackers = []
+    if not estimate:  # before photos are prepared
+        check_folder(recipe)
+        trackers = trackers_of(recipe)
+
     transformers_logging.disable_progress_bar()
-    return run_stages(
-        recipe,
-        splits_of(recipe),
-        start=start,
-        stop=stop,
-        estimate=estimate,
-        at_stage_end=at_stage_end,
-        track=None if estimate else _tracker(recipe),
-    )
+    splits = splits_of(recipe)
+    with tracking(trackers, recipe.output) as tracker:
+        return run_stages(
+            recipe, splits, start=start, stop=stop, estimate=estimate, at_stage_end=at_stage_end, tracker=tracker
+        )
 
 
 def processes_to_start() -> int:
@@ -263,36 +266,6 @@ def prepare_settings(recipe: Recipe) -> PrepareSettings:
                 f"data.{entry.name} is not understood here", fix="Run `hf-detr-panoptic overlay`, and name its folder."
             )
     return PrepareSettings.of(given)
-
-
-def _tracker(recipe: Recipe) -> Callable[[Any, int], None] | None:
-    """Where figures go beside the screen: one run for all stages, in whatever `report_to` names."""
-    wanted = {stage.training_arguments.get("report_to") or "none" for stage in recipe.stages.to_run}
-    names = [name for entry in wanted for name in ([entry] if isinstance(entry, str) else entry) if name != "none"]
-    if not names or os.environ.get("RANK", "0") != "0":
-        return None
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-
-    trackers = []
-    for name in dict.fromkeys(names):
-        if name not in LOGGER_TYPE_TO_CLASS:
-            raise RecipeError(
-                f"report_to knows no {name!r}", where="stages", fix=did_you_mean(name, [*LOGGER_TYPE_TO_CLASS, "none"])
-            )
-        kind = LOGGER_TYPE_TO_CLASS[name]
-        place = {"logging_dir": recipe.output} if kind.requires_logging_directory else {}
-        try:
-            tracker = kind(Path(recipe.output).name, **place)
-            tracker.start() if hasattr(tracker, "start") else None
-        except ImportError as error:
-            raise RecipeError(f"report_to: {name} is not installed", fix=f"Run `pip install {name}`.") from error
-        trackers.append(tracker)
-
-    def track(figures: Any, step: int) -> None:
-        for tracker in trackers:
-            tracker.log(dict(figures), step=step)
-
-    return track
 
 
 def plan(recipe: Recipe) -> str:

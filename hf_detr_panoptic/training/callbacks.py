@@ -13,15 +13,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import torch
 from transformers import TrainerCallback
 
 from ..evaluation.table import percent
 
-# A tracker takes figures by name and the step of the whole run.
-Track = Callable[[Mapping[str, float], int], None]
+if TYPE_CHECKING:
+    from ..data.batches import Row
+    from ..panoptic_map import PanopticMap
+
+
+class Tracker(Protocol):
+    """What takes figures by name, and photos with the model's maps of them, at a step of the whole run."""
+
+    def log(self, figures: Mapping[str, float], step: int) -> None: ...
+    def show(self, title: str, found: Sequence[tuple[Row, PanopticMap]], step: int) -> None: ...
 
 
 class Interruption:
@@ -170,16 +178,23 @@ class Results(TrainerCallback):
 class Tracking(TrainerCallback):
     """One run in the tracker: stages are prefixes, and the step goes on from stage to stage.
 
-    per_class: asked after each evaluation for rows with `name` and `pq` or `ap`.
+    per_class: asked after each evaluation for rows with `name` and `pq` or `ap`; few_maps: then asked for photos with
+    their maps, on the main process alone.
     """
 
     def __init__(
-        self, track: Track, stage: str, steps_before: int, per_class: Callable[[], Sequence[Mapping[str, Any]]]
+        self,
+        tracker: Tracker,
+        stage: str,
+        steps_before: int,
+        per_class: Callable[[], Sequence[Mapping[str, Any]]],
+        few_maps: Callable[[], Sequence[tuple[Row, PanopticMap]]],
     ) -> None:
-        self.track = track
+        self.tracker = tracker
         self.stage = stage
         self.steps_before = steps_before
         self.per_class = per_class
+        self.few_maps = few_maps
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         self._send(state, {name: value for name, value in (logs or {}).items() if isinstance(value, int | float)})
@@ -192,11 +207,14 @@ class Tracking(TrainerCallback):
             if row.get(kind) is not None
         }
         self._send(state, figures)
+        found = self.few_maps() if state.is_world_process_zero else ()
+        if found:
+            self.tracker.show(f"{self.stage}/validation", found, self.steps_before + state.global_step)
 
     def _send(self, state: Any, figures: Mapping[str, float]) -> None:
         if state.is_world_process_zero and figures:
             named = {f"{self.stage}/{name}": value for name, value in figures.items()}
-            self.track(named, self.steps_before + state.global_step)
+            self.tracker.log(named, self.steps_before + state.global_step)
 
 
 # A resumed log has its names in another order.

@@ -24,7 +24,7 @@ from ..labels import LabelSpace
 from ..model.modeling import DetrForPanopticSegmentation
 from . import checkpoints
 from .arguments import check_precision
-from .callbacks import Interruption, Patience, ProgressLine, Results, StopOnSignal, Track, Tracking
+from .callbacks import Interruption, Patience, ProgressLine, Results, StopOnSignal, Tracker, Tracking
 from .environment import Cost, write_environment
 from .parameter_groups import trainable_line
 from .recipe import Recipe
@@ -66,7 +66,7 @@ def run_stages(
     estimate: bool = False,
     say: Say = print,
     at_stage_end: Callable[[StageEnd], None] | None = None,
-    track: Track | None = None,
+    tracker: Tracker | None = None,
 ) -> list[StageEnd]:
     """Run what the recipe does not skip, from `start` to `stop`; finished stages of its folder are not run again.
 
@@ -100,7 +100,7 @@ def run_stages(
                 begin = ends[-1].folder if ends else None
                 model = starting_model(recipe, splits.space, begin, speak)
                 try:
-                    end = _Stage(recipe, stage, splits, model, speak).run(interruption, ends, track)
+                    end = _Stage(recipe, stage, splits, model, speak).run(interruption, ends, tracker)
                 except OSError as error:
                     raise _explained(error, recipe.output) from error
                 if state.is_main_process:
@@ -232,7 +232,7 @@ class _Stage:
         for line in rehearse(self.trainer(), len(self.recipe.stages.to_run)).lines(Path(self.recipe.output)):
             self.say(line)
 
-    def run(self, interruption: Interruption, before: Sequence[StageEnd], track: Track | None) -> StageEnd:
+    def run(self, interruption: Interruption, before: Sequence[StageEnd], tracker: Tracker | None) -> StageEnd:
         """Train, or go on; then evaluate the best and save it."""
         main = PartialState().is_main_process
         images = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
@@ -241,9 +241,9 @@ class _Stage:
         results = Results(Path(self.recipe.output) / "results.csv", self.stage.name, rows)
         callbacks: list[Any] = [stopping, ProgressLine(self.stage.name, images), results]
         trainer = self.trainer(callbacks)
-        if track is not None:
-            steps_before = sum(end.steps for end in before)
-            trainer.add_callback(Tracking(track, self.stage.name, steps_before, trainer.rows_per_class))
+        if tracker is not None:
+            name, steps = self.stage.name, sum(end.steps for end in before)
+            trainer.add_callback(Tracking(tracker, name, steps, trainer.rows_per_class, trainer.few_maps))
         resumed = checkpoints.last_complete(self.folder)
         PartialState().wait_for_everyone()
         if main:

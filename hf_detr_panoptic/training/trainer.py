@@ -15,9 +15,11 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from ..data.batches import EpochSampler, Row
 from ..errors import ModelError, RecipeError
+from ..images import open_image
 from ..model.criterion import Denominators, LossWeights
 from ..model.modeling import DetrForPanopticSegmentation
 from ..model.targets import count_targets
+from ..panoptic_map import PanopticMap
 from . import checkpoints
 from .environment import Cost
 from .evaluation_loop import box_precision, eval_metrics, panoptic_quality
@@ -25,6 +27,9 @@ from .parameter_groups import drop_schedule, parameter_groups
 from .sampling import RankBatches, RepeatSampler, WithFillers, collate_for_training, is_filler, repeat_factors
 from .stage_recipe import StageRecipe
 from .weight_average import WeightAverage
+
+# Photos that a tracker is shown after each evaluation.
+FEW = 4
 
 
 class PanopticTrainer(Trainer):
@@ -211,6 +216,16 @@ class PanopticTrainer(Trainer):
         """Of the last evaluation."""
         rows: Sequence[dict[str, Any]] = (self.last_result or {}).get("per_class", ())
         return rows
+
+    def few_maps(self) -> list[tuple[Row, PanopticMap]]:
+        """Some of the photos that are evaluated, always the same, and what the model makes of them now."""
+        if not self.model.with_masks:
+            return []
+        every = max(1, len(self.eval_rows) // FEW)
+        rows = [self.eval_rows[place] for place in range(0, len(self.eval_rows), every)][:FEW]
+        with self._averaged():
+            maps = self.model.segment((open_image(row.photo) for row in rows), batch_size=1)
+        return list(zip(rows, maps, strict=True))
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Of equals the later: while PQ is still 0 everywhere, the longer trained one is the better start."""

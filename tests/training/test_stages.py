@@ -138,13 +138,14 @@ def test_a_signal_ends_it_resumably(
 ) -> None:
     recipe = make(tmp_path / "run")
 
-    def after_six_steps(figures: Any, step: int) -> None:
-        if step == 6:
-            os.kill(os.getpid(), number)
+    class KillsAfterSix(Tracked):
+        def log(self, figures: Any, step: int) -> None:
+            if step == 6:
+                os.kill(os.getpid(), number)
 
     handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(Interrupted) as caught:
-        run_stages(recipe, splits, say=lambda line: None, track=after_six_steps)
+        run_stages(recipe, splits, say=lambda line: None, tracker=KillsAfterSix())
     assert caught.value.number == number
     assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == handlers
     assert checkpoints.last_complete(tmp_path / "run" / "2-mask_head") == tmp_path / "run/2-mask_head/checkpoint-3"
@@ -153,20 +154,38 @@ def test_a_signal_ends_it_resumably(
         assert same(tmp_path / "run" / folder, finished_run[0] / folder), folder
 
 
+class Tracked:
+    """A tracker that remembers."""
+
+    def __init__(self) -> None:
+        self.figures: list[tuple[int, str]] = []
+        self.shown: list[tuple[int, str, list[Any]]] = []
+
+    def log(self, figures: Any, step: int) -> None:
+        self.figures.extend((step, name) for name in figures)
+
+    def show(self, title: str, found: Any, step: int) -> None:
+        self.shown.append((step, title, list(found)))
+
+
 def test_a_tracker_sees_one_run(make: Make, splits: Splits, tmp_path: Path) -> None:
-    seen: list[tuple[int, str]] = []
-    run_stages(
-        make(tmp_path / "run", postprocess={"threshold": 0.0}),
-        splits,
-        say=str,
-        track=lambda figures, step: seen.extend((step, name) for name in figures),
-    )
-    steps = [step for step, _ in seen]
+    seen = Tracked()
+    ends = run_stages(make(tmp_path / "run", postprocess={"threshold": 0.0}), splits, say=str, tracker=seen)
+    steps = [step for step, _ in seen.figures]
     assert steps == sorted(steps)
-    assert {step for step, name in seen if name == "mask_head/loss_dice"} == {5, 6, 7, 8}
-    assert (4, "detection/eval_box_ap") in seen
-    assert (4, "detection/ap/sky") in seen
-    assert (12, "finetune/pq/sky") in seen
+    assert {step for step, name in seen.figures if name == "mask_head/loss_dice"} == {5, 6, 7, 8}
+    assert (4, "detection/eval_box_ap") in seen.figures
+    assert (4, "detection/ap/sky") in seen.figures
+    assert (12, "finetune/pq/sky") in seen.figures
+    assert [(step, title) for step, title, _ in seen.shown] == [
+        (8, "mask_head/validation"),
+        (12, "finetune/validation"),
+    ]
+    model = DetrForPanopticSegmentation.from_pretrained(ends[-1].folder)  # one evaluation: it saw the best
+    for row, map in seen.shown[-1][2]:
+        (expected,) = model.segment(row.photo)
+        assert map == expected
+    assert [row for row, _ in seen.shown[-1][2]] == list(splits.val)
 
 
 def test_start_stop_and_skip(make: Make, splits: Splits, tmp_path: Path) -> None:
