@@ -1,0 +1,1 @@
+"""To the Hub and back: cards, the endpoint handler, push, the Space."""

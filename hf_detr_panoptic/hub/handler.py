@@ -1,0 +1,119 @@
+"""An inference endpoint's answer to a photo: its panoptic segments. Needs transformers and timm, nothing else.
+
+The file stands in the model's repository, where Inference Endpoints find it. It posts back what the widget of
+`image-segmentation` draws, with each class of stuff as one segment and the thresholds that the model remembers.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+from torch.nn.functional import interpolate
+from transformers import AutoImageProcessor, DetrForSegmentation
+
+
+class EndpointHandler:
+    """`path` is the folder of the model. A call takes `{"inputs": photo, "parameters": {...}}`."""
+
+    def __init__(self, path: str = "") -> None:
+        self.processor = AutoImageProcessor.from_pretrained(path)
+        model: Any = DetrForSegmentation.from_pretrained(path)
+        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+    def __call__(self, data: dict[str, Any]) -> list[dict[str, Any]]:
+        """`inputs`: a PIL image, the bytes of an image file, or these in base64. Returns label, score and mask each.
+
+        `parameters` may hold `threshold`. A mask is a black and white PNG in base64, as large as the photo.
+        """
+        parameters = dict(data.get("parameters") or {})
+        threshold = parameters.pop("threshold", None)
+        if threshold is not None and not (_is_number(threshold) and 0 <= threshold <= 1):
+            raise ValueError(f"threshold is {threshold!r}: give a number from 0 to 1")
+        if parameters:
+            raise ValueError(
+                f"unknown parameters: {', '.join(sorted(map(str, parameters)))}; there is threshold alone"
+            )
+        ids, segments = panoptic(read_photo(data.get("inputs")), self.model, self.processor, threshold)
+        return [
+            {"label": segment["label"], "score": segment["score"], "mask": _png(ids == segment["id"])}
+            for segment in segments
+        ]
+
+
+@torch.no_grad()
+def panoptic(photo: Image.Image, model: Any, processor: Any, threshold: float | None = None) -> tuple[Any, list[Any]]:
+    """ids: int [height, width], 0 where nobody knows; segments: [{"id", "label", "score"}], stuff fused by class."""
+    remembered = getattr(model.config, "hf_detr_panoptic", None) or {}
+    threshold = remembered.get("threshold", 0.85) if threshold is None else threshold
+    limit = torch.tensor(float(remembered.get("mask_threshold", 0.5))).logit().item()
+    limit = -torch.inf if remembered.get("fill") == "argmax" else limit
+    outputs = model(**processor(images=photo, return_tensors="pt").to(model.device))
+    scores, labels = (values.cpu() for values in outputs.logits[0].softmax(-1).max(-1))
+    kept = ((labels < outputs.logits.shape[-1] - 1) & (scores > threshold)).nonzero()[:, 0].tolist()
+
+    def owners(queries: list[int]) -> tuple[Any, Any]:
+        """int [height, width]: 1 + the query whose mask has the highest logit; and how many pixels each has won."""
+        best = torch.full((photo.height, photo.width), limit, device=model.device)
+        owner = torch.zeros(best.shape, dtype=torch.int64, device=model.device)
+        for query in queries:
+            mask = outputs.pred_masks[:1, query : query + 1].float()
+            mask = interpolate(mask, size=best.shape, mode="bilinear", align_corners=False)[0, 0]
+            owner[mask > best] = query + 1
+            best = torch.maximum(best, mask)
+        return owner.cpu(), torch.bincount(owner.cpu().flatten(), minlength=len(labels) + 1)[1:]
+
+    stuff = set(getattr(model.config, "label_ids_to_fuse", None) or ())
+    parts: dict[Any, list[int]] = {}  # a thing is one query, stuff is all queries of its class
+    for query in kept:
+        label = labels[query].item()
+        parts.setdefault(label if label in stuff else (label, query), []).append(query)
+    owner, won = owners(kept)
+    least = max(1, remembered.get("min_area", 4))
+    large = [queries for queries in parts.values() if won[queries].sum() >= least]
+    if len(large) < len(parts):  # small ones leave their pixels to the next best
+        owner, won = owners(sorted(query for queries in large for query in queries))
+    numbers, segments = torch.zeros(len(labels) + 1, dtype=torch.int64), []
+    for number, queries in enumerate(large, start=1):
+        numbers[[query + 1 for query in queries]] = number
+        score = (scores[queries] * won[queries]).sum() / won[queries].sum()
+        label = model.config.id2label[labels[queries[0]].item()]
+        segments.append({"id": number, "label": label, "score": min(score.item(), 1.0)})
+    return numbers[owner], segments
+
+
+def read_photo(inputs: Any) -> Image.Image:
+    """The photo upright and in RGB, transparency on white. Addresses and paths are refused: send the photo itself."""
+    if isinstance(inputs, str):
+        try:
+            inputs = base64.b64decode(
+                inputs.partition(",")[2] if inputs.startswith("data:") else inputs, validate=True
+            )
+        except (binascii.Error, ValueError):
+            raise ValueError("inputs is text that is not base64: send the photo itself, not its address") from None
+    if isinstance(inputs, bytes | bytearray):
+        inputs = io.BytesIO(inputs)
+    elif not isinstance(inputs, Image.Image):
+        raise ValueError("inputs holds no photo: send an image file, or the same in base64")
+    try:
+        image = inputs if isinstance(inputs, Image.Image) else Image.open(inputs)
+        image = ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"the photo cannot be read ({error})") from None
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def _png(mask: torch.Tensor) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(mask.to(torch.uint8).mul(255).numpy()).save(stream, "PNG")
+    return base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
