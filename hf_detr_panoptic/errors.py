@@ -60,6 +60,10 @@ class RecipeError(HfDetrPanopticError):
     """A setting that is unknown, of the wrong type or impossible."""
 
 
+class HubError(HfDetrPanopticError):
+    """Something that the Hub refuses, that should not go there, or that does not get there."""
+
+
 def did_you_mean(word: object, known: Iterable[object]) -> str:
     """A sentence that offers the closest known names, or all of them if there are few."""
     names = [str(name) for name in known]

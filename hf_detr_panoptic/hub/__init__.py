@@ -1,1 +1,1 @@
-"""To the Hub and back: cards, the endpoint handler, push, the Space."""
+"""What goes to the Hugging Face Hub, and how it gets there."""
