@@ -13,6 +13,7 @@ from .errors import HfDetrPanopticError, did_you_mean
 
 # command → (module in `steps`, its line in --help)
 COMMANDS = {
+    "demo": ("demo", "the whole road on a synthetic site, offline, in minutes"),
     "prepare": ("prepare", "photos and marks to a finished dataset: labeled, merged, split, written"),
     "autolabel": ("autolabel", "only the labeling; several machines can share it"),
     "overlay": ("overlay", "only the merging: marks over auto-labels that are there, no model"),
@@ -23,6 +24,7 @@ COMMANDS = {
     "import-review": ("import_review", "what was corrected in CVAT, into a new dataset"),
     "evaluate": ("evaluate", "how good is a model, or a folder of predictions? PQ, AP, mix-ups"),
     "predict": ("predict", "a model on photos: overlays, COCO panoptic files, masks"),
+    "trace": ("trace", "how a model sees one photo: DETR's seven moves, with true shapes and pictures"),
     "doctor": ("doctor", "is this machine ready? Versions, device, processes, Hub, disk"),
 }
 
