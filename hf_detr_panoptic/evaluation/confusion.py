@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import LabelError
 from ..labels import LabelSpace
@@ -62,27 +62,45 @@ class Confusion:
         return sorted(mixed, key=lambda row: (-row[2], row[0], row[1]))[:limit]
 
 
-def image_confusions(prediction: PanopticMap, truth: PanopticMap, pairs: Overlaps | None = None) -> Confusions:
-    """One image's confusions. Void and crowds of the truth, of whatever class, excuse what lies mostly on them."""
+class Matching(NamedTuple):
+    """Who is whom in one image. matched: id in the truth → id in the prediction; the others hold ids.
+
+    excused: predictions that lie mostly on void or on crowds of the truth, of whatever class.
+    """
+
+    matched: dict[int, int]
+    missed: set[int]
+    invented: set[int]
+    excused: set[int]
+
+
+def match_segments(prediction: PanopticMap, truth: PanopticMap, pairs: Overlaps | None = None) -> Matching:
+    """Segments matched by IoU > 0.5 whatever their class; crowds of the truth are neither matched nor missed."""
     pairs = pairs or overlaps_of(prediction, truth)
     true_areas, predicted_areas = areas(pairs)
-    missed = {segment.id: segment.label for segment in truth.segments if not segment.crowd}
-    invented = {segment.id: segment.label for segment in prediction.segments}
     nobodys = {VOID, *(segment.id for segment in truth.segments if segment.crowd)}
-    excused: Counter[int] = Counter()
-    found: Counter[tuple[int | None, int | None]] = Counter()
+    on_nobodys: Counter[int] = Counter()
+    matched: dict[int, int] = {}
     for (true_id, predicted_id), shared in pairs.items():
         if true_id in nobodys:
-            excused[predicted_id] += shared
+            on_nobodys[predicted_id] += shared
         elif predicted_id != VOID:
             forgiven = pairs.get((VOID, predicted_id), 0)
             union = true_areas[true_id] + predicted_areas[predicted_id] - shared - forgiven
             if 2 * shared > union:
-                found[missed.pop(true_id), invented.pop(predicted_id)] += 1
-    found.update((label, None) for label in missed.values())
-    found.update(
-        (None, label)
-        for segment_id, label in invented.items()
-        if 2 * excused[segment_id] <= predicted_areas[segment_id]
-    )
-    return found
+                matched[true_id] = predicted_id
+    left = {segment.id for segment in prediction.segments}.difference(matched.values())
+    excused = {segment_id for segment_id in left if 2 * on_nobodys[segment_id] > predicted_areas[segment_id]}
+    missed = {segment.id for segment in truth.segments if not segment.crowd}.difference(matched)
+    return Matching(matched, missed, left - excused, excused)
+
+
+def image_confusions(prediction: PanopticMap, truth: PanopticMap, pairs: Overlaps | None = None) -> Confusions:
+    """One image's confusions: what `match_segments` found, by class."""
+    found = match_segments(prediction, truth, pairs)
+    true, predicted = ({segment.id: segment.label for segment in side.segments} for side in (truth, prediction))
+    counts: Counter[tuple[int | None, int | None]] = Counter()
+    counts.update((true[one], predicted[other]) for one, other in found.matched.items())
+    counts.update((true[segment_id], None) for segment_id in found.missed)
+    counts.update((None, predicted[segment_id]) for segment_id in found.invented)
+    return counts

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from ..data.coco_panoptic import Record
+from ..data.batches import Row
 from ..errors import DatasetError, HfDetrPanopticError, LabelError
 from ..evaluation.average_precision import AveragePrecision, Objects
 from ..evaluation.confusion import Confusion, Confusions, image_confusions
@@ -70,7 +70,7 @@ class Measured:
 
 def measure(
     model: Any,
-    records: Sequence[Record],
+    records: Sequence[Row],
     space: LabelSpace,
     settings: Mapping[str, Any],
     batch_size: int,
@@ -79,8 +79,7 @@ def measure(
     """All records, measured by whichever processes there are; every process returns the same."""
     if not records:
         raise DatasetError("there is no image to evaluate", fix="Is this the right split?")
-    names = _names(model.label_space, space)
-    kinds_differ = any(name and _kind(model.label_space, old) != _kind(space, name) for old, name in names.items())
+    translate = _translation(model.label_space, space)
     state = PartialState()
     batches = _batches(records, batch_size)[state.process_index :: state.num_processes]
     measured = Measured(space)
@@ -88,8 +87,7 @@ def measure(
     try:
         done = _segmented(model, batches, settings, batch_size)
         for record, truth, prediction in progress(done, sum(map(len, batches))) if progress else done:
-            found = prediction.relabelled(space, names)
-            measured.add(record.image_id, found.fused_stuff() if kinds_differ else found, truth)
+            measured.add(record.image_id, translate(prediction), truth)
     except Exception as failure:
         if state.num_processes == 1:
             raise
@@ -104,12 +102,21 @@ def measure(
     return measured
 
 
+def segmented(
+    model: Any, rows: Sequence[Row], space: LabelSpace, batch_size: int
+) -> Iterator[tuple[Row, PanopticMap, PanopticMap]]:
+    """(row, truth, prediction in the data's space) of each image, in this process alone."""
+    translate = _translation(model.label_space, space)
+    for row, truth, prediction in _segmented(model, _batches(rows, batch_size), {}, batch_size):
+        yield row, truth, translate(prediction)
+
+
 def _segmented(
-    model: Any, batches: Sequence[Sequence[Record]], settings: Mapping[str, Any], batch_size: int
-) -> Iterator[tuple[Record, PanopticMap, PanopticMap]]:
+    model: Any, batches: Sequence[Sequence[Row]], settings: Mapping[str, Any], batch_size: int
+) -> Iterator[tuple[Row, PanopticMap, PanopticMap]]:
     """(record, truth, prediction) of each image; files are read while the model works on the batch before."""
 
-    def read(batch: Sequence[Record]) -> list[tuple[Any, PanopticMap]]:
+    def read(batch: Sequence[Row]) -> list[tuple[Any, PanopticMap]]:
         return [(open_image(record.photo), record.map()) for record in batch]
 
     with ThreadPoolExecutor(max_workers=1) as reader:
@@ -123,15 +130,28 @@ def _segmented(
             yield from zip(batch, truths, predictions, strict=True)
 
 
-def _batches(records: Sequence[Record], batch_size: int) -> list[list[Record]]:
+def _batches(records: Sequence[Row], batch_size: int) -> list[list[Row]]:
     """Records of equal size together, so that none is padded and none waits.
 
     Planned from the whole list, before the processes share it: what else is in a batch moves a logit in its last bits.
     """
-    by_size: dict[tuple[int, int] | None, list[Record]] = {}
-    for record in records:
-        by_size.setdefault(record.size, []).append(record)
+    by_size: dict[Any, list[Row]] = {}
+    for place, record in enumerate(records):
+        # Rows of Parquet do not tell their size: each is its own batch.
+        by_size.setdefault(getattr(record, "size", None) or place, []).append(record)
     return [same[start : start + batch_size] for same in by_size.values() for start in range(0, len(same), batch_size)]
+
+
+def _translation(known: LabelSpace, space: LabelSpace) -> Callable[[PanopticMap], PanopticMap]:
+    """Brings the model's maps into the data's space; where the two disagree on a kind, stuff is fused again."""
+    names = _names(known, space)
+    kinds_differ = any(name and _kind(known, old) != _kind(space, name) for old, name in names.items())
+
+    def translate(prediction: PanopticMap) -> PanopticMap:
+        found = prediction.relabelled(space, names)
+        return found.fused_stuff() if kinds_differ else found
+
+    return translate
 
 
 def _names(known: LabelSpace, wanted: LabelSpace) -> dict[str, str | None]:
