@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,18 @@ class Kept:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def places_above(self, threshold: float) -> list[int]:
+        """The places, among these, of the queries that a higher threshold keeps too."""
+        # In float32, as when they were chosen: there 0.85 is another number than in Python.
+        return (torch.tensor(self.scores, dtype=torch.float32) > threshold).nonzero()[:, 0].tolist()
+
+    def at(self, places: list[int]) -> Kept:
+        return Kept(
+            self.queries[places],
+            tuple(self.labels[place] for place in places),
+            tuple(self.scores[place] for place in places),
+        )
 
 
 def choose_queries(logits: Tensor, space: LabelSpace, threshold: float = 0.85) -> list[Kept]:
@@ -139,6 +151,34 @@ def postprocess(
         owners[rows] = np.where(fragments[rows], heirs, owners[rows])
         areas = np.bincount(owners.reshape(-1), minlength=len(kept) + 1)[1:]
     return _as_map(owners, areas, groups, kept, space)
+
+
+@dataclass(frozen=True, eq=False)
+class KeptMasks:
+    """The queries of one photo that pass a floor, with their masks: its map at any threshold from there on.
+
+    mask_logits: float [K, h, w], row by row those of `kept`; photo_size: (height, width). A map of these is the one
+    that `segment` makes at that threshold: a query's mask does not depend on which others are asked for. (In the last
+    bits it does, as their number changes how products are added up: 1e-6, which can turn a pixel where two masks tie.)
+    """
+
+    kept: Kept
+    mask_logits: Tensor
+    space: LabelSpace
+    photo_size: tuple[int, int]
+    settings: PostprocessSettings
+    floor: float
+
+    def map(self, threshold: float) -> PanopticMap:
+        """The panoptic map at a threshold, without the model."""
+        settings = replace(self.settings, threshold=threshold)
+        if threshold < self.floor:
+            raise ModelError(
+                f"the threshold {threshold} is below {self.floor}, the floor that the masks were kept from",
+                fix="Keep them from a lower floor.",
+            )
+        places = self.kept.places_above(threshold)
+        return postprocess(self.kept.at(places), self.mask_logits[places], self.space, self.photo_size, settings)
 
 
 def valid_cells(grid: torch.Size, canvas: tuple[int, int], valid: tuple[int, int]) -> tuple[slice, slice]:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +20,7 @@ from ..panoptic_map import PanopticMap
 from ..preprocess import Photo, as_pixels
 from .detector import detect
 from .mask_head import masks_for, shared_mask_features
-from .postprocess import PostprocessSettings, choose_queries, postprocess
+from .postprocess import Kept, KeptMasks, PostprocessSettings, choose_queries, postprocess
 from .trunk import folded_trunk
 
 if TYPE_CHECKING:
@@ -93,14 +93,44 @@ def segment_batch(
     precision: str = "fp32",
 ) -> list[PanopticMap]:
     """Normalised photos [B, 3, H, W] that need no padding → their maps at their own (height, width)."""
+    space = model.label_space
+    each = _chosen_masks(model, pixel_values, settings.threshold, precision)
+    return [
+        postprocess(chosen, masks, space, size, settings)
+        for (chosen, masks), size in zip(each, photo_sizes, strict=True)
+    ]
+
+
+@torch.no_grad()
+def keep_masks(model: DetrForPanopticSegmentation, photo: Any, floor: float = 0.3) -> KeptMasks:
+    """One photo through the model once → what its maps at every threshold from `floor` on are made of.
+
+    photo: a PIL image, an array [H, W, 3] or a tensor [3, H, W] of bytes, or a path.
+    """
+    settings = replace(model.settings, threshold=floor)
+    training = model.training
+    model.eval()
+    try:
+        ((_, (size,), pixel_values),) = _batches(model, _photos([photo]), batch_size=1)
+        ((chosen, masks),) = _chosen_masks(model, pixel_values, floor)
+    finally:
+        if training:
+            model.train()
+    chosen = Kept(chosen.queries.cpu(), chosen.labels, chosen.scores)
+    return KeptMasks(chosen, masks.float().cpu(), model.label_space, size, settings, floor)
+
+
+def _chosen_masks(
+    model: DetrForPanopticSegmentation, pixel_values: Tensor, threshold: float, precision: str = "fp32"
+) -> list[tuple[Kept, Tensor]]:
+    """Image by image the queries that pass, and their mask logits [K, h, w]."""
     dtype = torch.bfloat16 if precision == "bf16" else model.dtype
     device = model.device
     backbone = model._fast.backbone(model, dtype)
     pixels = pixel_values.to(device, dtype, memory_format=torch.channels_last)
-    space = model.label_space
     with _autocast(device, precision):
         found = detect(model.detr, pixels, backbone=backbone)
-        kept = choose_queries(found.logits, space, settings.threshold)
+        kept = choose_queries(found.logits, model.label_space, threshold)
         masks: Tensor | None = None
         counts = [len(queries) for queries in kept]
         if sum(counts):
@@ -111,10 +141,7 @@ def segment_batch(
             images = torch.arange(len(kept)).repeat_interleave(torch.tensor(counts))
             masks = masks_for(model.mask_head, model.bbox_attention, shared, states, images)
     each = masks.split(counts) if masks is not None else [pixels.new_zeros(0, 1, 1)] * len(kept)
-    return [
-        postprocess(chosen, own, space, size, settings)
-        for chosen, own, size in zip(kept, each, photo_sizes, strict=True)
-    ]
+    return list(zip(kept, each, strict=True))
 
 
 def fingerprint(model: DetrForPanopticSegmentation) -> str:

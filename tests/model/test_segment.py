@@ -217,3 +217,43 @@ def test_the_fingerprint_is_of_all_that_decides(model):
         model.bbox_attention.q_proj.bias[3] += 1e-6
     seen.add(model.fingerprint)
     assert len(seen) == 4
+
+
+# --- masks kept for other thresholds
+
+
+def test_kept_masks_give_the_map_of_every_threshold_without_the_model(model, monkeypatch):
+    for seed, size in enumerate([(60, 80), (91, 70), (150, 200)]):
+        image = photo(*size, seed)
+        kept = module.keep_masks(model, image, floor=0.3)
+        thresholds = [0.3, *sorted(kept.kept.scores), 1.0]
+        expected = [model.segment(image, threshold=threshold)[0] for threshold in thresholds]
+        assert len({one.ids.tobytes() for one in expected}) > 2
+        with monkeypatch.context() as patch:
+            for name in ("detect", "masks_for"):
+                patch.setattr(module, name, pytest.fail)
+            found = [kept.map(threshold) for threshold in thresholds]
+        for one, other in zip(found, expected, strict=True):
+            assert np.array_equal(one.ids, other.ids)
+            assert one == other
+        assert found[-1].segments == ()
+
+
+def test_kept_masks_go_by_what_the_model_remembers(model):
+    model.settings = PostprocessSettings(threshold=0.5, fill="argmax", min_area=200)
+    model.train()
+    kept = module.keep_masks(model, np.asarray(photo(60, 80)), floor=0.2)
+    assert model.training
+    model.eval()
+    assert [kept.map(0.5)] == model.segment(photo(60, 80))
+    assert kept.map(0.5).void_area == 0
+
+
+def test_a_threshold_below_the_floor_is_refused(model):
+    kept = module.keep_masks(model, photo(60, 80), floor=0.5)
+    with pytest.raises(ModelError, match=r"0\.4 is below 0\.5"):
+        kept.map(0.4)
+    with pytest.raises(ModelError, match="0 to 1"):
+        kept.map(1.5)
+    with pytest.raises(ModelError, match="0 to 1"):
+        module.keep_masks(model, photo(60, 80), floor=-1)
