@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..data.stored_photos import encode_photo, write_atomically
 from ..data.writer import DatasetWriter
 from ..demo.scenes import Scene, scene
 from ..demo.site import CUSTOM, SITE
+from ..panoptic_map import PanopticMap
 from .demo_marks import CvatExport
 
 Size = tuple[int, int]
@@ -77,13 +78,18 @@ def make_photos(
             name = f"site_{index:04}.jpg"
             path = place.photos / name
             write_atomically(path, encode_photo(made.photo))
-            writer.add("val", name, path, made.truth)
+            writer.add("val", name, path, _as_truth(made.truth))
             export.add(name, made.truth, np.random.default_rng([_HAND, seed, index]))
         with DatasetWriter(place.held_out, SITE, "Photos that nobody learns from, and what they show.") as other:
             for index, made in _scenes(seed, range(_HELD_OUT, _HELD_OUT + held_out), size, bar):
-                other.add("val", f"held_out_{index - _HELD_OUT:04}.jpg", made.photo, made.truth)
+                other.add("val", f"held_out_{index - _HELD_OUT:04}.jpg", made.photo, _as_truth(made.truth))
     export.write(place.marks)
     return Counter(CUSTOM.names[entry["category_id"] - 1] for entry in export.annotations)
+
+
+def _as_truth(map: PanopticMap) -> PanopticMap:
+    """No labeler has a part in it, whatever the classes: against these segments quality is quality."""
+    return PanopticMap(map.ids, [replace(segment, source="custom") for segment in map.segments], map.space)
 
 
 def _scenes(seed: int, indices: Iterable[int], size: Size, bar: Any) -> Iterator[tuple[int, Scene]]:
