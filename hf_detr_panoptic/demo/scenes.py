@@ -23,8 +23,8 @@ from .view import OUTLINE_ONLY, Colour, Sketch, View
 
 FINE = 2
 """Strokes are painted on a canvas this many times as wide, then averaged."""
-MIN_SHARE = 0.002
-"""The smallest segment, as a share of the picture: 98 pixels of 256 × 192."""
+MIN_SHARE = 0.004
+"""The smallest segment, as a share of the picture: 196 pixels of 256 × 192."""
 
 SKY = "sky-other-merged"
 STUFF = frozenset(category.name for category in SITE if not category.isthing)
