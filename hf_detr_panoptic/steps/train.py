@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,7 @@ def train(
     from .processes import guard_processes
     from .tracking import trackers_of, tracking
 
-    guard_processes()
+    guard_processes(timedelta(days=7))  # all wait while one writes the dataset, or pushes a stage
     from transformers.utils import logging as transformers_logging
 
     from ..training.run_folder import check_folder
@@ -213,6 +214,10 @@ class Relabelled:
         return self.row.photo
 
     @property
+    def png(self) -> Path | bytes:
+        return self.row.png
+
+    @property
     def size(self) -> tuple[int, int] | None:
         return getattr(self.row, "size", None)
 
@@ -236,11 +241,15 @@ def _prepared(recipe: Recipe) -> Path:
     """Photos and marks, prepared: all processes label, one writes, and what is there already is not made again."""
     from accelerate import PartialState
 
+    from ..training.run_folder import begun_stages
     from .prepare import run
 
     settings = prepare_settings(recipe)
-    run(settings, progress=True)
-    PartialState().wait_for_everyone()
+    if begun_stages(recipe.output) and (settings.out / "prepare.json").is_file():
+        if PartialState().is_main_process:
+            print(f"{settings.out}: as this run began; for new photos or marks give another `output`")
+    else:
+        run(settings, progress=True)
     return settings.out
 
 

@@ -68,6 +68,11 @@ def has_begun(output: str | Path, stage: str) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 
+def begun_stages(output: str | Path) -> list[str]:
+    """All that have."""
+    return [stage for stage in STAGES if has_begun(output, stage)]
+
+
 def check_folder(recipe: Recipe) -> None:
     """Raise unless the folder holds no run, or one of the same recipe."""
     output = Path(recipe.output)
@@ -76,7 +81,7 @@ def check_folder(recipe: Recipe) -> None:
         before, _ = read_yaml(written)
         changed = _changed(_flat(Recipe.from_dict(before, where=str(written)).to_dict()), _flat(recipe.to_dict()))
         # A stage that has not begun may still be changed, and so may what goes to the Hub.
-        begun = [stage for stage in STAGES if has_begun(output, stage)]
+        begun = begun_stages(output)
         fixed = [key for key in changed if _matters(key, begun)]
         if fixed:
             raise RecipeError(
@@ -85,7 +90,7 @@ def check_folder(recipe: Recipe) -> None:
                 where=str(output),
                 fix="Give this run another `output`, or take the settings back to resume that one.",
             )
-    elif any(has_begun(output, stage) for stage in STAGES):
+    elif begun_stages(output):
         raise RecipeError(
             "the folder holds stages without a recipe.yaml", where=str(output), fix="Give the run another `output`."
         )

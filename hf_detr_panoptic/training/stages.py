@@ -25,11 +25,12 @@ from ..model.modeling import DetrForPanopticSegmentation
 from . import checkpoints
 from .arguments import check_precision
 from .callbacks import Interruption, Patience, ProgressLine, Results, StopOnSignal, Tracker, Tracking
+from .dataset_record import check_dataset, write_dataset_record
 from .environment import Cost, write_environment
 from .parameter_groups import trainable_line
 from .recipe import Recipe
 from .rehearsal import fit_batch_size, rehearse
-from .run_folder import StageEnd, check_folder, claim_folder, finished, stage_folder, write_metrics
+from .run_folder import StageEnd, begun_stages, check_folder, claim_folder, finished, stage_folder, write_metrics
 from .stage_recipe import STAGES, StageRecipe
 from .trainer import PanopticTrainer, load_strictly, seed_of
 
@@ -87,9 +88,14 @@ def run_stages(
                 _forget_precision()
         return []
     check_folder(recipe)
+    begun = begun_stages(recipe.output)
+    if begun:
+        check_dataset(recipe.output, dict(_by_name(splits)))
     state.wait_for_everyone()
     if state.is_main_process:
         claim_folder(recipe)
+        if not begun:
+            write_dataset_record(recipe.output, dict(_by_name(splits)))
     state.wait_for_everyone()
     ends: list[StageEnd] = []
     interruption = Interruption()

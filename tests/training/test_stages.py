@@ -68,7 +68,8 @@ def same(one: Path, other: Path) -> bool:
 
 def test_what_lies_in_the_folder(finished_run: Any) -> None:
     output, _, _ = finished_run
-    expected = {*FOLDERS, "recipe.yaml", "results.csv", "metrics.json", "per_class.csv", "environment.json"}
+    expected = {*FOLDERS, "recipe.yaml", "results.csv", "metrics.json", "per_class.csv"}
+    expected |= {"environment.json", "dataset.json"}
     assert {path.name for path in output.iterdir()} == expected
     metrics = json.loads((output / "metrics.json").read_text())
     assert list(metrics["stages"]) == ["detection", "mask_head", "finetune"]
