@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .panoptic_map import PanopticMap, Segment
     from .steps.evaluate import evaluate_model
     from .steps.prepare import prepare
+    from .steps.push import push
     from .steps.train import train
     from .training.recipe import Recipe
     from .visual.draw import draw
@@ -32,6 +33,7 @@ _HOMES = {
     "evaluate_model": ".steps.evaluate",
     "load_panoptic": ".data.loading",
     "prepare": ".steps.prepare",
+    "push": ".steps.push",
     "train": ".steps.train",
 }
 
@@ -48,6 +50,7 @@ __all__ = [
     "evaluate_model",
     "load_panoptic",
     "prepare",
+    "push",
     "train",
 ]
 

@@ -23,8 +23,11 @@ COMMANDS = {
     "export-review": ("export_review", "a dataset to CVAT, for a person to correct"),
     "import-review": ("import_review", "what was corrected in CVAT, into a new dataset"),
     "evaluate": ("evaluate", "how good is a model, or a folder of predictions? PQ, AP, mix-ups"),
+    "report": ("report", "a dataset or a run as one HTML file: tables, curves, photos, the worst first"),
     "predict": ("predict", "a model on photos: overlays, COCO panoptic files, masks"),
     "trace": ("trace", "how a model sees one photo: DETR's seven moves, with true shapes and pictures"),
+    "app": ("app", "a model in the browser: a photo in, its segments out, with a threshold slider"),
+    "push": ("push", "a finished run to the Hub: stages to branches, the final model to main; data, metric, demo"),
     "doctor": ("doctor", "is this machine ready? Versions, device, processes, Hub, disk"),
 }
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +15,39 @@ sys.path.insert(0, str(Path(__file__).parent))  # test folders are no packages, 
 
 if TYPE_CHECKING:
     from hub_server import HubServer
+
+    from hf_detr_panoptic.labels import LabelSpace
+
+PUSH = {"repository": "anna/site"}
+NOT_TO_GO_UP = (
+    "training_args.bin",
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state.pth",
+    "trainer_state.json",
+    "events.out.tfevents.1",
+    "checkpoint-3/model.safetensors",
+)
+
+
+def space() -> LabelSpace:
+    """The classes of the run and of the dataset here."""
+    from hf_detr_panoptic.labels import Category, LabelSpace
+
+    kinds = {"block": True, "disc": True, "sky": False, "mud": False}
+    return LabelSpace(
+        [Category(name, isthing, source="auto" if name == "sky" else "custom") for name, isthing in kinds.items()]
+    )
+
+
+def _module(path: str) -> Any:
+    """A module beside the tests of another room."""
+    spec = importlib.util.spec_from_file_location(path.replace("/", "_")[:-3], Path(__file__).parents[1] / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
@@ -22,3 +57,78 @@ def hub() -> Iterator[HubServer]:
 
     with HubServer() as server:
         yield server
+
+
+@pytest.fixture
+def signed_in(hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> HubServer:
+    """This process sees `hub` as its Hub, as Anna who may write; waiting between two tries takes no time."""
+    from huggingface_hub import close_session, constants
+
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    close_session()
+    return hub
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run as `train` leaves one: three models that find different things, and all that must not go up."""
+    import torch
+
+    from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
+    from hf_detr_panoptic.training.recipe import Recipe
+    from hf_detr_panoptic.training.run_folder import StageEnd, stage_folder, write_metrics
+
+    steps = _module("steps/conftest.py")
+    root = tmp_path_factory.mktemp("anna") / "work"
+    run = root / "runs" / "site"
+    content = {"model": f"{root}/start", "data": f"{root}/data/site", "output": str(run), "push": PUSH}
+    Recipe.from_dict(content).save(run / "recipe.yaml", header=f"Again: hf-detr-panoptic train {run}/recipe.yaml")
+    ends = []
+    for seed, stage in enumerate(("detection", "mask_head", "finetune")):
+        folder = stage_folder(run, stage)
+        model = DetrForPanopticSegmentation.from_pretrained(steps.save_tiny_labeler(folder, space()))
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            model.detr.class_labels_classifier.weight.normal_(std=1.4)
+        model.save_pretrained(folder)
+        for name in NOT_TO_GO_UP:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(b"what only this machine needs")
+        group = {"pq": 0.5, "sq": 0.8, "rq": 0.625, "n": 2}
+        result = {"pq": 0.5, "sq": 0.8, "rq": 0.625, "n": 4, "things": group, "stuff": group, "per_class": []}
+        if stage == "detection":
+            box = {"all": {"ap": 0.4, "n": 3}, "things": {"ap": 0.4, "n": 2}, "stuff": {"ap": 0.4, "n": 1}}
+            result = {"pq": None, "box": box}
+        ends.append(
+            StageEnd(
+                name=stage,
+                folder=folder,
+                result=result,
+                metric="pq",
+                best=0.5,
+                last=0.5,
+                best_epoch=1.0,
+                steps=3,
+                trained="all of it",
+                rows=(),
+            )
+        )
+        ends[-1].mark()
+    shutil.copytree(folder, run / "final", ignore=shutil.ignore_patterns("complete.json", *NOT_TO_GO_UP, "check*"))
+    write_metrics(run, ends)
+    (run / "results.csv").write_text("stage,epoch,step,loss\n")
+    return run
+
+
+@pytest.fixture
+def run(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(finished_run, tmp_path / "runs" / "site"))

@@ -168,7 +168,9 @@ class Handler(BaseHTTPRequestHandler):
         if kind == "space" and asked.get("sdk") not in SDKS:
             raise Refused(400, f"sdk must be one of {SDKS}")
         private = asked.get("private") or asked.get("visibility") == "private"
-        self.hub.add(name, kind=kind, private=bool(private)).sdk = asked.get("sdk")
+        # The Hub puts a page into a new static Space.
+        page = {"index.html": b"<!doctype html>", "style.css": b""} if asked.get("sdk") == "static" else {}
+        self.hub.add(name, page, kind=kind, private=bool(private)).sdk = asked.get("sdk")
         return {"url": url, "name": name, "id": name}
 
     def revision(self, repository: Repository, name: str) -> Commit:
@@ -300,6 +302,9 @@ class Handler(BaseHTTPRequestHandler):
         for path, blob in commit.files.items():
             siblings.append({"rfilename": path} | (entry_of(path, blob) if detailed else {}))
         fields = {"id": repository.name, "sha": commit.oid, "private": repository.private, "tags": [], "downloads": 0}
+        config = commit.files.get("config.json")
+        if repository.kind == "model" and config is not None:
+            fields["config"] = {"model_type": json.loads(config.content).get("model_type")}
         fields |= {"lastModified": "2026-11-21T12:00:00.000Z", "gated": False, "disabled": False, "likes": 0}
         return fields | {"siblings": siblings} | ({"sdk": repository.sdk} if repository.kind == "space" else {})
 

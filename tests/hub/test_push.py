@@ -1,0 +1,173 @@
+"""`push`: what goes up, what does not, and what a fresh machine gets back from the name alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from hf_detr_panoptic.cli import main
+from hf_detr_panoptic.hub.contents import Upload, without_places
+from hf_detr_panoptic.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from hub_server import HubServer
+
+STAGES = {"detection": "1-detection", "mask_head": "2-mask_head", "finetune": "3-finetune", "main": "final"}
+MODEL = {"config.json", "preprocessor_config.json", "model.safetensors", "handler.py", "recipe.yaml", "README.md"}
+
+
+def test_each_stage_has_its_branch_and_main_the_final_model(
+    signed_in: HubServer, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["push", str(run), "anna/site"]) == 0
+    for revision, folder in STAGES.items():
+        files = signed_in.files("anna/site", revision)
+        for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
+            assert files[name] == (run / folder / name).read_bytes()
+        assert b"class EndpointHandler" in files["handler.py"]
+        assert json.loads(files["preprocessor_config.json"])["image_processor_type"] == "DetrImageProcessor"
+    repository = signed_in.repository("anna/site")
+    assert repository.private
+    assert set(repository.branches) == set(STAGES)
+    assert set(signed_in.files("anna/site", "detection")) == MODEL
+    assert set(signed_in.files("anna/site")) >= MODEL | {"metrics.json", "results.csv"}
+    assert "Next: hf-detr-panoptic predict anna/site" in capsys.readouterr().out
+
+
+def test_nothing_of_this_machine_goes_up(signed_in: HubServer, run: Path) -> None:
+    """Neither optimizer nor checkpoints, neither paths nor the token."""
+    assert main(["push", str(run), "anna/site"]) == 0
+    for revision in STAGES:
+        files = signed_in.files("anna/site", revision)
+        assert not [name for name in files if name.endswith((".bin", ".pt", ".pth")) or "checkpoint" in name]
+        assert not {"complete.json", "trainer_state.json", "events.out.tfevents.1"} & set(files)
+        for name, content in files.items():
+            assert str(run).encode() not in content, name
+            assert b"what only this machine needs" not in content, name
+            assert signed_in.token.encode() not in content, name
+        recipe = yaml.safe_load(files["recipe.yaml"])
+        assert (recipe["model"], recipe["data"], recipe["output"], recipe["push"]) == ("start", "site", "site", None)
+        Recipe.from_dict(recipe)  # whoever takes it can run it
+    assert signed_in.leaks() == []
+
+
+def test_main_changes_once_and_last(signed_in: HubServer, run: Path) -> None:
+    assert main(["push", str(run), "anna/site"]) == 0
+    assert [commit.title for commit in signed_in.repository("anna/site").history("main")] == [
+        "The final model, after detection, mask_head, finetune",
+        "initial commit",
+    ]
+    commits = [r.path.rpartition("/")[2] for r in signed_in.requests if "/commit/" in r.path]
+    assert commits == ["detection", "mask_head", "finetune", "main"]
+
+
+def test_what_is_there_is_not_sent_again(signed_in: HubServer, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["push", str(run), "anna/site"]
+    assert main(words) == 0
+    assert len(signed_in.sent) == len(set(signed_in.sent)) == 3  # final/ is finetune's
+    before = len(signed_in.requests)
+    assert main(words) == 0
+    assert len(signed_in.sent) == 3
+    assert not [request for request in signed_in.requests[before:] if "/commit/" in request.path]
+    assert capsys.readouterr().out.count("all of it is there already") == 4
+
+
+def test_old_weights_go_and_what_a_person_added_stays(signed_in: HubServer, run: Path) -> None:
+    old = {"config.json": b'{"model_type": "detr"}', "pytorch_model.bin": b"old", "notes.md": b"mine"}
+    old |= {"model-00001-of-00002.safetensors": b"old", "model.safetensors.index.json": b"{}"}
+    signed_in.add("anna/site", old, private=True)
+    assert main(["push", str(run), "anna/site", "--final-only"]) == 0
+    files = signed_in.files("anna/site")
+    assert set(old) & set(files) == {"config.json", "notes.md"}
+    assert files["config.json"] == (run / "final" / "config.json").read_bytes()
+    assert set(signed_in.repository("anna/site").branches) == {"main"}
+
+
+def test_a_branch_does_not_hold_what_main_holds(signed_in: HubServer, run: Path) -> None:
+    signed_in.add("anna/site", {"config.json": b'{"model_type": "detr"}', "notes.md": b"mine"}, private=True)
+    assert main(["push", str(run), "anna/site"]) == 0
+    assert set(signed_in.files("anna/site", "detection")) == MODEL
+
+
+def test_a_skipped_stage_has_no_branch(signed_in: HubServer, run: Path) -> None:
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["stages"]["detection"]["skip"] = True
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    shutil.rmtree(run / "1-detection")
+    assert main(["push", str(run), "anna/site"]) == 0
+    assert set(signed_in.repository("anna/site").branches) == {"mask_head", "finetune", "main"}
+
+
+def test_a_dry_run_asks_nobody(signed_in: HubServer, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["push", str(run), "anna/site", "--dry-run", "--metric", "anna/quality"]) == 0
+    said = capsys.readouterr().out
+    assert signed_in.requests == []
+    heads = [line.rpartition(":")[0] for line in said.splitlines() if line.endswith(("kB", "MB"))]
+    assert heads == [
+        "space anna/quality",
+        "anna/site, branch detection",
+        "anna/site, branch mask_head",
+        "anna/site, branch finetune",
+        "anna/site",
+    ]
+    size = (run / "final" / "model.safetensors").stat().st_size / 1e6
+    assert said.count(f"{size:.1f} MB  model.safetensors") == 4
+    assert "optimizer" not in said
+
+
+def test_a_public_push_of_the_final_model_alone(signed_in: HubServer, run: Path) -> None:
+    assert main(["push", str(run), "site-office/site", "--public", "--final-only", "--license", "mit"]) == 0
+    repository = signed_in.repository("site-office/site")
+    assert not repository.private
+    assert set(repository.branches) == {"main"}
+    card = signed_in.files("site-office/site")["README.md"].decode()
+    assert yaml.safe_load(card.split("---")[1])["license"] == "mit"
+
+
+def test_the_metric_alone(signed_in: HubServer) -> None:
+    assert main(["push", "--metric", "anna/panoptic-quality"]) == 0
+    files = signed_in.files("anna/panoptic-quality", kind="space")
+    assert {"panoptic-quality.py", "counting.py", "annotations.py", "README.md"} <= set(files)
+    assert main(["push", "--metric", "anna/panoptic-quality"]) == 0  # it knows its own again
+
+
+@pytest.mark.parametrize(
+    ("path", "published"),
+    [
+        ("/work/site/photos", "photos"),
+        ("/work/anna/here/data/photos", "data/photos"),
+        ("/home/anna/photos", "photos"),
+        ("/home/bob/x/marks.zip", "marks.zip"),
+        ("/home/bob", "."),
+        ("~/photos", "photos"),
+        ("../anna/photos", "photos"),
+        ("../../photos/a", "photos/a"),
+        (r"C:\Users\Bob\photos", "photos"),
+        (r"\\server\share\photos", "photos"),
+        ("anna/detr", "anna/detr"),
+        ("facebook/detr-resnet-50-panoptic", "facebook/detr-resnet-50-panoptic"),
+        ("cosine", "cosine"),
+    ],
+)
+def test_paths_of_a_recipe(path: str, published: str) -> None:
+    data = {"data": {"images": path, "keep": [path], "merge": {"wall": [path]}}, "stages": [{"deepspeed": path}]}
+    found = without_places(data, Path("/work/anna/here"), ["Anna", "root"])
+    assert found["data"]["images"] == found["stages"][0]["deepspeed"] == published
+    assert found["data"]["keep"] == found["data"]["merge"]["wall"] == [path]  # names of classes
+
+
+def test_a_relative_path_that_is_there_loses_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "anna" / "photos").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert without_places("anna/photos", tmp_path, ["anna"]) == "photos"
+
+
+def test_what_a_new_upload_makes_outdated() -> None:
+    upload = Upload("anna/data", {"data/train-00000-of-00001.parquet": b""}, "", replaces=("data/*.parquet",))
+    there = ["data/train-00000-of-00002.parquet", "data/train-00000-of-00001.parquet", "data/notes.md", "README.md"]
+    assert upload.outdated(there) == ["data/train-00000-of-00002.parquet"]
