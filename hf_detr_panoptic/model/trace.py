@@ -38,8 +38,9 @@ class TracedImage:
     levels: [C, …] each, Res2 first; projected, memory: [d, h, w]; self_attention: [h, w, h, w], the encoder's last,
     its heads averaged: from where, to where; cross_attention: [Q, h, w], the decoder's last, averaged;
     attention: [Q, M, h, w], the mask head's own; growth: [Q, …], the mean over channels after each step of the head;
-    masks: [Q, …] logits; scores: [Q], of the best class; kept: the queries that passed; queries: of each segment of
-    `map` the query that made it (of fused stuff the one that is surest of those pixels).
+    masks: [Q, …] logits; boxes: [Q, 4], centre and size as shares of the photo; scores, labels: [Q], of the best
+    class; kept: the queries that passed; queries: of each segment of `map` the query that made it (of fused stuff the
+    one that is surest of those pixels).
     """
 
     levels: tuple[Array, ...]
@@ -50,6 +51,7 @@ class TracedImage:
     attention: Array
     growth: tuple[tuple[str, Array], ...]
     masks: Array
+    boxes: Array
     scores: Array
     labels: tuple[int, ...]
     kept: tuple[int, ...]
@@ -333,6 +335,7 @@ def _image(
         attention=_array(stock.value("bbox_attention")[place]),
         growth=tuple((name, _array(stock.value(key)[own])) for key, name in steps),
         masks=_array(masks),
+        boxes=_array(output.pred_boxes[place]),
         scores=_array(scores),
         labels=tuple(labels.tolist()),
         kept=tuple(kept.queries.tolist()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,6 @@ from ..visual.label_places import inscribed_points
 from ..visual.trace_page import Picture, Section, Table
 
 if TYPE_CHECKING:
-    from ..labels import LabelSpace
     from ..model.trace import Trace, TracedImage
     from ..model.traced_shapes import Shape, TracedShape
     from ..panoptic_map import PanopticMap, Segment
@@ -27,17 +26,26 @@ if TYPE_CHECKING:
 _SHOWN = 4  # segments, unless others are asked for
 _MASKS = 19  # kept masks side by side, beside the map
 _SIDE = 1000  # the final map's longer side
-_HEADER = ("what", "one image", "pixels a cell", "whole tensor", "module", "tells")
 
 
 def shape_table(trace: Trace, move: int | None = None) -> Table:
-    """The traced shapes, of one move or of all."""
-    rows = [row for row in trace.shapes if move in (None, row.move)]
-    cells = [(row.what, shape(row.one_image), _cell(row), shape(row.tensor), row.module, row.tells) for row in rows]
-    if move is None:
-        numbered = [(str(row.move), *line) for row, line in zip(rows, cells, strict=True)]
-        return Table(("move", *_HEADER), numbered, shapes=(2, 4, 5))
-    return Table(_HEADER, cells, shapes=(1, 3, 4))
+    """The traced shapes, of one move or of all; of a batch, each tensor's whole shape too."""
+    columns: dict[str, Callable[[TracedShape], str]] = {
+        "move": lambda row: str(row.move),
+        "what": lambda row: row.what,
+        "one image": lambda row: shape(row.one_image),
+        "pixels a cell": lambda row: "" if row.stride is None else f"{row.stride}×{row.stride}",
+        "whole tensor": lambda row: shape(row.tensor),
+        "module": lambda row: row.module,
+        "tells": lambda row: row.tells,
+    }
+    if move is not None:
+        del columns["move"]
+    if len(trace.images) == 1:
+        del columns["whole tensor"]
+    rows = [[cell(row) for cell in columns.values()] for row in trace.shapes if move in (None, row.move)]
+    kept_whole = [place for place, name in enumerate(columns) if name in ("one image", "whole tensor", "module")]
+    return Table(tuple(columns), rows, shapes=kept_whole)
 
 
 def work_table(trace: Trace) -> Table:
@@ -73,17 +81,19 @@ def story(trace: Trace, photo: Image.Image, wanted: Sequence[str] | None = None)
     """The sections of the page, of a trace of one photo."""
     (image,) = trace.images
     queries = chosen_queries(image, wanted)
-    space = image.map.space
-    traced = [_traced(image, query, space) for query in queries]
+    traced = [_traced(image, query) for query in queries]
     small, small_map = shrunk(photo, image.map, _SIDE)
     final = draw(small, small_map)
     drawn = [
         [Picture("trace-levels.png", _png(pictures.levels_picture(photo, _levels(image))), _LEVELS_SHOW)],
         [Picture("trace-self-attention.png", _png(_self_attention(photo, image, queries)), _SELF_ATTENTION_SHOWS)],
-        [Picture("trace-scores.png", _png(_scores(trace, image)), _SCORES_SHOW)],
+        [Picture("trace-boxes.png", _png(_boxes(photo, image, queries)), _BOXES_SHOW)],
         [Picture("trace-attention.png", _png(pictures.attention_picture(photo, traced)), _ATTENTION_SHOWS)],
         [Picture("trace-growth.png", _png(pictures.growth_picture(photo, traced)), _GROWTH_SHOWS)],
-        [Picture("trace-masks.png", _png(_masks(photo, image, final)), _MASKS_SHOW)],
+        [
+            Picture("trace-scores.png", _png(_scores(trace, image)), _SCORES_SHOW),
+            Picture("trace-masks.png", _png(_masks(photo, image, final)), _MASKS_SHOW),
+        ],
         [Picture("trace-map.png", _png(final), "The panoptic map on the photo.")],
     ]
     moves = [
@@ -102,6 +112,7 @@ _SELF_ATTENTION_SHOWS = (
     "Where the ringed cell looks in the encoder's last layer: bright is much. Its heads are averaged, and the photo "
     "is grey behind."
 )
+_BOXES_SHOW = "The box of each query, read from its vector as its class is. The mask head is not told about it."
 _SCORES_SHOW = (
     "The probability of each query's best class. Blue queries count; grey ones are dropped, and their masks with them."
 )
@@ -202,9 +213,14 @@ def _queries_of(word: str, map: PanopticMap, made: dict[Segment, int]) -> list[i
     return found
 
 
-def _traced(image: TracedImage, query: int, space: LabelSpace) -> pictures.Traced:
-    title = pictures.query_title(query, space[image.labels[query]].name, float(image.scores[query]))
+def _title(image: TracedImage, query: int) -> str:
+    name = image.map.space[image.labels[query]].name
+    return pictures.query_title(query, name, float(image.scores[query]))
+
+
+def _traced(image: TracedImage, query: int) -> pictures.Traced:
     steps = [(name, maps[query]) for name, maps in image.growth]
+    title = _title(image, query)
     return pictures.Traced(title, image.cross_attention[query], image.attention[query], steps, image.masks[query])
 
 
@@ -232,13 +248,18 @@ def _self_attention(photo: Image.Image, image: TracedImage, queries: Sequence[in
     return pictures.self_attention_picture(photo, points)
 
 
+def _boxes(photo: Image.Image, image: TracedImage, queries: Sequence[int]) -> Image.Image:
+    named = [(_title(image, query), image.boxes[query]) for query in queries]
+    return pictures.boxes_picture(photo, named)
+
+
 def _scores(trace: Trace, image: TracedImage) -> Image.Image:
     return pictures.scores_picture(image.scores, image.kept, trace.settings.threshold)
 
 
 def _masks(photo: Image.Image, image: TracedImage, final: Image.Image) -> Image.Image:
     surest = sorted(image.kept, key=lambda query: -image.scores[query])[:_MASKS]
-    named = [(_traced(image, query, image.map.space).title, image.masks[query]) for query in surest]
+    named = [(_title(image, query), image.masks[query]) for query in surest]
     picture = final.crop((0, 0, final.width, round(final.width * photo.height / photo.width)))  # without its legend
     return pictures.masks_picture(photo, named, picture)
 
@@ -259,10 +280,6 @@ def _segments(image: TracedImage) -> Table:
     ]
     rows.append(("0", "void", "", "", "", str(image.map.void_area), ""))
     return Table(("segment", "class", "kind", "query", "score", "pixels", "x, y, width, height"), rows, shapes=(6,))
-
-
-def _cell(row: TracedShape) -> str:
-    return "" if row.stride is None else f"{row.stride}×{row.stride}"
 
 
 def _png(picture: Image.Image) -> bytes:

@@ -116,6 +116,21 @@ def masks_picture(
     return panels([*tiles, _small(final, size)], [*titles, "pixel by pixel the highest"], columns=columns)
 
 
+def boxes_picture(photo: Image.Image, boxes: Sequence[tuple[str, Grid]]) -> Image.Image:
+    """Each query's box (title, centre x, y, width, height as shares of the photo) on a photo of its own."""
+    size = _tile(photo, _SIDE)
+    tiles = []
+    for _, (x, y, width, height) in boxes:
+        tile = _small(photo, size)
+        draw = ImageDraw.Draw(tile)
+        left, right = (share * size[0] for share in (x - width / 2, x + width / 2))
+        upper, lower = (share * size[1] for share in (y - height / 2, y + height / 2))
+        for color, line in ((DARK, 4), (WHITE, 2)):
+            draw.rectangle((left, upper, right, lower), outline=color, width=line)
+        tiles.append(tile)
+    return panels(tiles, [title for title, _ in boxes], columns=min(4, len(boxes)))
+
+
 def scores_picture(scores: npt.ArrayLike, kept: Sequence[int], threshold: float, width: int = 760) -> Image.Image:
     """A bar a query, the surest first: dark where it was kept, with the threshold as a line."""
     values = np.asarray(scores, dtype=np.float64)
