@@ -27,6 +27,7 @@ from ..errors import HfDetrPanopticError, RecipeError
 if TYPE_CHECKING:
     from ..labeling.overlay_rules import OverlayRules
     from ..training.recipe import Recipe
+    from ..training.run_folder import StageEnd
     from .demo_data import Place
 
 # Words that are no flag of this command are the recipe's.
@@ -119,12 +120,13 @@ def demo(
     place = Place(settings.out)
     recipe = demo_recipe(settings, place, overrides)
     parts = Parts.of(settings, recipe, say)
-    _settle()
+    copy_teacher(settings, place)
+    settle()
     parts.run("photos", lambda: take_photos(settings, place, progress))
     parts.run("labels", lambda: label(recipe, progress))
     parts.run("merged", lambda: compare_merged(recipe, place))
     parts.run("training", lambda: learn(recipe, place, settings.processes))
-    parts.run("held-out", lambda: measure(place))
+    parts.run("held-out", lambda: measure(place.run / "final", place.held_out))
     parts.run("pictures", lambda: look(recipe, place))
     figures = parts.finish()
     say(conclusion(place, parts))
@@ -159,12 +161,7 @@ class Parts:
     def of(cls, settings: DemoSettings, recipe: Recipe, say: Say) -> Parts:
         """Begin, or go on; raises where the folder is somebody else's, or of other settings."""
         from .. import __version__
-        from ..demo.shipped_teacher import teacher_folder
 
-        teacher = settings.teacher or teacher_folder()
-        weights = teacher / "model.safetensors"
-        if not weights.is_file():
-            raise HfDetrPanopticError("there is no model.safetensors", where=str(teacher), fix="Check --teacher.")
         data = {key: value for key, value in recipe.to_dict()["data"].items() if key not in _PLACES}
         told = {
             "version": __version__,
@@ -173,12 +170,11 @@ class Parts:
             "seed": settings.seed,
             "size": list(settings.size),
             "processes": settings.processes,
-            "teacher": hashlib.sha256(weights.read_bytes()).hexdigest()[:16],
+            "teacher": hashlib.sha256((teacher_of(settings) / "model.safetensors").read_bytes()).hexdigest()[:16],
             **{f"data.{key}": value for key, value in data.items()},
         }
         parts = cls(settings.out, told, say)
         parts._go_on()
-        _copy_teacher(teacher, settings.out / "teacher")
         return parts
 
     def _go_on(self) -> None:
@@ -244,6 +240,25 @@ _TITLES = {
 # --- the parts
 
 
+def teacher_of(settings: DemoSettings) -> Path:
+    """The folder of the teacher that is asked for, or of the shipped one."""
+    from ..demo.shipped_teacher import teacher_folder
+
+    folder = settings.teacher or teacher_folder()
+    if not (folder / "model.safetensors").is_file():
+        raise HfDetrPanopticError("there is no model.safetensors", where=str(folder), fix="Check --teacher.")
+    return folder
+
+
+def copy_teacher(settings: DemoSettings, place: Place) -> None:
+    """Into the demo's folder, where the recipe finds it."""
+    if not place.teacher.is_dir():
+        part = place.folder / ".teacher.part"
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(teacher_of(settings), part)
+        part.replace(place.teacher)
+
+
 def take_photos(settings: DemoSettings, place: Place, progress: bool) -> dict[str, Any]:
     from .demo_data import make_photos
 
@@ -274,35 +289,39 @@ def compare_merged(recipe: Recipe, place: Place) -> dict[str, Any]:
 
 def learn(recipe: Recipe, place: Place, processes: int) -> dict[str, Any]:
     """The three stages; best figure of each, by the metric that chose it."""
-    from ..training.run_folder import finished
-    from .train import launch_command, summary, train
+    from .train import summary
 
     recipe = replace(recipe, data=str(place.data))
-    if processes > 1:
-        written = place.folder / "recipe.yaml"
-        recipe.save(written, header="The demo's training, by hand: hf-detr-panoptic train " + written.as_posix())
-        threads = max(1, THREADS // processes)
-        done = subprocess.run(
-            launch_command(processes, [str(written)]), env=os.environ | {"OMP_NUM_THREADS": str(threads)}, check=False
-        )
-        if done.returncode:
-            raise HfDetrPanopticError(
-                f"training ended with {done.returncode}", where=str(place.run), fix="The same command resumes."
-            )
-        ends = [end for stage in recipe.stages.to_run if (end := finished(recipe.output, stage.name)) is not None]
-    else:
-        ends = train(recipe)
+    ends = trained(recipe, processes)
     print("\n" + summary(ends, recipe).partition("\n\n")[0])
     return {end.name: {"metric": end.metric, "best": end.best, "last": end.last} for end in ends}
 
 
-def measure(place: Place) -> dict[str, Any]:
-    """PQ by groups, box and mask AP of final/ on the held-out truth."""
+def trained(recipe: Recipe, processes: int) -> list[StageEnd]:
+    """The recipe run in this process, or in several that share its threads."""
+    from ..training.run_folder import finished
+    from .train import launch_command, train
+
+    if processes == 1:
+        return train(recipe)
+    written = Path(recipe.output).with_suffix(".yaml")
+    recipe.save(written, header=f"By hand: hf-detr-panoptic train {written.as_posix()}")
+    threads = {"OMP_NUM_THREADS": str(max(1, THREADS // processes))}
+    done = subprocess.run(launch_command(processes, [str(written)]), env=os.environ | threads, check=False)
+    if done.returncode:
+        raise HfDetrPanopticError(
+            f"training ended with {done.returncode}", where=recipe.output, fix="The same command resumes."
+        )
+    return [end for stage in recipe.stages.to_run if (end := finished(recipe.output, stage.name)) is not None]
+
+
+def measure(model: Path, held_out: Path) -> dict[str, Any]:
+    """PQ by groups, box and mask AP on the held-out truth."""
     from ..evaluation.table import percent
     from .demo_quality import GROUPS, grouped
     from .evaluate import evaluate_model
 
-    result = evaluate_model(place.run / "final", place.held_out, batch_size=8)
+    result = evaluate_model(model, held_out, batch_size=8)
     per_class = {row["name"]: row["pq"] for row in result["per_class"]}
     ap = {kind: result[kind]["all"]["ap"] for kind in ("box", "mask")}
     groups = grouped(result)
@@ -388,7 +407,7 @@ def conclusion(place: Place, parts: Parts) -> str:
 # --- small things
 
 
-def _settle() -> None:
+def settle() -> None:
     """Threads, and no bars of transformers' own between our lines."""
     import torch
     from transformers.utils import logging as transformers_logging
@@ -396,15 +415,6 @@ def _settle() -> None:
     transformers_logging.disable_progress_bar()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(THREADS, os.cpu_count() or 1))
-
-
-def _copy_teacher(teacher: Path, target: Path) -> None:
-    if target.is_dir():
-        return
-    part = target.with_name(".teacher.part")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(teacher, part)
-    part.replace(target)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
