@@ -9,6 +9,8 @@ from typing import Any
 
 PACKAGE = "hf-detr-panoptic @ git+https://github.com/hf-detr-panoptic/hf-detr-panoptic"
 
+PIPELINE_THRESHOLD = 0.9  # transformers.pipelines.image_segmentation, under test
+
 _HANDLER = Path(__file__).with_name("handler.py")
 
 
@@ -86,5 +88,38 @@ draw("photo.jpg", scene).save("overlay.png")
 time. The functions above do neither.'''.splitlines()
 
 
-# transformers.pipelines.image_segmentation, under test.
-PIPELINE_THRESHOLD = 0.9
+def dataset_usage(repository: str, split: str) -> list[str]:
+    """With plain datasets, and with this package; `split` is one that is there."""
+    return f'''```bash
+pip install datasets pillow
+```
+
+```python
+import io
+
+import numpy as np
+from datasets import load_dataset
+from PIL import Image
+
+data = load_dataset("{repository}")
+row = data["{split}"][0]
+ids = np.array(Image.open(io.BytesIO(row["panoptic"])), dtype=np.int64) @ [1, 256, 65536]  # [height, width]
+names = data["{split}"].features["segments"].feature["label"].names
+for segment in row["segments"]:
+    print(names[segment["label"]], int((ids == segment["id"]).sum()), "pixels,", segment["source"])
+```
+
+With hf_detr_panoptic a row is a photo with its map, which knows areas, boxes and masks:
+
+```bash
+pip install "{PACKAGE}"
+```
+
+```python
+from hf_detr_panoptic import load_panoptic
+from hf_detr_panoptic.data.loading import rows_of
+
+data = load_panoptic("{repository}")
+scene = rows_of(data["{split}"], data.label_space)[0].map()
+print(scene.areas(), scene.boxes())
+```'''.splitlines()
