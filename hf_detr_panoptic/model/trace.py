@@ -19,7 +19,7 @@ from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
 from .detector import check_finite, check_pixels, detect
 from .mask_head import masks_for, shared_mask_features
-from .postprocess import Kept, PostprocessSettings, choose_queries, postprocess
+from .postprocess import Kept, PostprocessSettings, choose_queries, postprocess, valid_cells
 from .traced_shapes import ComparedWork, TracedShape, compared_work, traced_shapes
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ Array = npt.NDArray[np.float32]
 
 # Stock copies the backbone's maps once a query. This many floats of a copied map are held at a time.
 _SLICE_FLOATS = 2**26
+_PIXELS_ASKED = 20_000  # of a segment, about which query it came from
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class TracedImage:
     attention: [Q, M, h, w], the mask head's own; growth: [Q, …], the mean over channels after each step of the head;
     masks: [Q, …] logits; boxes: [Q, 4], centre and size as shares of the photo; scores, labels: [Q], of the best
     class; kept: the queries that passed; queries: of each segment of `map` the query that made it (of fused stuff the
-    one that is surest of those pixels).
+    one that won most of its pixels).
     """
 
     levels: tuple[Array, ...]
@@ -317,6 +318,7 @@ def _image(
     masks = output.pred_masks[place]
     queries = len(masks)
     map = postprocess(kept, masks[kept.queries], space, size, settings, canvas_size=canvas, valid_size=valid)
+    own_masks = masks[kept.queries][(slice(None), *valid_cells(masks.shape[-2:], canvas, valid))]
     memory = stock.value("memory")[place]
     h, w = memory.shape[-2:]
     scores, labels = _best_classes(output.logits[place], space)
@@ -340,7 +342,7 @@ def _image(
         labels=tuple(labels.tolist()),
         kept=tuple(kept.queries.tolist()),
         map=map,
-        queries=_queries_of_segments(map, kept, _array(masks), canvas, valid),
+        queries=_queries_of_segments(map, kept, _array(own_masks)),
     )
 
 
@@ -351,20 +353,30 @@ def _best_classes(logits: Tensor, space: LabelSpace) -> tuple[Tensor, Tensor]:
     return scores, labels
 
 
-def _queries_of_segments(
-    map: PanopticMap, kept: Kept, masks: Array, canvas: tuple[int, int], valid: tuple[int, int]
-) -> tuple[int, ...]:
-    """Of each segment the kept query of its class whose mask is highest, on the average of the segment's pixels."""
-    queries = kept.queries.tolist()
-    grid = masks.shape[-2:]
+def _queries_of_segments(map: PanopticMap, kept: Kept, masks: Array) -> tuple[int, ...]:
+    """Of each segment the kept query of its class that won most of its pixels. masks: [K, …] over the map."""
     found = []
     for segment in map.segments:
-        y, x = np.nonzero(map.mask(segment.id))
-        rows = ((y + 0.5) * valid[0] / map.height * grid[0] / canvas[0]).astype(np.int64).clip(max=grid[0] - 1)
-        columns = ((x + 0.5) * valid[1] / map.width * grid[1] / canvas[1]).astype(np.int64).clip(max=grid[1] - 1)
-        same = [query for query, label in zip(queries, kept.labels, strict=True) if label == segment.label]
-        found.append(max(same, key=lambda query: masks[query, rows, columns].mean()))
+        same = [place for place, label in enumerate(kept.labels) if label == segment.label]
+        pixels = np.flatnonzero(map.mask(segment.id))
+        pixels = pixels[:: max(1, len(pixels) // _PIXELS_ASKED)]
+        winners = _bilinear(masks[same], pixels, (map.height, map.width)).argmax(0)
+        found.append(int(kept.queries[same[np.bincount(winners).argmax()]]))
     return tuple(found)
+
+
+def _bilinear(masks: Array, pixels: npt.NDArray[np.int64], size: tuple[int, int]) -> Array:
+    """[K, h, w] → [K, P], the values that resizing to `size` gives at those pixels (counted along the rows)."""
+    whole, parts = [], []
+    for at, pixels_along, cells in zip(np.divmod(pixels, size[1]), size, masks.shape[1:], strict=True):
+        source = ((at + 0.5) * (cells / pixels_along) - 0.5).clip(0, cells - 1)
+        whole.append((source.astype(np.int64), (source.astype(np.int64) + 1).clip(max=cells - 1)))
+        parts.append(source % 1)
+    (top, bottom), (left, right) = whole
+    upper = masks[:, top, left] * (1 - parts[1]) + masks[:, top, right] * parts[1]
+    lower = masks[:, bottom, left] * (1 - parts[1]) + masks[:, bottom, right] * parts[1]
+    values: Array = upper * (1 - parts[0]) + lower * parts[0]
+    return values
 
 
 def _valid_sizes(pixels: Tensor, mask: Tensor | None) -> list[tuple[int, int]]:

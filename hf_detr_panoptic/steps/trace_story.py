@@ -13,6 +13,7 @@ from PIL import Image
 from ..data.stored_photos import shrunk
 from ..errors import LabelError, did_you_mean
 from ..model.traced_shapes import MOVES
+from ..panoptic_map import PanopticMap
 from ..visual import trace as pictures
 from ..visual.draw import draw
 from ..visual.label_places import inscribed_points
@@ -21,11 +22,11 @@ from ..visual.trace_page import Picture, Section, Table
 if TYPE_CHECKING:
     from ..model.trace import Trace, TracedImage
     from ..model.traced_shapes import Shape, TracedShape
-    from ..panoptic_map import PanopticMap, Segment
+    from ..panoptic_map import Segment
 
 _SHOWN = 4  # segments, unless others are asked for
 _MASKS = 19  # kept masks side by side, beside the map
-_SIDE = 1000  # the final map's longer side
+_SMALLEST, _LARGEST = 640, 1000  # the final map's longer side
 
 
 def shape_table(trace: Trace, move: int | None = None) -> Table:
@@ -82,8 +83,7 @@ def story(trace: Trace, photo: Image.Image, wanted: Sequence[str] | None = None)
     (image,) = trace.images
     queries = chosen_queries(image, wanted)
     traced = [_traced(image, query) for query in queries]
-    small, small_map = shrunk(photo, image.map, _SIDE)
-    final = draw(small, small_map)
+    final = draw(*_of_a_size(photo, image.map))
     drawn = [
         [Picture("trace-levels.png", _png(pictures.levels_picture(photo, _levels(image))), _LEVELS_SHOW)],
         [Picture("trace-self-attention.png", _png(_self_attention(photo, image, queries)), _SELF_ATTENTION_SHOWS)],
@@ -246,6 +246,15 @@ def _self_attention(photo: Image.Image, image: TracedImage, queries: Sequence[in
         spot = ((column + 0.5) / width, (row + 0.5) / height)
         points.append((f"from {name}", spot, image.self_attention[row, column]))
     return pictures.self_attention_picture(photo, points)
+
+
+def _of_a_size(photo: Image.Image, map: PanopticMap) -> tuple[Image.Image, PanopticMap]:
+    """Large enough for labels, small enough for a page."""
+    times = _SMALLEST // max(photo.size)
+    if times < 2:
+        return shrunk(photo, map, _LARGEST)
+    larger = photo.resize((times * photo.width, times * photo.height), Image.Resampling.BICUBIC)
+    return larger, PanopticMap(np.kron(map.ids, np.ones((times, times), dtype=np.int32)), map.segments, map.space)
 
 
 def _boxes(photo: Image.Image, image: TracedImage, queries: Sequence[int]) -> Image.Image:
