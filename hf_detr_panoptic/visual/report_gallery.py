@@ -1,0 +1,95 @@
+"""The gallery: cards whose pictures are held as text and become images only near the window."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Sequence
+
+from .report_html import Html, join, tag
+from .report_values import Card, Thumbnail
+
+AT_ONCE = 12  # cards whose pictures are there without a script, and on paper
+
+
+def gallery(cards: Sequence[Card], names: Sequence[str], order: str) -> Html:
+    """`names`: the classes, by label; `order`: what the first card is first in."""
+    if not cards:
+        return tag("p", "There is no photo to show.", class_="quiet")
+    used = Counter(label for card in cards for label in set(card.labels))
+    parts = Counter(card.part for card in cards)
+    kinds = Counter(kind for card in cards for kind in set(card.kinds))
+    choices: list[Html] = []
+    if len(used) > 1:
+        listed = sorted(used, key=lambda label: names[label].casefold())
+        choices.append(_choice("class", "Class", [(str(label), names[label], used[label]) for label in listed]))
+    if len(parts) > 1:
+        choices.append(_choice("part", "Split", [(name, name, count) for name, count in parts.items()]))
+    if kinds:
+        choices.append(_choice("kind", "Reason", [(name, name, count) for name, count in kinds.most_common()]))
+    said = tag("output", f"{len(cards):,} photos", id="shown", aria_live="polite")
+    paper = tag("p", f"On paper: the first {AT_ONCE} of those that are chosen on the screen.", class_="paper")
+    script = tag(
+        "noscript", tag("p", f"Without scripts only the first {AT_ONCE} photos have pictures.", class_="quiet")
+    )
+    return join(
+        tag("form", choices, said, class_="choices", id="choices"),
+        tag("p", order, class_="quiet"),
+        script,
+        paper if len(cards) > AT_ONCE else None,
+        tag("ol", [_card(place, card, names) for place, card in enumerate(cards)], class_="cards", id="cards",
+            style=f"--card:{_width(cards)}rem;--on-paper:{2 if _width(cards) < 32 else 1}"),
+        tag("dialog", tag("div", id="large"), tag("button", "Close", id="close", type="button"), id="viewer",
+            aria_label="Photo, enlarged"),
+    )  # fmt: skip
+
+
+def _choice(name: str, title: str, options: Sequence[tuple[str, str, int]]) -> Html:
+    listed = [tag("option", "all", value="")]
+    listed += [tag("option", f"{text} ({count})", value=value) for value, text, count in options]
+    return tag("label", f"{title} ", tag("select", listed, name=name, autocomplete="off"))
+
+
+def _card(place: int, card: Card, names: Sequence[str]) -> Html:
+    pictures = [_picture(thumbnail, card.title, eager=place < AT_ONCE) for thumbnail in card.thumbnails]
+    labels = sorted(set(card.labels))
+    heading = tag(
+        "h3",
+        tag("bdi", card.title),
+        tag("small", " · ".join(filter(None, (card.part, card.figure)))),
+    )
+    reasons = tag("ul", [tag("li", reason) for reason in card.reasons], class_="reasons") if card.reasons else None
+    classes = tag("p", ", ".join(names[label] for label in labels) or "no segment", class_="quiet names")
+    opener = tag("button", pictures, type="button", class_="pictures", aria_label=f"Enlarge {card.title}")
+    return tag(
+        "li",
+        opener if pictures else tag("p", "no picture: the photo cannot be read", class_="quiet"),
+        heading,
+        reasons,
+        classes,
+        class_="card",
+        id=f"photo-{place + 1}",
+        data_class=" ".join(map(str, labels)),
+        data_part=card.part,
+        data_kind="|".join(card.kinds) or None,
+    )
+
+
+def _picture(thumbnail: Thumbnail, title: str, eager: bool) -> Html:
+    address = f"data:image/{thumbnail.kind};base64,{base64.b64encode(thumbnail.content).decode('ascii')}"
+    width, height = thumbnail.size
+    image = tag(
+        "img",
+        src=address if eager else None,
+        data_src=None if eager else address,
+        width=width,
+        height=height,
+        alt=f"{thumbnail.caption}: {title}",
+        decoding="async",
+    )
+    return tag("span", image, tag("span", thumbnail.caption, class_="caption"), class_="picture")
+
+
+def _width(cards: Sequence[Card]) -> int:
+    """Of a card, in letters' heights: enough for its pictures side by side."""
+    return {1: 17, 2: 24}.get(max(len(card.thumbnails) for card in cards), 32)

@@ -1,0 +1,110 @@
+"use strict";
+// Pictures near the window are decoded, the others stay text.
+const load = (image) => {
+  if (image.dataset.src) {
+    image.src = image.dataset.src;
+    image.removeAttribute("data-src");
+  }
+};
+const watcher = new IntersectionObserver(
+  (entries) => {
+    for (const entry of entries) {
+      if (entry.isIntersecting) {
+        entry.target.querySelectorAll("img[data-src]").forEach(load);
+        watcher.unobserve(entry.target);
+      }
+    }
+  },
+  { rootMargin: "300px" },
+);
+const cards = [...document.querySelectorAll("#cards > .card")];
+cards.forEach((card) => watcher.observe(card));
+
+// Choosing by class, split and reason.
+const choices = document.getElementById("choices");
+const chosen = () => cards.filter((card) => !card.hidden);
+const choose = () => {
+  const wanted = Object.fromEntries(new FormData(choices));
+  const fits = (card) =>
+    (!wanted.class || card.dataset.class.split(" ").includes(wanted.class)) &&
+    (!wanted.part || card.dataset.part === wanted.part) &&
+    (!wanted.kind || (card.dataset.kind || "").split("|").includes(wanted.kind));
+  cards.forEach((card) => (card.hidden = !fits(card)));
+  const count = chosen().length;
+  document.getElementById("shown").textContent =
+    count === cards.length ? `${count.toLocaleString("en")} photos` : `${count.toLocaleString("en")} of ${cards.length.toLocaleString("en")} photos`;
+};
+if (choices) {
+  choices.addEventListener("change", choose);
+  choices.addEventListener("submit", (event) => event.preventDefault());
+  for (const link of document.querySelectorAll("[data-choose]")) {
+    link.addEventListener("click", () => {
+      choices.elements.class.value = link.dataset.choose;
+      choose();
+    });
+  }
+}
+window.addEventListener("beforeprint", () => {
+  document.querySelectorAll("details").forEach((part) => (part.open = true));
+  chosen()
+    .slice(0, Number(document.body.dataset.paper))
+    .forEach((card) => card.querySelectorAll("img[data-src]").forEach(load));
+});
+
+// One photo, large: arrows go on to the next.
+const viewer = document.getElementById("viewer");
+if (viewer) {
+  const large = document.getElementById("large");
+  let at = null;
+  const show = (card) => {
+    at = card;
+    card.querySelectorAll("img[data-src]").forEach(load);
+    const copy = [...card.children].map((part) => {
+      if (!part.classList.contains("pictures")) return part.cloneNode(true);
+      const pictures = document.createElement("div");
+      pictures.className = "pictures";
+      pictures.append(...[...part.children].map((picture) => picture.cloneNode(true)));
+      return pictures;
+    });
+    large.replaceChildren(...copy);
+    if (!viewer.open) viewer.showModal();
+  };
+  document.getElementById("cards").addEventListener("click", (event) => {
+    const button = event.target.closest("button.pictures");
+    if (button) show(button.closest(".card"));
+  });
+  document.getElementById("close").addEventListener("click", () => viewer.close());
+  viewer.addEventListener("click", (event) => event.target === viewer && viewer.close());
+  viewer.addEventListener("close", () => at && at.querySelector("button.pictures").focus());
+  viewer.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!step) return;
+    const listed = chosen();
+    const next = listed[listed.indexOf(at) + step];
+    if (next) show(next);
+  });
+}
+
+// Tables by any column: a click on its head, and another for the other way round.
+for (const head of document.querySelectorAll("th > button.sort")) {
+  head.addEventListener("click", () => {
+    const cell = head.parentElement;
+    const body = cell.closest("table").tBodies[0];
+    const down = cell.getAttribute("aria-sort") !== "descending";
+    cell.parentElement.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
+    cell.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const key = (row) => {
+      const text = row.cells[cell.cellIndex].dataset.value ?? row.cells[cell.cellIndex].textContent;
+      return text !== "" && Number.isFinite(Number(text)) ? Number(text) : text;
+    };
+    const compare = (a, b) => {
+      const [one, other] = [key(a), key(b)];
+      if (typeof one === "string" && typeof other === "string") return other.localeCompare(one);
+      if (typeof one === "string") return 1;
+      if (typeof other === "string") return -1;
+      return other - one;
+    };
+    const rows = [...body.rows].sort(compare);
+    body.append(...(down ? rows : rows.reverse()));
+  });
+}
