@@ -35,9 +35,7 @@ class EndpointHandler:
         if threshold is not None and not (_is_number(threshold) and 0 <= threshold <= 1):
             raise ValueError(f"threshold is {threshold!r}: give a number from 0 to 1")
         if parameters:
-            raise ValueError(
-                f"unknown parameters: {', '.join(sorted(map(str, parameters)))}; there is threshold alone"
-            )
+            raise ValueError(f"only threshold may be given, not {', '.join(sorted(map(str, parameters)))}")
         ids, segments = panoptic(read_photo(data.get("inputs")), self.model, self.processor, threshold)
         return [
             {"label": segment["label"], "score": segment["score"], "mask": _png(ids == segment["id"])}
