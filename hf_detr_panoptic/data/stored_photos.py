@@ -101,11 +101,17 @@ def shrunk(photo: Image.Image, map: PanopticMap, max_size: int) -> tuple[Image.I
     width, height = (max(1, round(side * max_size / longest)) for side in photo.size)
     small = photo.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
     small.info = dict(photo.info)
+    return small, resized_map(map, (width, height))
+
+
+def resized_map(map: PanopticMap, size: tuple[int, int]) -> PanopticMap:
+    """The map at (width, height) pixels: the id of the nearest pixel each, segments without one leave the list."""
+    width, height = size
     rows = ((np.arange(height) + 0.5) * map.height / height).astype(np.int64)
     columns = ((np.arange(width) + 0.5) * map.width / width).astype(np.int64)
     ids = map.ids[np.ix_(rows, columns)]
     left = set(np.unique(ids).tolist())
-    return small, PanopticMap(ids, [s for s in map.segments if s.id in left], map.space)
+    return PanopticMap(ids, [s for s in map.segments if s.id in left], map.space)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -1,0 +1,84 @@
+"""A model in the browser: a photo in, its segments out, each one told by a click.
+
+  hf-detr-panoptic app runs/site/final
+  hf-detr-panoptic app user/model photos/ --title "My site"
+
+PHOTO are the examples that a visitor can click, files or folders; without any, three synthetic photos. The threshold
+slider works on masks that were kept: no new inference. Needs gradio: pip install "hf-detr-panoptic[app]".
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..hub.app_view import AppModel
+    from ..model.modeling import DetrForPanopticSegmentation
+
+FLOOR = 0.3
+"""The lowest threshold that the slider offers: what scores less is noise, and would be kept in memory."""
+
+_SCENES = 3
+_SEED = 7
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a DETR panoptic checkpoint, a folder or on the Hub")
+    parser.add_argument("photos", metavar="PHOTO", nargs="*", help="examples to click: files, or folders")
+    parser.add_argument("--title", default="Panoptic segmentation", help="above the page (%(default)s)")
+    parser.add_argument("--port", type=int, help="where to listen (the first free one from 7860 on)")
+    parser.add_argument("--stuff", metavar="A,B", help="the model's stuff classes, if its configuration does not say")
+
+
+def main(args: argparse.Namespace) -> int:
+    from ..hub.app import build_app, serve
+    from .predict_inputs import find_photos
+
+    stuff = None if args.stuff is None else [name.strip() for name in args.stuff.split(",") if name.strip()]
+    with tempfile.TemporaryDirectory() as scratch:
+        given: Sequence[str | Path] = args.photos or [save_example_photos(Path(scratch))]
+        examples, problems = find_photos(given)
+        if problems:
+            raise problems[0]
+        app = build_app(app_model(args.model, stuff), title=args.title, examples=[photo.path for photo in examples])
+        print(f"{serve(app, args.port)}  (Ctrl-C ends it)", flush=True)
+        app.block_thread()
+    return 0
+
+
+def app_model(model: str | Path | DetrForPanopticSegmentation, stuff: Iterable[str] | None = None) -> AppModel:
+    """What the app needs of a checkpoint's folder or name, or of a loaded model."""
+    from accelerate import PartialState
+
+    from ..hub.app_view import AppModel
+    from ..model.modeling import DetrForPanopticSegmentation
+    from ..model.segment import keep_masks
+
+    name = "" if isinstance(model, DetrForPanopticSegmentation) else str(model)
+    loaded: Any = model
+    if name:
+        loaded = DetrForPanopticSegmentation.from_pretrained(name, stuff=stuff).to(PartialState().device)
+    loaded.eval()
+    threshold = loaded.settings.threshold
+    floor = min(FLOOR, threshold)
+    return AppModel(
+        name=name or type(loaded).__name__,
+        space=loaded.label_space,
+        segment=lambda photo: keep_masks(loaded, photo, floor),
+        threshold=threshold,
+        floor=floor,
+    )
+
+
+def save_example_photos(folder: Path) -> Path:
+    """Synthetic photos of a site, for whoever has none at hand."""
+    from ..data.stored_photos import encode_photo, write_atomically
+    from ..demo.scenes import scenes
+
+    for place, scene in enumerate(scenes(_SCENES, _SEED, size=(768, 576)), start=1):
+        write_atomically(folder / f"site_{place}.jpg", encode_photo(scene.photo))
+    return folder
