@@ -45,9 +45,12 @@ class Upload:
     sdk: str | None = None
 
     @property
+    def place(self) -> str:
+        return self.repository if self.kind == "model" else f"{self.kind} {self.repository}"
+
+    @property
     def where(self) -> str:
-        kind = "" if self.kind == "model" else f"{self.kind} "
-        return f"{kind}{self.repository}" + ("" if self.revision == "main" else f", branch {self.revision}")
+        return self.place if self.revision == "main" else f"{self.place}, branch {self.revision}"
 
     @property
     def size(self) -> int:

@@ -32,7 +32,7 @@ def check_name(name: str) -> None:
         reason = str(error).split(":")[0].rstrip(".")
         raise HubError(f"'{name}' is no name of a repository ({reason})", fix="Write user/name.") from None
     if not re.fullmatch(r"[^/]+/[^/]+", name):
-        raise HubError(f"'{name}' is no name of a repository: whose is it?", fix=f"Write user/{name}.")
+        raise HubError(f"'{name}' is no name of a repository: it does not say whose", fix=f"Write user/{name}.")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Hub:
             check_secrets(upload.files, get_token())
             other = by_place.setdefault((upload.kind, upload.repository), upload)
             if other.sdk != upload.sdk or (other is not upload and other.revision == upload.revision):
-                raise HubError("two things would go to one repository", where=upload.where, fix="Give two names.")
+                raise HubError("two things would go to one repository", where=upload.place, fix="Give two names.")
         missing = [upload for upload in by_place.values() if not self._is_ready(upload, private)]
         for upload in missing:
             self._create(upload, private)
@@ -129,12 +129,12 @@ class Hub:
         seen = self._seen(upload)
         if seen is None:
             if upload.repository.split("/")[0] not in self.account.names:
-                raise self.account.no_rights(upload.where)
+                raise self.account.no_rights(upload.place)
             return False
         if private and not seen.private:
             raise HubError(
                 "the repository is public, and this push is private",
-                where=upload.where,
+                where=upload.place,
                 fix="Push with `--public` (`private: false` in a recipe), or make it private in its settings.",
             )
         content = [path for path in seen.files if path not in _MADE_BY_THE_HUB]
@@ -143,14 +143,14 @@ class Hub:
             other = f"something else, such as {content[0]}"
         if other:
             raise HubError(
-                f"the name is taken: the repository holds {other}", where=upload.where, fix="Choose another name."
+                f"the name is taken: the repository holds {other}", where=upload.place, fix="Choose another name."
             )
         return True
 
     def _seen(self, upload: Upload) -> Seen | None:
         from huggingface_hub.errors import RepositoryNotFoundError
 
-        with explained(upload.where, self.account):
+        with explained(upload.place, self.account):
             try:
                 info = self._api.repo_info(repo_id=upload.repository, repo_type=upload.kind)
             except RepositoryNotFoundError as error:
@@ -164,7 +164,7 @@ class Hub:
     def _create(self, upload: Upload, private: bool) -> None:
         from huggingface_hub.errors import HfHubHTTPError
 
-        with explained(upload.where, self.account):
+        with explained(upload.place, self.account):
             try:
                 self._api.create_repo(
                     upload.repository, repo_type=upload.kind, private=private, space_sdk=upload.sdk, exist_ok=False
@@ -174,7 +174,7 @@ class Hub:
                     raise
                 raise HubError(
                     "the name is taken, by a repository that this account does not see",
-                    where=upload.where,
+                    where=upload.place,
                     fix="Choose another name.",
                 ) from error
 

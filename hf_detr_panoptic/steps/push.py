@@ -178,7 +178,12 @@ def finished_recipe(run: Path) -> Recipe:
 
     recipe = Recipe.from_dict(read_yaml(run / RECIPE)[0], where=str(run / RECIPE))
     for stage in recipe.stages.to_run:
-        if finished(run, stage.name) is None:
+        try:
+            end = finished(run, stage.name)
+        except (ValueError, KeyError, TypeError) as error:
+            where = str(stage_folder(run, stage.name) / "complete.json")
+            raise HubError(f"this cannot be read ({error})", where=where, fix="Train the stage again.") from error
+        if end is None:
             state = "is not finished" if stage_folder(run, stage.name).is_dir() else "has not begun"
             raise HubError(
                 f"the run is incomplete: the stage {stage.name} {state}",

@@ -91,8 +91,10 @@ def train(
     """Run a recipe in this process, or in as many as a launcher has started; returns the stages that are finished.
 
     The run's folder is `recipe.output`; what is finished there is not run again, what was interrupted is resumed.
-    `at_stage_end` is called on the main process after each stage.
+    `at_stage_end` is called on the main process after each stage. What the recipe's `push` names goes to the Hub.
     """
+    from accelerate import PartialState
+
     from .processes import guard_processes
     from .tracking import trackers_of, tracking
 
@@ -103,16 +105,29 @@ def train(
     from ..training.stages import run_stages
 
     trackers = []
+    pushing = None
     if not estimate:  # before photos are prepared
         check_folder(recipe)
         trackers = trackers_of(recipe)
+        if recipe.push is not None and PartialState().is_main_process:
+            from .push_as_it_trains import PushAsItTrains
+
+            pushing = PushAsItTrains(recipe, recipe.push)
+
+    def stage_ended(end: StageEnd) -> None:
+        for told in (at_stage_end, pushing and pushing.stage_ended):
+            if told:
+                told(end)
 
     transformers_logging.disable_progress_bar()
     splits = splits_of(recipe)
     with tracking(trackers, recipe.output) as tracker:
-        return run_stages(
-            recipe, splits, start=start, stop=stop, estimate=estimate, at_stage_end=at_stage_end, tracker=tracker
+        ends = run_stages(
+            recipe, splits, start=start, stop=stop, estimate=estimate, at_stage_end=stage_ended, tracker=tracker
         )
+    if pushing:
+        pushing.finished()
+    return ends
 
 
 def processes_to_start() -> int:
@@ -287,6 +302,8 @@ def plan(recipe: Recipe) -> str:
         words = f"{length:g} epochs" if length is not None else f"{arguments.get('max_steps')} steps"
         rate = f"learning rate {arguments['learning_rate']:g}"
         lines.append(f"{stage.name:10}" + ("skipped" if stage.skip else f"{words}, {rate}"))
+    if recipe.push:
+        lines.append(f"push      {recipe.push.repository}, {'private' if recipe.push.private else 'public'}")
     return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ from .plain_data import Places, dotted
 if TYPE_CHECKING:
     from .recipe import Recipe
 
-_HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$", re.ASCII)
+_HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$", re.ASCII)
 
 Complain = Callable[[str, str, str], RecipeError]
 

@@ -36,6 +36,8 @@ class Handler(BaseHTTPRequestHandler):
 
     hub: HubServer
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet: else each answer waits 40 ms for the other side
+    disable_nagle_algorithm = True
 
     def log_message(self, *_: object) -> None: ...
 
