@@ -280,9 +280,10 @@ def label(recipe: Recipe, progress: bool) -> dict[str, Any]:
 
 
 def compare_merged(recipe: Recipe, place: Place) -> dict[str, Any]:
-    from .demo_quality import labelled_photos, merged_quality, mergings
+    from .demo_quality import PASTED, RULED, labelled_photos, merged_quality, mergings
 
-    quality = merged_quality(labelled_photos(place), mergings(rules_of(recipe)))
+    ways = {name: way for name, way in mergings(rules_of(recipe)).items() if name in (RULED, PASTED)}
+    quality = merged_quality(labelled_photos(place), ways)
     print(table("PQ of the merged labels against the truth", quality))
     return quality
 
@@ -350,7 +351,11 @@ def found_by_pipeline(model: Path, photo: Path) -> list[str]:
     """The labels that plain transformers finds on a photo."""
     from transformers import pipeline
 
-    return sorted(segment["label"] for segment in pipeline("image-segmentation", model=str(model))(str(photo)))
+    from ..model.loading import quiet_transformers
+
+    with quiet_transformers():  # it would say that it fuses no stuff, which is so
+        found = pipeline("image-segmentation", model=str(model))(str(photo))
+    return sorted(segment["label"] for segment in found)
 
 
 def rules_of(recipe: Recipe) -> OverlayRules:
@@ -377,10 +382,12 @@ def table(title: str, rows: Mapping[str, Mapping[str, float | None]]) -> str:
 
 def conclusion(place: Place, parts: Parts) -> str:
     """The figures in one table, what took how long, and what to type next."""
+    from .demo_quality import PASTED, RULED
+
     merged = parts.figures("merged")
     rows = {
-        "marks only pasted on": merged["only pasted, no void"],
-        "merged by the rules": merged["all rules"],
+        "labels, the marks only pasted on": merged[PASTED],
+        "labels, merged by the rules": merged[RULED],
         "the model, on held-out photos": parts.figures("held-out")["pq"],
     }
     seconds = {name: part["seconds"] for name, part in parts.done.items()}

@@ -20,6 +20,7 @@ from ..labeling.photos import survey
 from ..panoptic_map import PanopticMap
 from .demo_data import Place
 
+RULED, PASTED = "all rules", "only pasted, no void"
 GROUPS = {"your classes": CUSTOM.names, "the teacher's classes": TEACHER.names}
 
 
@@ -50,12 +51,12 @@ def mergings(rules: OverlayRules) -> dict[str, Merging]:
     """All rules, each of them off, and all of them off."""
     pasted = replace(rules, threshold=0.0, leakage=None, min_area=0)
     return {
-        "all rules": Merging(rules),
+        RULED: Merging(rules),
         "leakage kept": Merging(replace(rules, leakage=None)),
         "low scores kept": Merging(replace(rules, threshold=0.0)),
         "fragments kept": Merging(replace(rules, min_area=0)),
         "no void: the nearest segment instead": Merging(rules, without_void),
-        "only pasted, no void": Merging(pasted, without_void),
+        PASTED: Merging(pasted, without_void),
     }
 
 

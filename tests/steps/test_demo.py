@@ -152,7 +152,7 @@ def test_the_road_from_end_to_end(teacher: Path, tmp_path: Path, capsys: pytest.
     assert len(read_split(place.held_out, "val")) == figures["held-out"]["images"] == 2
     stages = {"1-detection", "2-mask_head", "3-finetune", "final"}
     assert stages <= {path.name for path in place.run.iterdir()}
-    assert set(figures["merged"]) == set(mergings(OverlayRules()))
+    assert list(figures["merged"]) == ["all rules", "only pasted, no void"]
     assert figures["merged"]["all rules"]["your classes"] > 0.8  # the marks are near the truth
     assert set(figures["held-out"]["pq"]) == {"all", "things", "stuff", "your classes", "the teacher's classes"}
     for name in ("strip.png", "held-out.png"):
