@@ -305,7 +305,9 @@ def stock_trainer(recipe: Recipe, data: Path, space: Any, output: Path, steps: i
     for name, value in space.to_config().items():
         remembered = getattr(config, name, None) if name == "hf_detr_panoptic" else None
         setattr(config, name, {**remembered, **value} if remembered else value)
-    model = DetrForSegmentation.from_pretrained(recipe.model, config=config, ignore_mismatched_sizes=True)
+    model = DetrForSegmentation.from_pretrained(
+        recipe.model, config=config, ignore_mismatched_sizes=True, dtype=torch.float32
+    )
     content = json.loads((data / "annotations/panoptic_train.json").read_text())
     names = {image["id"]: image["file_name"] for image in content["images"]}
     targets = [entry for entry in content["annotations"] if entry["segments_info"]]  # stock fails on the others
