@@ -1,34 +1,27 @@
-"""Before a stage: three steps on a copy of the model, which say what it will cost; and the batch size that fits."""
+"""Before a stage: three steps on a copy of the model, which say what it will cost."""
 
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
 from transformers import TrainingArguments
 
-from ..data.batches import PanopticDataset
-from ..errors import RecipeError
-from ..model.modeling import DetrForPanopticSegmentation
+from .batch_size import training_step
 from .callbacks import _duration, peak_memory
-from .checkpoints import write_json
 from .evaluation_loop import box_precision, panoptic_quality
 from .parameter_groups import parameter_groups
 from .sampling import collate_for_training
 from .trainer import PanopticTrainer
 
 STEPS = 3
-FITTED = "batch_size.json"
 
 
 @dataclass(frozen=True)
@@ -121,86 +114,3 @@ def _first_batches(trainer: PanopticTrainer) -> Iterator[dict[str, Any]]:
     first = list(islice(iter(loader.batch_sampler), STEPS))  # type: ignore[arg-type]
     for keys in islice(cycle(first), STEPS):
         yield collate_for_training([loader.dataset[key] for key in keys])
-
-
-def training_step(model: DetrForPanopticSegmentation, batch: dict[str, Any], args: TrainingArguments) -> None:
-    """Forward and backward as in training, of one micro-batch, on this process alone."""
-    device = next(model.parameters()).device
-    model.train()
-    half = torch.bfloat16 if args.bf16 else torch.float16
-    with torch.autocast(device.type, half, enabled=args.bf16 or args.fp16):
-        loss = model(
-            pixel_values=batch["pixel_values"].to(device),
-            pixel_mask=batch["pixel_mask"].to(device),
-            labels=[
-                {k: v.to(device) if torch.is_tensor(v) else v for k, v in label.items()} for label in batch["labels"]
-            ],
-        ).loss
-    if loss.requires_grad:
-        loss.backward()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def fit_batch_size(
-    model: DetrForPanopticSegmentation,
-    args: TrainingArguments,
-    dataset: PanopticDataset,
-    folder: Path,
-    say: Callable[[str], None],
-    attempt: Callable[[DetrForPanopticSegmentation, dict[str, Any], TrainingArguments], None] = training_step,
-) -> None:
-    """`auto_find_batch_size`: halve the batch and double the accumulation until the heaviest photos fit.
-
-    Trainer's own way starts over, with weights that are no longer the first, when memory runs out hours later: here
-    memory depends on how many segments a photo has. So the photos with most segments are tried first. The global
-    batch stays what it was, and so does what is learnt. A resumed stage takes the size that it began with.
-    """
-    if not args.auto_find_batch_size:
-        return
-    args.auto_find_batch_size = False
-    fitted = folder / FITTED
-    wanted = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    if fitted.is_file():
-        size = int(json.loads(fitted.read_text(encoding="utf-8"))["per_device_train_batch_size"])
-    else:
-        size = args.per_device_train_batch_size
-        with torch.random.fork_rng([args.device] if args.device.type == "cuda" else []):
-            while not _fits(model, heaviest_batch(dataset, size), args, attempt):
-                if size == 1:
-                    raise RecipeError(
-                        "not even one photo fits into memory",
-                        fix="Give smaller photos (`size`), `gradient_checkpointing: true`, or another device.",
-                    )
-                size = max(1, size // 2)
-        size = min(gather_object([size]))
-        if PartialState().is_main_process:
-            write_json(fitted, {"per_device_train_batch_size": size})
-    args.gradient_accumulation_steps = -(-wanted // size)
-    args.per_device_train_batch_size = size
-    say(f"batches of {size} photos fit, {args.gradient_accumulation_steps} of them a step")
-
-
-def heaviest_batch(dataset: PanopticDataset, size: int) -> dict[str, Any]:
-    """The photos with most segments, each as large as augmentation made it in four tries."""
-    rows: Any = dataset.rows
-    order = sorted(range(len(rows)), key=lambda index: -len(rows[index].segments))
-    items = []
-    for index in (order * size)[:size]:
-        drawn = [dataset[epoch, index] for epoch in range(4)]
-        items.append(max(drawn, key=lambda item: item["pixel_values"].numel()))
-    return collate_for_training(items)
-
-
-def _fits(model: Any, batch: Any, args: TrainingArguments, attempt: Any) -> bool:
-    device = args.device
-    tried = copy.deepcopy(model).to(device)
-    try:
-        attempt(tried, batch, args)
-    except (torch.OutOfMemoryError, MemoryError):
-        return False
-    finally:
-        del tried
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-    return True

@@ -79,7 +79,7 @@ def check_folder(recipe: Recipe) -> None:
     written = output / RECIPE
     if written.is_file():
         before, _ = read_yaml(written)
-        changed = _changed(_flat(Recipe.from_dict(before, where=str(written)).to_dict()), _flat(recipe.to_dict()))
+        changed = _changed(_flat_recipe(Recipe.from_dict(before, where=str(written))), _flat_recipe(recipe))
         # A stage that has not begun may still be changed, and so may what goes to the Hub.
         begun = begun_stages(output)
         fixed = [key for key in changed if _matters(key, begun)]
@@ -103,6 +103,15 @@ def claim_folder(recipe: Recipe) -> None:
     recipe.save(written, header=f"The recipe of this run. Again: hf-detr-panoptic train {written.as_posix()}")
 
 
+def _flat_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Its keys with dots. A step's photos count, however many of them are in memory at once."""
+    flat = _flat(recipe.to_dict())
+    for stage in STAGES:
+        size, times = f"stages.{stage}.per_device_train_batch_size", f"stages.{stage}.gradient_accumulation_steps"
+        flat[f"{size} × gradient_accumulation_steps"] = flat.pop(size) * flat.pop(times, 1)
+    return flat
+
+
 def _flat(data: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in data.items():
@@ -114,13 +123,16 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
 
 
-# These change neither weights nor figures.
+# These change neither weights nor figures, but for the last bits.
 _FREE = (
     "skip",
     "report_to",
     "run_name",
     "logging_steps",
     "save_total_limit",
+    "auto_find_batch_size",
+    "gradient_checkpointing",
+    "per_device_eval_batch_size",
     "dataloader_num_workers",
     "dataloader_prefetch_factor",
     "dataloader_persistent_workers",

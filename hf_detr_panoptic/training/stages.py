@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import shutil
 import tempfile
@@ -24,12 +25,13 @@ from ..labels import LabelSpace
 from ..model.modeling import DetrForPanopticSegmentation
 from . import checkpoints
 from .arguments import check_precision
+from .batch_size import fit_batch_size, halve_batch_size, ran_out_of_memory, training_memory_error
 from .callbacks import Interruption, Patience, ProgressLine, Results, StopOnSignal, Tracker, Tracking
 from .dataset_record import check_dataset, write_dataset_record
 from .environment import Cost, write_environment
 from .parameter_groups import trainable_line
 from .recipe import Recipe
-from .rehearsal import fit_batch_size, rehearse
+from .rehearsal import rehearse
 from .run_folder import StageEnd, begun_stages, check_folder, claim_folder, finished, stage_folder, write_metrics
 from .stage_recipe import STAGES, StageRecipe
 from .trainer import PanopticTrainer, load_strictly, seed_of
@@ -103,12 +105,7 @@ def run_stages(
         for stage in recipe.stages:
             end = finished(recipe.output, stage.name)
             if stage in chosen and end is None:
-                begin = ends[-1].folder if ends else None
-                model = starting_model(recipe, splits.space, begin, speak)
-                try:
-                    end = _Stage(recipe, stage, splits, model, speak).run(interruption, ends, tracker)
-                except OSError as error:
-                    raise _explained(error, recipe.output) from error
+                end = _run(recipe, stage, splits, speak, interruption, ends, tracker)
                 if state.is_main_process:
                     write_metrics(recipe.output, [*ends, end])
                     if at_stage_end is not None:
@@ -125,6 +122,39 @@ def run_stages(
         write_metrics(recipe.output, ends)
     state.wait_for_everyone()
     return ends
+
+
+def _run(
+    recipe: Recipe,
+    stage: StageRecipe,
+    splits: Splits,
+    say: Say,
+    interruption: Interruption,
+    before: Sequence[StageEnd],
+    tracker: Tracker | None,
+) -> StageEnd:
+    """One stage; where memory runs out after all and the batch may shrink, it goes on from its last checkpoint."""
+    begin = before[-1].folder if before else None
+    while True:
+        model = starting_model(recipe, splits.space, begin, say)
+        at_work = _Stage(recipe, stage, splits, model, say)
+        try:
+            return at_work.run(interruption, before, tracker)
+        except OSError as error:
+            raise _explained(error, recipe.output) from error
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out_of_memory(error):
+                raise
+            halved = halve_batch_size(at_work.folder)
+            # Other processes wait for this one's gradients, and will in vain: only alone can it go on by itself.
+            if halved is None or PartialState().num_processes > 1:
+                raise training_memory_error(stage.name, at_work.args, at_work.folder, halved) from error
+        say(f"{stage.name}: memory ran out; it goes on with batches of {halved}")
+        del model, at_work
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        _forget_precision()
 
 
 def starting_model(
@@ -235,7 +265,13 @@ class _Stage:
         return PanopticTrainer(self.model, self.args, self.stage, self.dataset, self.splits.val, callbacks)
 
     def estimate(self) -> None:
-        for line in rehearse(self.trainer(), len(self.recipe.stages.to_run)).lines(Path(self.recipe.output)):
+        try:
+            estimate = rehearse(self.trainer(), len(self.recipe.stages.to_run))
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out_of_memory(error):
+                raise
+            raise training_memory_error(self.stage.name, self.args, self.folder, None) from error
+        for line in estimate.lines(Path(self.recipe.output)):
             self.say(line)
 
     def run(self, interruption: Interruption, before: Sequence[StageEnd], tracker: Tracker | None) -> StageEnd:

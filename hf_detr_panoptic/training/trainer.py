@@ -21,6 +21,7 @@ from ..model.modeling import DetrForPanopticSegmentation
 from ..model.targets import count_targets
 from ..panoptic_map import PanopticMap
 from . import checkpoints
+from .batch_size import evaluation_memory_error, ran_out_of_memory
 from .environment import Cost
 from .evaluation_loop import box_precision, eval_metrics, panoptic_quality
 from .parameter_groups import drop_schedule, parameter_groups
@@ -88,7 +89,8 @@ class PanopticTrainer(Trainer):
         dataset: Any = self.train_dataset
         args = self.args
         sampler = self._sampler(dataset.dataset)
-        self._batches = RankBatches(sampler, self._train_batch_size, args.process_index, args.world_size)
+        # Not `_train_batch_size`, which some versions take from the checkpoint: a resume may have smaller batches.
+        self._batches = RankBatches(sampler, args.train_batch_size, args.process_index, args.world_size)
         if len(sampler) == 0:
             raise RecipeError("there is no photo to train on", fix="Give the dataset a split called train.")
         workers = args.dataloader_num_workers
@@ -208,8 +210,13 @@ class PanopticTrainer(Trainer):
         """What `evaluate` does, without telling anybody."""
         precision = "bf16" if self.args.bf16_full_eval else "fp32"
         quality = panoptic_quality if self.model.with_masks else box_precision
-        with self._averaged():
-            self.last_result = quality(self.model, rows or self.eval_rows, self.args.eval_batch_size, precision)
+        try:
+            with self._averaged():
+                self.last_result = quality(self.model, rows or self.eval_rows, self.args.eval_batch_size, precision)
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out_of_memory(error):
+                raise
+            raise evaluation_memory_error(self.stage.name, self.args) from error
         return self.last_result
 
     def rows_per_class(self) -> Sequence[dict[str, Any]]:

@@ -29,7 +29,7 @@ from hf_detr_panoptic.panoptic_map import PanopticMap
 from hf_detr_panoptic.training import checkpoints
 from hf_detr_panoptic.training.arguments import Recipe, StageRecipe
 from hf_detr_panoptic.training.callbacks import Patience
-from hf_detr_panoptic.training.rehearsal import fit_batch_size, rehearse
+from hf_detr_panoptic.training.rehearsal import rehearse
 from hf_detr_panoptic.training.run_folder import StageEnd
 from hf_detr_panoptic.training.stages import Interrupted, Splits, _Stage, run_stages, starting_model
 
@@ -226,26 +226,6 @@ def test_the_estimate_changes_nothing(make: Make, splits: Splits, tmp_path: Path
     assert run_stages(recipe, splits, estimate=True, say=said.append) == []
     assert sum("GB of disk" in line for line in said) == 3
     assert not (tmp_path / "run").exists()
-
-
-def test_the_batch_is_made_to_fit(make: Make, splits: Splits, tmp_path: Path) -> None:
-    """Memory that holds two photos at most: batches of two, and twice as many of them in a step."""
-    recipe = make(tmp_path / "run", every={"per_device_train_batch_size": 8})
-    stage = _Stage(recipe, recipe.stages.finetune, splits, starting_model(recipe, splits.space, None), str)
-    tried: list[int] = []
-
-    def attempt(model: Any, batch: Any, args: Any) -> None:
-        tried.append(len(batch["labels"]))
-        if len(batch["labels"]) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    for _ in range(2):  # the second time, as after a resume, it is known
-        stage.args.auto_find_batch_size = True
-        stage.args.per_device_train_batch_size, stage.args.gradient_accumulation_steps = 8, 1
-        fit_batch_size(stage.model, stage.args, stage.dataset, tmp_path / "scratch", str, attempt)
-        assert (stage.args.per_device_train_batch_size, stage.args.gradient_accumulation_steps) == (2, 4)
-        assert not stage.args.auto_find_batch_size
-    assert tried == [8, 4, 2]
 
 
 def test_patience() -> None:
