@@ -23,8 +23,8 @@ from .view import OUTLINE_ONLY, Colour, Sketch, View
 
 FINE = 2
 """Strokes are painted on a canvas this many times as wide, then averaged."""
-MIN_SHARE = 0.004
-"""The smallest segment, as a share of the picture: 196 pixels of 256 × 192."""
+MIN_SHARE = 0.005
+"""The smallest segment, as a share of the picture: 246 pixels of 256 × 192."""
 
 SKY = "sky-other-merged"
 STUFF = frozenset(category.name for category in SITE if not category.isthing)
@@ -62,17 +62,17 @@ class Kind:
 
 
 COMMON = (
-    Kind(things.truck, (0.5, 0.42, 0.08), 22, 3.2),
-    Kind(things.car, (0.42, 0.4, 0.18), 17, 2.2),
-    Kind(things.person, (0.18, 0.32, 0.28, 0.22), 14, 0.55),
-    Kind(things.ladder, (0.5, 0.4, 0.1), 11, 0.7),
-    Kind(things.cone, (0.4, 0.25, 0.2, 0.15), 8, 0.4),
+    Kind(things.truck, (0.5, 0.42, 0.08), 16, 3.2),
+    Kind(things.car, (0.42, 0.4, 0.18), 12, 2.2),
+    Kind(things.person, (0.18, 0.32, 0.28, 0.22), 8, 0.55),
+    Kind(things.ladder, (0.5, 0.4, 0.1), 8.5, 0.7),
+    Kind(things.cone, (0.4, 0.25, 0.2, 0.15), 5.5, 0.4),
 )
 MARKED = (
-    Kind(materials.brick_stack, (0.5, 0.28, 0.22), 11, 0.9),
-    Kind(materials.pipe, (0.5, 0.22, 0.28), 12, 1.0),
-    Kind(materials.rebar_bundle, (0.54, 0.34, 0.12), 11, 1.3),
-    Kind(materials.cement_bag, (0.5, 0.18, 0.2, 0.12), 7, 0.6),
+    Kind(materials.brick_stack, (0.5, 0.28, 0.22), 9, 0.9),
+    Kind(materials.pipe, (0.5, 0.22, 0.28), 10, 1.0),
+    Kind(materials.rebar_bundle, (0.36, 0.44, 0.2), 11, 1.3),
+    Kind(materials.cement_bag, (0.5, 0.18, 0.2, 0.12), 6, 0.6),
 )
 
 
