@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import Any
 
@@ -55,15 +55,28 @@ class LossWeights:
 
     @classmethod
     def from_config(cls, config: Any) -> LossWeights:
-        """From a DetrConfig; it has no name for the class loss's weight, so ours is an extra key."""
-        return cls(
-            ce=getattr(config, "class_loss_coefficient", cls.ce),
-            bbox=config.bbox_loss_coefficient,
-            giou=config.giou_loss_coefficient,
-            mask=config.mask_loss_coefficient,
-            dice=config.dice_loss_coefficient,
-            no_object=config.eos_coefficient,
-        )
+        """From a DetrConfig: what `write_to` left there, else what stock goes by."""
+        told = {ours: getattr(config, theirs) for ours, theirs in _IN_CONFIG.items()}
+        return cls(**told | (getattr(config, "loss_weights", None) or {}))
+
+    def write_to(self, config: Any) -> None:
+        """As a key of our own: DetrConfig knows no weight of the class loss, and takes whole numbers for most."""
+        config.loss_weights = asdict(self)
+        for ours, theirs in _IN_CONFIG.items():
+            value = getattr(self, ours)
+            if not isinstance(getattr(config, theirs), int):
+                setattr(config, theirs, value)
+            elif value == int(value):
+                setattr(config, theirs, int(value))
+
+
+_IN_CONFIG = {
+    "bbox": "bbox_loss_coefficient",
+    "giou": "giou_loss_coefficient",
+    "mask": "mask_loss_coefficient",
+    "dice": "dice_loss_coefficient",
+    "no_object": "eos_coefficient",
+}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import gc
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ..data.batches import PanopticDataset, Row
 from ..data.transforms import Augmentation
 from ..errors import DatasetError, HfDetrPanopticError, RecipeError, did_you_mean
 from ..labels import LabelSpace
+from ..model.criterion import LossWeights
 from ..model.modeling import DetrForPanopticSegmentation
 from . import checkpoints
 from .arguments import check_precision
@@ -180,24 +181,10 @@ def starting_model(
         model.image_processor = replace(
             model.preprocess, shortest_edge=shortest, longest_edge=longest, exact_size=None, fit_within=None
         )
-    _weigh_losses(model, vars(recipe.losses))
+    LossWeights(**vars(recipe.losses)).write_to(model.config)
     changes = {name: value for name, value in vars(recipe.postprocess).items() if value is not None}
     model.settings = replace(model.settings, **changes)
     return model
-
-
-def _weigh_losses(model: DetrForPanopticSegmentation, weights: Mapping[str, float]) -> None:
-    for name, value in weights.items():
-        key = {"ce": "class_loss", "no_object": "eos"}.get(name, f"{name}_loss") + "_coefficient"
-        # Where a configuration's field is declared a whole number, 5.0 is refused and 5 taken.
-        whole = isinstance(getattr(model.config, key, value), int)
-        if whole and value != int(value):
-            raise RecipeError(
-                f"{name} is {value}, and this version of transformers keeps it as a whole number",
-                where=f"losses.{name}",
-                fix="Give a whole number, and scale the other losses instead.",
-            )
-        setattr(model.config, key, int(value) if whole else value)
 
 
 def prepare_model(model: DetrForPanopticSegmentation, stage: StageRecipe) -> None:

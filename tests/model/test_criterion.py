@@ -330,11 +330,23 @@ def test_weights_come_from_the_config():
         class_cost=8, bbox_cost=9, giou_cost=10, **{f"{key}_coefficient": value for key, value in coefficients.items()}
     )
     assert LossWeights.from_config(config) == LossWeights(ce=1, bbox=3, giou=4, mask=6, dice=7, no_object=0.2)
-    config.class_loss_coefficient = 2.5
-    assert LossWeights.from_config(config).ce == 2.5
     assert LossWeights.from_config(DetrConfig()) == LossWeights()
     assert MatchCosts.from_config(config) == MatchCosts(ce=8, bbox=9, giou=10)
     assert MatchCosts.from_config(DetrConfig()) == MatchCosts()
+
+
+def test_fractions_are_kept_beside_what_stock_can_hold(tmp_path):
+    """DetrConfig refuses 0.5 for a weight that it declares a whole number."""
+    weights = LossWeights(ce=2.5, bbox=4, mask=0.5, no_object=0.25)
+    config = DetrConfig()
+    weights.write_to(config)
+    config.save_pretrained(tmp_path)
+    loaded = DetrConfig.from_pretrained(tmp_path)
+    assert LossWeights.from_config(loaded) == weights
+    assert (loaded.bbox_loss_coefficient, loaded.mask_loss_coefficient, loaded.eos_coefficient) == (4, 1, 0.25)
+    LossWeights().write_to(loaded)
+    assert LossWeights.from_config(loaded) == LossWeights()
+    assert loaded.bbox_loss_coefficient == 5
 
 
 def test_scores_weigh_targets_only_when_asked():

@@ -306,11 +306,18 @@ def test_a_precision_that_is_not_there_is_said_at_once(make: Make, splits: Split
 
 
 def test_losses_are_weighed(make: Make, splits: Splits, tmp_path: Path) -> None:
-    recipe = make(tmp_path, losses={"ce": 2.0, "dice": 3.0, "no_object": 0.2})
-    config = starting_model(recipe, splits.space, None).config
-    assert (config.class_loss_coefficient, config.dice_loss_coefficient, config.eos_coefficient) == (2.0, 3, 0.2)
-    with pytest.raises(RecipeError, match="whole number"):
-        starting_model(make(tmp_path, losses={"dice": 0.5}), splits.space, None)
+    """Loss and gradients of a step with half the dice loss, by hand from the parts of one with all of it."""
+    totals, parts = [], []
+    for place, losses in enumerate(({}, {"dice": 0.5, "ce": 2.0})):
+        recipe = make(tmp_path / str(place), losses=losses, every={"per_device_train_batch_size": 8})
+        run_stages(recipe, splits, start="mask_head", stop="mask_head", say=str)
+        with (tmp_path / str(place) / "results.csv").open() as file:
+            (row,) = csv.DictReader(file)
+        totals.append(float(row["loss"]))
+        parts.append({name: float(value) for name, value in row.items() if name.startswith("loss_")})
+    assert parts[0] == pytest.approx(parts[1], rel=1e-4)
+    change = -0.5 * parts[0]["loss_dice"] + 1.0 * parts[0]["loss_ce"]
+    assert totals[1] - totals[0] == pytest.approx(change, rel=1e-3)
 
 
 def test_a_stage_needs_something_to_train(make: Make, splits: Splits, tmp_path: Path) -> None:
