@@ -1,4 +1,4 @@
-"""Executes examples/quickstart.ipynb in a scratch folder and writes its outputs into the file; a test executes it, too.
+"""Executes examples/quickstart.ipynb in a scratch folder and writes its outputs into the file; a test executes it too.
 
 python docs/execute_notebook.py
 """
