@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from . import report_tables as tables
 from .difference import FAULTS
 from .report_charts import line_chart, stack
-from .report_gallery import gallery
+from .report_gallery import gallery, store
 from .report_html import Html, join, lines, tag
 from .report_page import Section, page
 from .report_values import DatasetPage, Part, RunPage, StageReport
@@ -48,7 +48,8 @@ def dataset_report(dataset: DatasetPage) -> str:
     ]
     if dataset.settings:
         sections.append(("settings", "How it was made", tables.pairs_of(dataset.settings, "Settings")))
-    return page(dataset.name, "dataset, COCO panoptic", tiles, _with_notes(sections, dataset.notes), dataset.version)
+    sections = _with_notes(sections, dataset.notes)
+    return page(dataset.name, "dataset, COCO panoptic", tiles, sections, store(dataset.cards), dataset.version)
 
 
 def run_report(run: RunPage) -> str:
@@ -70,7 +71,8 @@ def run_report(run: RunPage) -> str:
         ("photos", "Photos", _photos(run)),
         ("settings", "Settings, versions, cost", _settings(run)),
     ]
-    return page(run.name, "training run", tiles, _with_notes(sections, run.notes), run.version)
+    sections = _with_notes(sections, run.notes)
+    return page(run.name, "training run", tiles, sections, store(run.cards), run.version)
 
 
 def duration(seconds: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections import Counter
 from collections.abc import Sequence
+from itertools import accumulate, chain, repeat
 
 from .report_html import Html, join, tag
 from .report_values import Card, Thumbnail
@@ -32,16 +33,27 @@ def gallery(cards: Sequence[Card], names: Sequence[str], order: str) -> Html:
     script = tag(
         "noscript", tag("p", f"Without scripts only the first {AT_ONCE} photos have pictures.", class_="quiet")
     )
+    places = accumulate((len(card.thumbnails) for card in cards[AT_ONCE:]), initial=0)
+    firsts = chain(repeat(None, min(AT_ONCE, len(cards))), places)
+    items = [_card(place, card, names, first) for place, (card, first) in enumerate(zip(cards, firsts, strict=False))]
     return join(
         tag("form", choices, said, class_="choices", id="choices"),
         tag("p", order, class_="quiet"),
         script,
         paper if len(cards) > AT_ONCE else None,
-        tag("ol", [_card(place, card, names) for place, card in enumerate(cards)], class_="cards", id="cards",
+        tag("ol", items, class_="cards", id="cards",
             style=f"--card:{_width(cards)}rem;--on-paper:{2 if _width(cards) < 32 else 1}"),
         tag("dialog", tag("div", id="large"), tag("button", "Close", id="close", type="button"), id="viewer",
             aria_label="Photo, enlarged"),
     )  # fmt: skip
+
+
+def store(cards: Sequence[Card]) -> Html:
+    """The pictures of the cards that come later, a line each: one block of text is what a browser reads fastest."""
+    later = [
+        f"{thumbnail.kind};base64,{_text(thumbnail)}" for card in cards[AT_ONCE:] for thumbnail in card.thumbnails
+    ]
+    return tag("script", Html("\n".join(later)), type="text/plain", id="store")
 
 
 def _choice(name: str, title: str, options: Sequence[tuple[str, str, int]]) -> Html:
@@ -50,8 +62,12 @@ def _choice(name: str, title: str, options: Sequence[tuple[str, str, int]]) -> H
     return tag("label", f"{title} ", tag("select", listed, name=name, autocomplete="off"))
 
 
-def _card(place: int, card: Card, names: Sequence[str]) -> Html:
-    pictures = [_picture(thumbnail, card.title, eager=place < AT_ONCE) for thumbnail in card.thumbnails]
+def _card(place: int, card: Card, names: Sequence[str], first: int | None) -> Html:
+    """`first`: the line of its first picture in the store."""
+    pictures = [
+        _picture(thumbnail, card.title, None if first is None else first + turn)
+        for turn, thumbnail in enumerate(card.thumbnails)
+    ]
     labels = sorted(set(card.labels))
     heading = tag(
         "h3",
@@ -75,19 +91,23 @@ def _card(place: int, card: Card, names: Sequence[str]) -> Html:
     )
 
 
-def _picture(thumbnail: Thumbnail, title: str, eager: bool) -> Html:
-    address = f"data:image/{thumbnail.kind};base64,{base64.b64encode(thumbnail.content).decode('ascii')}"
+def _picture(thumbnail: Thumbnail, title: str, at: int | None) -> Html:
+    """`at`: its line in the store; None for a picture that is here at once."""
     width, height = thumbnail.size
     image = tag(
         "img",
-        src=address if eager else None,
-        data_src=None if eager else address,
+        src=None if at is not None else f"data:image/{thumbnail.kind};base64,{_text(thumbnail)}",
+        data_at=at,
         width=width,
         height=height,
         alt=f"{thumbnail.caption}: {title}",
         decoding="async",
     )
     return tag("span", image, tag("span", thumbnail.caption, class_="caption"), class_="picture")
+
+
+def _text(thumbnail: Thumbnail) -> str:
+    return base64.b64encode(thumbnail.content).decode("ascii")
 
 
 def _width(cards: Sequence[Card]) -> int:

@@ -13,8 +13,15 @@ from .report_html import Html, join, tag
 Section = tuple[str, str, Html]  # anchor, title, what it holds
 
 
-def page(title: str, kind: str, tiles: Sequence[tuple[str, str]], sections: Sequence[Section], version: str) -> str:
-    """The whole file. tiles: (figure, what it is)."""
+def page(
+    title: str,
+    kind: str,
+    tiles: Sequence[tuple[str, str]],
+    sections: Sequence[Section],
+    pictures: Html,
+    version: str,
+) -> str:
+    """The whole file. tiles: (figure, what it is); pictures: the gallery's store, which the script reads."""
     style, script = _template("report.css"), _template("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     # Should a name ever slip through unescaped, the browser would still neither run nor load anything.
@@ -42,6 +49,7 @@ def page(title: str, kind: str, tiles: Sequence[tuple[str, str]], sections: Sequ
         tag("nav", tag("ul", links), aria_label="Sections"),
         tag("main", [tag("section", tag("h2", name), content, id=anchor) for anchor, name, content in sections]),
         tag("footer", f"Written by hf-detr-panoptic {version}. This file is complete: it loads nothing."),
+        pictures,
         tag("script", Html(script)),
         data_paper=AT_ONCE,
     )

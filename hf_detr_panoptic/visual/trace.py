@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from .contours import MODEL, paint_contours
+from .contours import CUSTOM, MODEL, paint_contours
 from .legend import stamp
 from .panels import panels
 from .text import DARK, GREY, WHITE, Color, Pixels, one_line, words
@@ -74,15 +74,18 @@ def attention_picture(photo: Image.Image, queries: Sequence[Traced]) -> Image.Im
     """Two rows a query: its mask on the photo, the decoder's attention, then each head of the mask head's attention.
 
     The heads of a query share one scale, because they share one softmax; a title says how much of it a head holds.
+    The mask's border is drawn on all of them.
     """
     size = _tile(photo, 180)
     tiles, titles = [], []
     for query in queries:
-        highest = float(query.heads.max())
-        tiles += [outlined(photo, query.logits > 0, size), heat(photo, query.cross, size)]
+        highest = max(float(query.heads.max()), 1e-12)
+        mask = query.logits > 0
+        tiles.append(outlined(photo, mask, size))
+        tiles.append(_bordered(query.cross / max(float(query.cross.max()), 1e-12), mask, size))
         titles += [query.title, "decoder"]
         for number, head in enumerate(query.heads, start=1):
-            tiles.append(heat(photo, head, size, highest))
+            tiles.append(_bordered(head / highest, mask, size))
             titles.append(f"head {number}: {head.sum() / query.heads.sum():.0%}")
         if len(query.heads) % 2:
             tiles.append(Image.new("RGB", size, WHITE))
@@ -155,21 +158,32 @@ def scores_picture(scores: npt.ArrayLike, kept: Sequence[int], threshold: float,
     return Image.fromarray(canvas)
 
 
-def heat(photo: Image.Image, grid: Grid, size: tuple[int, int], highest: float | None = None) -> Image.Image:
+def heat(photo: Image.Image, grid: Grid, size: tuple[int, int]) -> Image.Image:
     """A map of what is 0 or more, over the photo in grey."""
-    top = float(grid.max()) if highest is None else highest
-    colored = _colored(grid / max(top, 1e-12), size, _HEAT)
+    colored = _colored(grid / max(float(grid.max()), 1e-12), size, _HEAT)
     grey = _small(photo, size).convert("L").convert("RGB")
     return Image.blend(grey, colored, 0.72)
 
 
 def outlined(photo: Image.Image, mask: npt.NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:
     """The photo, dimmed where the mask is not, with the mask's border."""
-    inside = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    inside = _inside(mask, size)
     pixels = np.array(_small(photo, size))
     pixels[~inside] = pixels[~inside] // 3 + 20
     paint_contours(pixels, inside.astype(np.uint8), np.array([MODEL, MODEL], dtype=np.uint8), 1)
     return Image.fromarray(pixels)
+
+
+def _bordered(shares: Grid, mask: npt.NDArray[np.bool_], size: tuple[int, int]) -> Image.Image:
+    """Shares [h, w] from 0 to 1 as colours, with the mask's border in white beside dark."""
+    pixels = np.array(_colored(shares, size, _HEAT))
+    paint_contours(pixels, _inside(mask, size).astype(np.uint8), np.array([CUSTOM, CUSTOM], dtype=np.uint8), 1)
+    return Image.fromarray(pixels)
+
+
+def _inside(mask: npt.NDArray[np.bool_], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    inside: npt.NDArray[np.bool_] = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    return inside
 
 
 def false_color(features: Grid) -> Pixels:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from .report_html import Html, tag
 
 MARK = "<!-- made by hf-detr-panoptic trace -->"
 
@@ -62,14 +63,17 @@ class Section:
 
 def html_page(title: str, about: str, sections: Sequence[Section]) -> str:
     """One file that needs no other. Whatever a name holds comes out as text."""
-    links = "".join(f'<a href="#s{number}">{_text(section.title)}</a> ' for number, section in enumerate(sections))
-    body = "\n".join(_section(number, section) for number, section in enumerate(sections))
-    return (
-        f'<!doctype html>\n{MARK}\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
-        f"<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{_text(title)}</h1>\n"
-        f'<p class="about">{_text(about)}</p>\n<nav>{links}</nav>\n{body}\n</body>\n</html>\n'
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", title),
+        tag("style", Html(_STYLE)),
     )
+    links = [(tag("a", section.title, href=f"#s{number}"), " ") for number, section in enumerate(sections)]
+    body = [_section(f"s{number}", section) for number, section in enumerate(sections)]
+    page = tag("html", head, tag("body", tag("h1", title), tag("p", about, class_="about"), tag("nav", links), body))
+    return f"<!doctype html>\n{MARK}\n{page}\n"
 
 
 def text_table(table: Table) -> str:
@@ -90,38 +94,30 @@ def markdown_table(table: Table) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [table.header, ["---"] * len(table.header), *rows])
 
 
-def _section(number: int, section: Section) -> str:
-    parts = [f'<section id="s{number}">\n<h2>{_text(section.title)}</h2>']
-    parts += [f"<p>{_text(paragraph)}</p>" for paragraph in section.text]
-    parts += [_table(table) for table in section.tables]
-    parts += [_figure(picture) for picture in section.pictures]
-    return "\n".join([*parts, "</section>"])
-
-
-def _table(table: Table) -> str:
-    head = "".join(f"<th>{_text(cell)}</th>" for cell in table.header)
-    rows = []
-    for row in table.rows:
-        cells = (
-            f'<td class="shape">{_text(cell)}</td>' if column in table.shapes else f"<td>{_text(cell)}</td>"
-            for column, cell in enumerate(row)
-        )
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    return (
-        f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n'
-        + "\n".join(rows)
-        + "\n</tbody></table></div>"
+def _section(anchor: str, section: Section) -> Html:
+    return tag(
+        "section",
+        tag("h2", section.title),
+        [tag("p", paragraph) for paragraph in section.text],
+        [_table(table) for table in section.tables],
+        [_figure(picture) for picture in section.pictures],
+        id=anchor,
     )
 
 
-def _figure(picture: Picture) -> str:
+def _table(table: Table) -> Html:
+    rows = [
+        tag("tr", [tag("td", cell, class_=column in table.shapes and "shape") for column, cell in enumerate(row)])
+        for row in table.rows
+    ]
+    head = tag("thead", tag("tr", [tag("th", cell) for cell in table.header]))
+    return tag("div", tag("table", head, tag("tbody", rows)), class_="wide")
+
+
+def _figure(picture: Picture) -> Html:
     data = base64.b64encode(picture.png).decode()
-    shows = _text(picture.shows)
-    return f'<figure><img src="data:image/png;base64,{data}" alt="{shows}"><figcaption>{shows}</figcaption></figure>'
-
-
-def _text(text: str) -> str:
-    return html.escape(text, quote=True)
+    image = tag("img", src=f"data:image/png;base64,{data}", alt=picture.shows)
+    return tag("figure", image, tag("figcaption", picture.shows))
 
 
 def _printable(text: str) -> str:

@@ -1,16 +1,15 @@
 "use strict";
-// Pictures near the window are decoded, the others stay text.
+// Pictures near the window are decoded, the others stay lines of text.
+const kept = document.getElementById("store").textContent.split("\n");
 const load = (image) => {
-  if (image.dataset.src) {
-    image.src = image.dataset.src;
-    image.removeAttribute("data-src");
-  }
+  image.src = `data:image/${kept[image.dataset.at]}`;
+  image.removeAttribute("data-at");
 };
 const watcher = new IntersectionObserver(
   (entries) => {
     for (const entry of entries) {
       if (entry.isIntersecting) {
-        entry.target.querySelectorAll("img[data-src]").forEach(load);
+        entry.target.querySelectorAll("img[data-at]").forEach(load);
         watcher.unobserve(entry.target);
       }
     }
@@ -48,7 +47,7 @@ window.addEventListener("beforeprint", () => {
   document.querySelectorAll("details").forEach((part) => (part.open = true));
   chosen()
     .slice(0, Number(document.body.dataset.paper))
-    .forEach((card) => card.querySelectorAll("img[data-src]").forEach(load));
+    .forEach((card) => card.querySelectorAll("img[data-at]").forEach(load));
 });
 
 // One photo, large: arrows go on to the next.
@@ -58,7 +57,7 @@ if (viewer) {
   let at = null;
   const show = (card) => {
     at = card;
-    card.querySelectorAll("img[data-src]").forEach(load);
+    card.querySelectorAll("img[data-at]").forEach(load);
     const copy = [...card.children].map((part) => {
       if (!part.classList.contains("pictures")) return part.cloneNode(true);
       const pictures = document.createElement("div");
