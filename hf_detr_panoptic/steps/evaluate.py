@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import HfDetrPanopticError
+from .segment_flags import add_segment_flags, loaded_model, segment_settings, stuff_names
 
 PAPER = "paper"
 
@@ -31,15 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--protocol", choices=[PAPER], help="the paper's settings instead of the model's own: .85, argmax, 800/1333"
     )
-    model.add_argument("--threshold", type=float, help="a segment counts above this score (what the model remembers)")
-    model.add_argument("--mask-threshold", type=float, help="a mask claims a pixel above this (the same)")
-    model.add_argument("--min-area", type=int, help="smaller segments are dropped, in pixels (the same)")
-    model.add_argument(
-        "--fill", choices=["void", "argmax"], help="what a pixel that no mask claims becomes (the same)"
-    )
-    model.add_argument("--stuff", metavar="A,B", help="the model's stuff classes, if its configuration does not say")
-    model.add_argument("--batch-size", type=int, default=4, help="photos of one size at a time (%(default)s)")
-    model.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="(%(default)s)")
+    add_segment_flags(model)
     model.add_argument("--limit", type=int, metavar="N", help="the first N images only")
 
     folders = parser.add_argument_group("predictions in a folder")
@@ -76,13 +69,9 @@ def main(args: argparse.Namespace) -> int:
             split=args.split,
             photos=args.photos,
             protocol=args.protocol,
-            threshold=args.threshold,
-            mask_threshold=args.mask_threshold,
-            min_area=args.min_area,
-            fill=args.fill,
-            stuff=None if args.stuff is None else [name.strip() for name in args.stuff.split(",") if name.strip()],
+            **segment_settings(args),
+            stuff=stuff_names(args),
             batch_size=args.batch_size,
-            precision=args.precision,
             limit=args.limit,
             progress=True,
         )
@@ -145,7 +134,7 @@ def evaluate_model(
     elif protocol is not None:
         raise HfDetrPanopticError(f"there is no protocol {protocol!r}", fix=f"The only one is '{PAPER}'.")
     records = data if isinstance(data, PanopticSplit) else read_split(data, split, photos)
-    loaded = _model(model, stuff)
+    loaded = loaded_model(model, stuff)
     before = loaded.preprocess
     if protocol == PAPER:
         loaded.image_processor = _paper_sizes(before)
@@ -161,16 +150,6 @@ def evaluate_model(
     finally:
         loaded.image_processor = before
     return {**measured.compute(), "settings": {**loaded.settings.to_config(), **settings, "protocol": protocol}}
-
-
-def _model(model: Any, stuff: Iterable[str] | None) -> Any:
-    if not isinstance(model, str | os.PathLike):
-        return model
-    from accelerate import PartialState
-
-    from ..model.modeling import DetrForPanopticSegmentation
-
-    return DetrForPanopticSegmentation.from_pretrained(model, stuff=stuff).to(PartialState().device).eval()
 
 
 def _paper_sizes(preprocess: Any) -> Any:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from ..errors import HfDetrPanopticError
 from ..images import open_image
+from .segment_flags import add_segment_flags, loaded_model, segment_settings, stuff_names
 
 if TYPE_CHECKING:
     from ..panoptic_map import PanopticMap
@@ -39,23 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--masks", choices=["segment", "class"], help="also a black and white PNG a segment or a class"
     )
-    parser.add_argument("--threshold", type=float, help="a segment counts above this score (what the model remembers)")
-    parser.add_argument("--mask-threshold", type=float, help="a mask claims a pixel above this (the same)")
-    parser.add_argument("--min-area", type=int, help="smaller segments are dropped, in pixels (the same)")
-    parser.add_argument(
-        "--fill", choices=["void", "argmax"], help="what a pixel that no mask claims becomes (the same)"
-    )
-    parser.add_argument("--stuff", metavar="A,B", help="the model's stuff classes, if its configuration does not say")
-    parser.add_argument("--batch-size", type=int, default=4, help="photos of one size at a time (%(default)s)")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="(%(default)s)")
+    add_segment_flags(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     from .predict_outputs import PredictionFolder
     from .prepare import clear_errors
 
-    stuff = None if args.stuff is None else [name.strip() for name in args.stuff.split(",") if name.strip()]
-    chosen = {key: getattr(args, key) for key in ("threshold", "mask_threshold", "min_area", "fill", "precision")}
     folder = PredictionFolder(Path(args.out), args.masks, args.overwrite)
     with clear_errors(folder.path):
         problems = predict(
@@ -63,8 +54,8 @@ def main(args: argparse.Namespace) -> int:
             args.photos,
             folder,
             truth=args.truth,
-            stuff=stuff,
-            settings={key: value for key, value in chosen.items() if value is not None},
+            stuff=stuff_names(args),
+            settings=segment_settings(args),
             batch_size=args.batch_size,
             progress=sys.stderr.isatty(),
         )
@@ -105,7 +96,7 @@ def predict(
         raise HfDetrPanopticError(f"batch_size is {batch_size}", fix="Give 1 or more.")
     found, problems = find_photos(photos, besides=folder.path)
     known = find_truth(truth)
-    loaded = _model(model, stuff)
+    loaded = loaded_model(model, stuff)
     chunks = [found[start : start + batch_size] for start in range(0, len(found), batch_size)]
     bar = tqdm(total=len(found), desc="predicting", unit="photo", disable=not progress)
     with folder.writing(loaded.label_space, known, found), ThreadPoolExecutor(max_workers=1) as reader, bar:
@@ -119,16 +110,6 @@ def predict(
                 folder.add(name, picture, map)
             bar.update(len(chunk))
     return problems
-
-
-def _model(model: Any, stuff: Iterable[str] | None) -> Any:
-    if not isinstance(model, str | Path):
-        return model
-    from accelerate import PartialState
-
-    from ..model.modeling import DetrForPanopticSegmentation
-
-    return DetrForPanopticSegmentation.from_pretrained(model, stuff=stuff).to(PartialState().device).eval()
 
 
 def _opened(photos: Sequence[FoundPhoto]) -> list[tuple[str, Image.Image | HfDetrPanopticError]]:
