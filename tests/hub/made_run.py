@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ def _speaking_model() -> DetrForPanopticSegmentation:
             tensor.normal_(std=1.5 / tensor.shape[1] ** 0.5)
     model.detr.model.query_position_embeddings.weight.normal_(std=2.0)
     model.mask_head.conv1.conv.weight[:, -8:] *= 100  # the attention channels, in which alone queries differ
+    for tensor in model.bbox_attention.parameters():
+        tensor.mul_(5)  # queries look at different places: masks do not tie, and rounding moves no pixel
     # At random weights all queries say the same: what they have in common is taken out of classes and masks.
     inputs = model.image_processor(images=noise(), return_tensors="pt")
     states = model(**inputs).last_hidden_state[0]
@@ -110,6 +113,7 @@ def write_run(
         (folder / name).mkdir(parents=True)
     if model:
         made.save_pretrained(folder / "final")
+        shutil.copytree(folder / "final", folder / "3-finetune", dirs_exist_ok=True)
     else:
         made._remember()
         made.config.save_pretrained(folder / "final")
