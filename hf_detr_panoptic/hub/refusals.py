@@ -87,6 +87,8 @@ def _failure(error: BaseException, where: str) -> HubError:
             what = f"the Hub cannot be reached at {constants.ENDPOINT}"
             return HubError(what, where=where, fix=f"Look at the network, HTTPS_PROXY and HF_ENDPOINT. {AGAIN}")
         return HubError(f"the connection to the Hub broke ({said})", where=where, fix=AGAIN)
+    if type(error).__module__.startswith("hf_xet"):  # an OSError too, though no file of ours is meant
+        return HubError(f"the upload broke ({said})", where=where, fix=AGAIN)
     if isinstance(error, OSError):
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return HubError("the disk is full", where=where, fix=f"Make room. {AGAIN}")

@@ -136,6 +136,17 @@ def test_the_metric_alone(signed_in: HubServer) -> None:
     assert main(["push", "--metric", "anna/panoptic-quality"]) == 0  # it knows its own again
 
 
+def test_the_demo_comes_after_the_model(signed_in: HubServer, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["push", str(run), "anna/site", "--final-only", "--demo", "anna/site-demo"]) == 0
+    files = signed_in.files("anna/site-demo", kind="space")
+    assert "anna/site" in files["app.py"].decode()
+    assert [name for name in files if name.startswith("hf_detr_panoptic-") and name.endswith(".whl")]
+    assert yaml.safe_load(files["README.md"].decode().split("---")[1])["sdk"] == "gradio"
+    commits = [request.path for request in signed_in.requests if "/commit/main" in request.path]
+    assert commits == ["/api/models/anna/site/commit/main", "/api/spaces/anna/site-demo/commit/main"]
+    assert "The Space needs a token to read a private model: set HF_TOKEN" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("path", "published"),
     [
