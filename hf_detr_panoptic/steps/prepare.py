@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -42,10 +42,12 @@ def main(args: argparse.Namespace) -> int:
         print(dry_run(settings))
         return 0
     from .processes import end_processes
+    from .report import after_preparing
 
     done = run(settings, progress=True)
     if done is not None:
         print(done)
+        print(after_preparing(settings.out, len(done.photos)))
     end_processes()
     return 0
 
@@ -106,7 +108,7 @@ def label_photos(
     from .labelers import load_labeler
     from .prepare_earlier import Earlier
     from .prepare_inputs import label_space, read_inputs
-    from .processes import guard_processes
+    from .processes import guard_processes, told_to_all
 
     processes = guard_processes(timedelta(days=7))
     state = PartialState()
@@ -118,7 +120,7 @@ def label_photos(
     inputs = read_inputs(settings)
     Earlier.of(settings.out)  # raises where the folder is somebody else's: better now than after a night
     names = inputs.names[state.process_index :: processes]
-    shares = _told_to_all(lambda: survey(settings.images, names, progress=progress and first))
+    shares = told_to_all(lambda: survey(settings.images, names, progress=progress and first))
     photos = sorted((photo for found, _ in shares for photo in found), key=lambda photo: photo.name)
     problems = sorted((problem for _, found in shares for problem in found), key=lambda problem: problem.photo)
     if settings.strict:
@@ -129,7 +131,7 @@ def label_photos(
         settings.out / "autolabels", labeler.label_space, labeler_settings(labeler, FLOOR, settings.batch_size)
     )
     share = (state.process_index * shard[1] + shard[0], processes * shard[1])
-    done = _told_to_all(
+    done = told_to_all(
         lambda: label(
             labeler,
             settings.images,
@@ -173,23 +175,3 @@ def clear_errors(out: Path) -> Iterator[None]:
         raise HfDetrPanopticError(
             f"the system refuses ({error.strerror or error})", where=where, fix="Check path, permissions and disk."
         ) from error
-
-
-def _told_to_all(work: Callable[[], Any]) -> list[Any]:
-    """The results of all processes. An error of one is raised in each: one that dies alone leaves the rest waiting."""
-    from accelerate import PartialState
-    from accelerate.utils import gather_object
-
-    if PartialState().num_processes == 1:
-        return [work()]
-    result: Any = None
-    error: Exception | None = None
-    try:
-        result = work()
-    except Exception as failure:
-        error = failure if isinstance(failure, HfDetrPanopticError | OSError) else RuntimeError(repr(failure))
-    shares = gather_object([(result, error)])
-    for _, reported in shares:
-        if reported is not None:
-            raise reported
-    return [found for found, _ in shares]

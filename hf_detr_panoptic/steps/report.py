@@ -14,18 +14,15 @@ import argparse
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import HfDetrPanopticError
-
-if TYPE_CHECKING:
-    from ..training.arguments import Recipe
 
 logger = logging.getLogger(__name__)
 
 NAME = "report.html"
 DATASET_PHOTOS, RUN_PHOTOS = 2000, 200
-AT_THE_END = 48  # photos that `train` looks at once more: seconds, after hours
+AT_THE_END = 48  # photos that `train` segments once more: seconds, after hours
+IN_PASSING = 300  # photos of a dataset that `prepare` has just written: of more, the report would take minutes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,10 +99,22 @@ def is_run(folder: Path) -> bool:
     return (folder / "recipe.yaml").is_file()
 
 
-def after_training(recipe: Recipe, progress: bool = False) -> Path | None:
-    """report.html of a run that has just ended, of a few photos. A run is not lost because its report is."""
+def after_training(run: str | Path) -> str:
+    """Of a run that has just ended, with a few photos: the line that says where to look."""
+    return _in_passing(Path(run), AT_THE_END)
+
+
+def after_preparing(dataset: str | Path, photos: int) -> str:
+    """Of a dataset that was just written, if that takes seconds: the line that says where to look."""
+    if photos > IN_PASSING:
+        return f"look at it: hf-detr-panoptic report {dataset}"
+    return _in_passing(Path(dataset), photos)
+
+
+def _in_passing(folder: Path, limit: int) -> str:
+    """What took hours is not lost because its report is."""
     try:
-        return write_report(recipe.output, limit=AT_THE_END, progress=progress)
+        return f"look at it: {write_report(folder, limit=limit, progress=sys.stderr.isatty())}"
     except Exception as error:
-        logger.warning("no report was written (%s). Later: hf-detr-panoptic report %s", error, recipe.output)
-        return None
+        logger.warning("no report was written: %s", error)
+        return f"look at it: hf-detr-panoptic report {folder}"

@@ -60,13 +60,14 @@ def run_page(folder: Path, data: str | None, limit: int, progress: bool = False)
     notes: list[str] = []
     final = folder / "final"
     splits = _splits(recipe, source, notes, insist=data is not None)
-    seen = _Seen()
-    if splits is not None and (final / "config.json").is_file():
-        seen = _segment(final, splits, limit, progress)
     metrics = _json(folder / "metrics.json")
     result: Mapping[str, Any] = metrics.get("final") or {}
-    if result.get("pq") is None and seen.result:
-        result = seen.result
+    seen = _Seen()
+    if result and "per_class" not in result:
+        notes.append("The run has learned to detect, and its masks mean nothing yet: no photo is shown.")
+    elif splits is not None and (final / "config.json").is_file():
+        seen = _segment(final, splits, limit, progress)
+        result = result or seen.result
     stages = [_stage(folder, name, metrics) for name in _stage_names(folder)]
     finished = (final / "config.json").is_file()
     if not finished:

@@ -68,6 +68,7 @@ def main(args: argparse.Namespace) -> int:
         return _launch(processes, args.no_launch)
 
     from ..training.stages import Interrupted
+    from .report import after_training
 
     try:
         ends = train(recipe, start=args.start, stop=args.stop, estimate=args.estimate)
@@ -77,6 +78,7 @@ def main(args: argparse.Namespace) -> int:
         return 128 + end.number
     if ends and os.environ.get("RANK", "0") == "0":
         print("\n" + summary(ends, recipe))
+        print(after_training(recipe.output))
     return 0
 
 
