@@ -2,6 +2,7 @@
 
   hf-detr-panoptic push runs/site anna/site --dry-run
   hf-detr-panoptic push runs/site anna/site --license apache-2.0 --data data/site anna/site-data
+  hf-detr-panoptic push runs/site anna/site --pictures 4
   hf-detr-panoptic push runs/site anna/site --public --metric anna/panoptic-quality --demo anna/site-demo
 
 The token is that of `hf auth login`, or HF_TOKEN. Only model files, cards, figures and the recipe go up: no optimizer,
@@ -40,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metric", metavar="USER/NAME", help="also the metric, for `evaluate.load`")
     parser.add_argument("--demo", metavar="USER/NAME", help="also a Space where people try the model")
     parser.add_argument("--license", metavar="ID", help="the licence that the cards state, such as apache-2.0")
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        metavar="N",
+        help="N validation photos with truth and prediction on the card; they go up",
+    )
     who = parser.add_mutually_exclusive_group()
     who.add_argument("--private", action="store_true", help="only you can see what is new (this is the default)")
     who.add_argument("--public", action="store_true", help="everybody can see what is new")
@@ -55,6 +62,8 @@ def main(args: argparse.Namespace) -> int:
         "demo": args.demo,
         "license": args.license,
     }
+    if args.pictures is not None:
+        draw_pictures(args.run, args.pictures)
     if args.dry_run:
         with planned(args.run, args.repository, **wanted) as uploads:
             print("\n".join(line for upload in uploads for line in listing(upload)))
@@ -144,6 +153,18 @@ def planned(
         if not uploads:
             raise HubError("nothing to push is named", fix="Such as `hf-detr-panoptic push runs/site user/site`.")
         yield uploads
+
+
+def draw_pictures(run: str | Path | None, count: int) -> None:
+    """For the card, into the run's folder, where they stay for the next push."""
+    from .card_pictures import draw_card_pictures
+
+    if run is None:
+        raise HubError(
+            "pictures are of a model", where="--pictures", fix="Name the run and the model's repository too."
+        )
+    folder = run_folder(run)
+    draw_card_pictures(folder, finished_recipe(folder), count)
 
 
 def listing(upload: Upload) -> list[str]:
