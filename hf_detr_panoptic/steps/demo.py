@@ -37,8 +37,6 @@ THREADS = 2  # of torch in each process; a fixed number, because figures change 
 PROCESSES = 1  # that train
 _STATE = "demo.json"
 
-Say = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class DemoSettings:
@@ -94,6 +92,8 @@ def main(args: argparse.Namespace) -> int:
         recipe=args.recipe,
         processes=args.processes,
     )
+    # One GPU is plenty, and one process may not see several.
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     try:
         demo(settings, args.overrides, progress=sys.stderr.isatty())
     except Interrupted as end:
@@ -109,9 +109,7 @@ def _size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def demo(
-    settings: DemoSettings, overrides: Sequence[str] = (), *, progress: bool = False, say: Say = print
-) -> dict[str, Any]:
+def demo(settings: DemoSettings, overrides: Sequence[str] = (), *, progress: bool = False) -> dict[str, Any]:
     """All of it; returns the figures, which are also in `figures.json`. `overrides`: flags of the recipe."""
     from .demo_data import Place
 
@@ -119,7 +117,7 @@ def demo(
         raise HfDetrPanopticError("the demo starts its processes itself", fix="Run it without a launcher.")
     place = Place(settings.out)
     recipe = demo_recipe(settings, place, overrides)
-    parts = Parts.of(settings, recipe, say)
+    parts = Parts.of(settings, recipe)
     copy_teacher(settings, place)
     settle()
     parts.run("photos", lambda: take_photos(settings, place, progress))
@@ -129,7 +127,7 @@ def demo(
     parts.run("held-out", lambda: measure(place.run / "final", place.held_out))
     parts.run("pictures", lambda: look(recipe, place))
     figures = parts.finish()
-    say(conclusion(place, parts))
+    print(conclusion(place, parts))
     return figures
 
 
@@ -153,12 +151,12 @@ def demo_recipe(settings: DemoSettings, place: Place, overrides: Sequence[str] =
 class Parts:
     """What is done of the demo, with seconds and figures; `demo.json` remembers it."""
 
-    def __init__(self, folder: Path, told: Mapping[str, Any], say: Say) -> None:
-        self.folder, self.told, self.say = folder, dict(told), say
+    def __init__(self, folder: Path, told: Mapping[str, Any]) -> None:
+        self.folder, self.told = folder, dict(told)
         self.done: dict[str, dict[str, Any]] = {}
 
     @classmethod
-    def of(cls, settings: DemoSettings, recipe: Recipe, say: Say) -> Parts:
+    def of(cls, settings: DemoSettings, recipe: Recipe) -> Parts:
         """Begin, or go on; raises where the folder is somebody else's, or of other settings."""
         from .. import __version__
 
@@ -173,7 +171,7 @@ class Parts:
             "teacher": hashlib.sha256((teacher_of(settings) / "model.safetensors").read_bytes()).hexdigest()[:16],
             **{f"data.{key}": value for key, value in data.items()},
         }
-        parts = cls(settings.out, told, say)
+        parts = cls(settings.out, told)
         parts._go_on()
         return parts
 
@@ -202,14 +200,14 @@ class Parts:
         """One part, unless it is done; its figures are kept."""
         title = f"── {_TITLES[name]} "
         if name in self.done:
-            self.say(f"{title}(done before)")
+            print(f"{title}(done before)")
             return
-        self.say(title + "─" * max(0, 78 - len(title)))
+        print(title + "─" * max(0, 78 - len(title)), flush=True)
         began = time.perf_counter()
         figures = work()
         self.done[name] = {"seconds": round(time.perf_counter() - began, 1), "figures": figures}
         self._write()
-        self.say(f"{self.done[name]['seconds']:.0f} s\n")
+        print(f"{self.done[name]['seconds']:.0f} s\n", flush=True)
 
     def figures(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = self.done[name]["figures"]
@@ -233,7 +231,7 @@ _TITLES = {
     "merged": "3  how right are the merged labels?",
     "training": "4  three stages",
     "held-out": "5  how good is the model, on photos that nobody learnt from?",
-    "pictures": "6  pictures",
+    "pictures": "6  pictures and reports",
 }
 
 
@@ -299,11 +297,13 @@ def learn(recipe: Recipe, place: Place, processes: int) -> dict[str, Any]:
 
 
 def trained(recipe: Recipe, processes: int) -> list[StageEnd]:
-    """The recipe run in this process, or in several that share its threads."""
+    """The recipe run in this process, or, without a GPU, in several that share its threads."""
+    import torch
+
     from ..training.run_folder import finished
     from .train import launch_command, train
 
-    if processes == 1:
+    if processes == 1 or torch.accelerator.is_available():
         return train(recipe)
     written = Path(recipe.output).with_suffix(".yaml")
     recipe.save(written, header=f"By hand: hf-detr-panoptic train {written.as_posix()}")
@@ -334,14 +334,17 @@ def measure(model: Path, held_out: Path) -> dict[str, Any]:
 
 
 def look(recipe: Recipe, place: Place) -> dict[str, Any]:
-    """Pictures, and whether plain transformers loads the model."""
+    """Pictures, the reports of data and run, and whether plain transformers loads the model."""
     from ..model.modeling import DetrForPanopticSegmentation
     from .demo_pictures import draw_pictures
+    from .report import write_report
 
     final = place.run / "final"
     model = DetrForPanopticSegmentation.from_pretrained(final).eval()
     for path in draw_pictures(place, rules_of(recipe), model):
         print(path)
+    for folder, photos in ((place.data, 60), (place.run, 24)):
+        print(write_report(folder, limit=photos))
     found = found_by_pipeline(final, next(iter(sorted((place.held_out / "images").iterdir()))))
     print(f'pipeline("image-segmentation", "{final}") finds {len(found)} segments on the first held-out photo')
     return {"pipeline": found}
@@ -399,6 +402,8 @@ def conclusion(place: Place, parts: Parts) -> str:
             f"{sum(seconds.values()) / 60:.1f} minutes, in seconds: {spent}",
             f"Look at     {place.pictures / 'strip.png'}",
             f"            {place.pictures / 'held-out.png'}",
+            f"            {place.data / 'report.html'}",
+            f"            {place.run / 'report.html'}",
             f"The model   {place.run / 'final'}",
             f"The data    {place.data}",
             "",

@@ -158,6 +158,8 @@ def test_the_road_from_end_to_end(teacher: Path, tmp_path: Path, capsys: pytest.
     for name in ("strip.png", "held-out.png"):
         with Image.open(place.pictures / name) as picture:
             assert picture.width > 1000
+    for folder in (place.data, place.run):
+        assert "</html>" in (folder / "report.html").read_text(encoding="utf-8")
     assert isinstance(figures["pictures"]["pipeline"], list)
     for words in ("1  photos of a site", "PQ against the truth", "hf-detr-panoptic prepare --images photos/"):
         assert words in said
