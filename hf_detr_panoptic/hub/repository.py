@@ -79,10 +79,11 @@ class Hub:
         """Every repository looked at, then the missing ones made: nothing is made if one of them is refused."""
         from huggingface_hub import get_token
 
+        token = get_token()
         by_place: dict[tuple[Kind, str], Upload] = {}
         for upload in uploads:
             check_name(upload.repository)
-            check_secrets(upload.files, get_token())
+            check_secrets(upload.files, token)
             other = by_place.setdefault((upload.kind, upload.repository), upload)
             if other.sdk != upload.sdk or (other is not upload and other.revision == upload.revision):
                 raise HubError("two things would go to one repository", where=upload.place, fix="Give two names.")
@@ -92,8 +93,9 @@ class Hub:
 
     def send(self, upload: Upload) -> bool:
         """One commit that holds all of it; False if the revision was like that before."""
-        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete, get_token
 
+        check_secrets(upload.files, get_token())
         with explained(upload.where, self.account):
             self._make_branch(upload)
             place = {"repo_id": upload.repository, "repo_type": upload.kind, "revision": upload.revision}

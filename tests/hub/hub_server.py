@@ -137,7 +137,7 @@ class HubServer:
             capture_output=True,
             text=True,
             env=self.environment(home, token, **changes),
-            timeout=300,
+            timeout=600,
         )
 
     def cli(
