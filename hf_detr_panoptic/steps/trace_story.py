@@ -118,15 +118,15 @@ _SCORES_SHOW = (
 )
 _ATTENTION_SHOWS = (
     "Of each query its mask, the attention of the decoder's last layer, and then the mask head's own attention, head "
-    "by head on one scale: the shares in the titles add up to 100 %."
+    "by head on one scale: the shares in the titles add up to 100 %. The line is the mask's border."
 )
 _GROWTH_SHOWS = (
     "Of each query: the attention summed over heads, the mean over channels after each step of the mask head, the "
-    "logits (orange above 0, blue below), and the mask on the photo."
+    "logits (orange above 0, blue below, white between), and the mask on the photo."
 )
 _MASKS_SHOW = (
-    "The kept masks' logits, each by itself (orange above 0, blue below), and the map in which the highest won each "
-    "pixel."
+    "The kept masks' logits, each by itself (orange above 0, blue below, white between), and the map in which the "
+    "highest won each pixel."
 )
 
 
@@ -293,5 +293,5 @@ def _segments(image: TracedImage) -> Table:
 
 def _png(picture: Image.Image) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, "PNG", optimize=True)
+    picture.save(stream, "PNG")
     return stream.getvalue()

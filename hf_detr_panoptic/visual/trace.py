@@ -213,9 +213,10 @@ def _stretched(grid: Grid) -> Grid:
 
 
 def _signed(grid: Grid) -> Grid:
-    """0 at the middle of the scale, so that a border of the mask is where the colour turns."""
-    most = max(float(np.percentile(np.abs(grid), 98)), 1e-12)
-    signed: Grid = (grid / most).clip(-1, 1) / 2 + 0.5
+    """0 at the middle of the scale, where the colour turns: a border of the mask. Each side has its own range."""
+    above, below = grid[grid > 0], -grid[grid < 0]
+    most, least = (float(np.percentile(side, 98)) if side.size else 1.0 for side in (above, below))
+    signed: Grid = np.where(grid > 0, grid / most, grid / least).clip(-1, 1) / 2 + 0.5
     return signed
 
 
@@ -253,4 +254,4 @@ def _grid(grid: Grid) -> str:
 
 def query_title(query: int, name: str, score: float) -> str:
     """How a query is called in all pictures."""
-    return f"{query}: {one_line(name, 18)} {score:.2f}"
+    return f"{query}: {score:.2f} {one_line(name, 13)}"  # a narrow tile cuts off the name's end
