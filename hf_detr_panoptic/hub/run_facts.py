@@ -86,14 +86,15 @@ class RunFacts:
             marker = read_mapping(run / f"{number}-{name}" / "complete.json")
             if marker is not None:
                 stages.append(StageFacts(name, (recipe.get("stages") or {}).get(name) or {}, marker))
+        space = LabelSpace.from_config(config)
         return cls(
-            space=LabelSpace.from_config(config),
+            space=space,
             settings=config.get("hf_detr_panoptic") or {},
             recipe=recipe,
             result=(read_mapping(run / "metrics.json") or {}).get("final") or {},
             stages=tuple(stages),
             environment=read_mapping(run / "environment.json") or {},
-            data=_data_facts(run, recipe.get("data")),
+            data=_data_facts(run, recipe.get("data"), space),
         )
 
 
@@ -125,18 +126,34 @@ def public_name(name: Any) -> str | None:
     return name
 
 
-def _data_facts(run: Path, data: Any) -> DataFacts:
-    """From the dataset's folder, where it is still there, else what is known without it."""
+def _data_facts(run: Path, data: Any, space: LabelSpace) -> DataFacts:
+    """What training noted; what it did not, from the dataset's folder where that is still there."""
     if isinstance(data, Mapping):
         folder = Path(data["out"]) if data.get("out") else run / "data"
         labeler, threshold = data.get("labeler"), data.get("threshold")
     else:
         folder, labeler, threshold = Path(str(data)), None, None
-    if not data or not folder.is_dir():
-        return DataFacts(labeler=public_name(labeler), labeler_threshold=threshold)
-    told = labeler_of(folder)
-    photos, segments = _counted(folder)
+    there = bool(data) and folder.is_dir()
+    told = labeler_of(folder) if there else (None, None)
+    photos, segments = _noted(run, space)
+    if not photos and there:
+        photos, segments = _counted(folder)
     return DataFacts(photos, segments, told[0] or public_name(labeler), told[1] or threshold)
+
+
+def _noted(run: Path, space: LabelSpace) -> tuple[dict[str, int], dict[tuple[str, str, str], int]]:
+    """Photos and segments as training has counted them, if it has."""
+    record = read_mapping(run / "dataset.json") or {}
+    try:
+        segments = {
+            (split, space[int(label)].name, source): int(number)
+            for split, labels in record.get("segments", {}).items()
+            for label, sources in labels.items()
+            for source, number in sources.items()
+        }
+        return {split: int(record[split]["photos"]) for split in record.get("segments", {})}, segments
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise HubError(f"is damaged ({error!r})", where=str(run / "dataset.json"), fix="Remove it.") from error
 
 
 def labeler_of(folder: Path) -> tuple[str | None, float | None]:

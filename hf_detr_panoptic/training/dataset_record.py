@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,20 @@ def check_dataset(output: str | Path, parts: Mapping[str, Sequence[Row]]) -> Non
 
 
 def write_dataset_record(output: str | Path, parts: Mapping[str, Sequence[Row]]) -> None:
-    """dataset.json: what `check_dataset` compares with."""
-    write_json(Path(output) / DATASET, dataset_record(parts))
+    """dataset.json: what `check_dataset` compares with, and how many segments there are, for the model card."""
+    write_json(Path(output) / DATASET, dataset_record(parts) | {"segments": segment_counts(parts)})
+
+
+def segment_counts(parts: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, dict[str, int]]]:
+    """split → label, as text → source → how many."""
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for name, rows in parts.items():
+        labels = counts[name] = {}
+        for (label, source), number in sorted(
+            Counter((s.label, s.source) for row in rows for s in row.segments).items()
+        ):
+            labels.setdefault(str(label), {})[source] = number
+    return counts
 
 
 def _fingerprint(rows: Sequence[Row]) -> str:

@@ -158,6 +158,24 @@ def test_what_is_not_recorded_is_said(tmp_path: Path) -> None:
         assert sentence in card
 
 
+def test_counts_that_training_noted_outlive_the_dataset(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "someone/data")
+    noted = {
+        "train": {"photos": 5, "fingerprint": "x"},
+        "val": {"photos": 2, "fingerprint": "y"},
+        "segments": {"train": {"0": {"custom": 7}, "2": {"auto": 4, "custom": 1}}, "val": {"0": {"custom": 3}}},
+    }
+    (run / "dataset.json").write_text(json.dumps(noted))
+    card = card_of(run)
+    assert "Measured on 2 photos of the split validation" in card
+    assert "learnt from 5 photos of" in card
+    assert "| pipe | thing | people | 7 | 3 | 50.0 |" in card
+    assert re.search(r"\| sky.* \| stuff \| a model \| 5 \| 0 \| 62\.5 \|", card)
+    (run / "dataset.json").write_text(json.dumps(noted | {"segments": {"train": {"9": {"custom": 1}}}}))
+    with pytest.raises(HubError, match=r"dataset\.json: is damaged"):
+        card_of(run)
+
+
 def test_a_local_base_model_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = write_run(tmp_path / "run", "data")
     recipe = yaml.safe_load((run / "recipe.yaml").read_text()) | {"model": "checkpoints/tiny"}

@@ -95,3 +95,13 @@ def test_a_run_is_not_resumed_on_other_photos(
     with pytest.raises(DatasetError, match="7 photos then, 6 now"):
         run_stages(recipe, fewer, say=str)
     assert len(run_stages(recipe, splits, stop="mask_head", say=str)) == 2
+
+
+def test_segments_are_counted_for_the_card(shapes_folder: Path, tmp_path: Path) -> None:
+    """By hand: `shapes` puts one segment of each class on every photo; all are marked."""
+    splits = read_dataset(shapes_folder)
+    write_dataset_record(tmp_path, {"train": splits["train"], "val": splits["val"]})
+    told = json.loads((tmp_path / "dataset.json").read_text())
+    assert told["segments"]["val"] == {str(label): {"custom": 3} for label in range(4)}
+    assert {split: told[split]["photos"] for split in ("train", "val")} == {"train": 7, "val": 3}
+    check_dataset(tmp_path, {"train": splits["train"], "val": splits["val"]})
