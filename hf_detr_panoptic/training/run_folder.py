@@ -132,6 +132,7 @@ _FREE = (
     "save_total_limit",
     "auto_find_batch_size",
     "gradient_checkpointing",
+    "activation_checkpointing",
     "per_device_eval_batch_size",
     "dataloader_num_workers",
     "dataloader_prefetch_factor",

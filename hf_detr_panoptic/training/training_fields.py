@@ -30,6 +30,7 @@ GONE = {
 _SEED = "Write `seed` at the top of the recipe: the whole run has one."
 _PUSH = "Trainer's own push stays off. Write a `push` block at the top of the recipe."
 _LOOP = "Leave it out: the training loop needs its own value here."
+_RESUME = "Leave it out: every checkpoint can be resumed from, exactly."
 _TEXT = "Leave it out: it is for language models."
 
 # Fields of TrainingArguments that are not a stage's to choose, and why.
@@ -42,8 +43,10 @@ OURS = {
 } | dict.fromkeys(
     ("hub_token", "hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push", "hub_revision"), _PUSH
 )
+OURS |= dict.fromkeys(("save_only_model", "ignore_data_skip"), _RESUME)
 OURS |= dict.fromkeys(
     (
+        "dataloader_drop_last",
         "average_tokens_across_devices",
         "remove_unused_columns",
         "label_names",
