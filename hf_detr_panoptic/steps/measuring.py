@@ -8,10 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from accelerate import PartialState
-from accelerate.utils import gather_object
 
 from ..data.batches import Row
-from ..errors import DatasetError, HfDetrPanopticError, LabelError
+from ..errors import DatasetError, LabelError
 from ..evaluation.average_precision import AveragePrecision, Objects
 from ..evaluation.confusion import Confusion, Confusions, image_confusions
 from ..evaluation.metric.counting import Counts
@@ -19,6 +18,8 @@ from ..evaluation.panoptic_quality import PanopticQuality, image_counts, overlap
 from ..images import open_image
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
+from ..training.evaluation_loop import plan_batches
+from .processes import told_to_all
 
 logger = logging.getLogger(__name__)
 
@@ -81,23 +82,17 @@ def measure(
         raise DatasetError("there is no image to evaluate", fix="Is this the right split?")
     translate = _translation(model.label_space, space)
     state = PartialState()
-    batches = _batches(records, batch_size)[state.process_index :: state.num_processes]
-    measured = Measured(space)
-    error: Exception | None = None
-    try:
+    batches = plan_batches(records, batch_size)[state.process_index :: state.num_processes]
+
+    def measure_mine() -> dict[int | str, ImageMeasure]:
+        mine = Measured(space)
         done = _segmented(model, batches, settings, batch_size)
         for record, truth, prediction in progress(done, sum(map(len, batches))) if progress else done:
-            measured.add(record.image_id, translate(prediction), truth)
-    except Exception as failure:
-        if state.num_processes == 1:
-            raise
-        # Told to all: a process that dies alone leaves the others waiting in the gather.
-        error = failure if isinstance(failure, HfDetrPanopticError) else RuntimeError(repr(failure))
-    shares = gather_object([(measured.images, error)])
-    for _, reported in shares:
-        if reported is not None:
-            raise reported
-    for images, _ in shares:
+            mine.add(record.image_id, translate(prediction), truth)
+        return mine.images
+
+    measured = Measured(space)
+    for images in told_to_all(measure_mine):
         measured.images.update(images)
     return measured
 
@@ -107,7 +102,7 @@ def segmented(
 ) -> Iterator[tuple[Row, PanopticMap, PanopticMap]]:
     """(row, truth, prediction in the data's space) of each image, in this process alone."""
     translate = _translation(model.label_space, space)
-    for row, truth, prediction in _segmented(model, _batches(rows, batch_size), {}, batch_size):
+    for row, truth, prediction in _segmented(model, plan_batches(rows, batch_size), {}, batch_size):
         yield row, truth, translate(prediction)
 
 
@@ -128,18 +123,6 @@ def _segmented(
                 coming = reader.submit(read, batches[place + 1])
             predictions = model.segment(list(photos), **settings, batch_size=batch_size)
             yield from zip(batch, truths, predictions, strict=True)
-
-
-def _batches(records: Sequence[Row], batch_size: int) -> list[list[Row]]:
-    """Records of equal size together, so that none is padded and none waits.
-
-    Planned from the whole list, before the processes share it: what else is in a batch moves a logit in its last bits.
-    """
-    by_size: dict[Any, list[Row]] = {}
-    for place, record in enumerate(records):
-        # Rows of Parquet do not tell their size: each is its own batch.
-        by_size.setdefault(getattr(record, "size", None) or place, []).append(record)
-    return [same[start : start + batch_size] for same in by_size.values() for start in range(0, len(same), batch_size)]
 
 
 def _translation(known: LabelSpace, space: LabelSpace) -> Callable[[PanopticMap], PanopticMap]:

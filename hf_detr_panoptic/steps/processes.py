@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -30,6 +31,26 @@ def guard_processes(patience: timedelta | None = None) -> int:
             "not with `accelerate launch --cpu`.",
         )
     return started
+
+
+def told_to_all(work: Callable[[], Any]) -> list[Any]:
+    """The results of all processes. An error of one is raised in each: one that dies alone leaves the rest waiting."""
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    if PartialState().num_processes == 1:
+        return [work()]
+    result: Any = None
+    error: Exception | None = None
+    try:
+        result = work()
+    except Exception as failure:
+        error = failure if isinstance(failure, HfDetrPanopticError | OSError) else RuntimeError(repr(failure))
+    shares = gather_object([(result, error)])
+    for _, reported in shares:
+        if reported is not None:
+            raise reported
+    return [found for found, _ in shares]
 
 
 def end_processes() -> None:
