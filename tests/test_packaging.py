@@ -14,6 +14,8 @@ import pytest
 from hf_detr_panoptic.errors import RecipeError
 from hf_detr_panoptic.training.arguments import find_recipe, recipe_folder, recipe_names
 
+TEACHER = Path(__file__).resolve().parents[1] / "hf_detr_panoptic" / "demo" / "teacher"
+
 
 def test_setup_cfg_lists_every_package(root: Path) -> None:
     config = configparser.ConfigParser()
@@ -46,26 +48,36 @@ def test_an_unknown_recipe_is_answered() -> None:
         find_recipe("constructin")
 
 
-@pytest.mark.slow
-def test_a_wheel_installed_elsewhere_runs_and_finds_its_recipes(root: Path, tmp_path: Path) -> None:
-    source = tmp_path / "source"
+@pytest.fixture(scope="module")
+def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a wheel of this checkout is installed; nothing of the checkout is beside it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
     ignored = shutil.ignore_patterns(".git", ".venv*", "build", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis")
     shutil.copytree(root, source, ignore=ignored)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(source)]
-    subprocess.run(build, check=True, cwd=tmp_path)
-    (wheel,) = tmp_path.glob("*.whl")
-    site = tmp_path / "site"
-    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True, cwd=tmp_path)
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source)]
+    subprocess.run(build, check=True, cwd=folder)
+    (wheel,) = folder.glob("*.whl")
+    installed = folder / "site"
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(installed), str(wheel)], check=True, cwd=folder)
     shutil.rmtree(source)
+    return installed
 
-    # The wheel comes before an editable checkout on the path; that it is the wheel that answers is asserted below.
-    environment = os.environ | {"PYTHONPATH": str(site)}
+
+def from_the_wheel(site: Path) -> dict[str, str]:
+    """The wheel comes before an editable checkout on the path."""
+    return os.environ | {"PYTHONPATH": str(site)}
+
+
+@pytest.mark.slow
+def test_a_wheel_installed_elsewhere_runs_and_finds_its_recipes(site: Path, tmp_path: Path) -> None:
     code = (
         "import hf_detr_panoptic, hf_detr_panoptic.training.arguments as a;"
         "print(hf_detr_panoptic.__file__); print(a.find_recipe('construction'))"
     )
     python = [sys.executable, "-P", "-c", code]
+    environment = from_the_wheel(site)
     said = subprocess.run(python, env=environment, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
     home, recipe = map(Path, said.split())
     assert home == site / "hf_detr_panoptic" / "__init__.py"
@@ -77,3 +89,15 @@ def test_a_wheel_installed_elsewhere_runs_and_finds_its_recipes(root: Path, tmp_
     assert doctor.returncode == 0, doctor.stdout + doctor.stderr
     assert "construction" in doctor.stdout
     assert "Ready." in doctor.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TEACHER.is_dir(), reason="the demo's teacher is not in the checkout")
+def test_the_demo_of_a_wheel_needs_nothing_else(site: Path, tmp_path: Path) -> None:
+    small = ["--photos", "5", "--held-out", "1", "--size", "128x96", "--max_steps", "1", "--eval_strategy", "no"]
+    command = [sys.executable, "-P", str(site / "bin" / "hf-detr-panoptic"), "demo", *small]
+    environment = from_the_wheel(site) | {"HF_HUB_OFFLINE": "1"}
+    demo = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert demo.returncode == 0, demo.stdout[-2000:] + demo.stderr[-2000:]
+    assert (tmp_path / "demo" / "run" / "final" / "model.safetensors").is_file()
+    assert (tmp_path / "demo" / "pictures" / "strip.png").is_file()
