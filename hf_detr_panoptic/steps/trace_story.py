@@ -72,6 +72,8 @@ def chosen_queries(image: TracedImage, wanted: Sequence[str] | None) -> list[int
         return np.argsort(-image.scores, kind="stable")[:_SHOWN].tolist()
     areas = image.map.areas()
     by_size = sorted(made, key=lambda segment: -areas[segment.id])
+    largest = {segment.label: segment.id for segment in reversed(by_size)}
+    by_size.sort(key=lambda segment: segment.id != largest[segment.label])  # one of each class before a second one
     things = [made[segment] for segment in by_size if image.map.space[segment.label].isthing]
     stuff = [made[segment] for segment in by_size if not image.map.space[segment.label].isthing]
     mixed = itertools.chain.from_iterable(itertools.zip_longest(things, stuff))

@@ -94,7 +94,7 @@ def test_segments_are_chosen_by_number_or_class(model, photo):
     assert chosen_queries(image, ["3"]) == [8]
     assert chosen_queries(image, ["sky", "pipe", "3"]) == [2, 9, 8, 0, 1]  # each once
     assert chosen_queries(image, ["7"]) == [5]
-    assert chosen_queries(image, None) == [1, 2, 0, 8]  # the largest thing, the largest stuff, and so on
+    assert chosen_queries(image, None) == [1, 2, 5, 0]  # thing and stuff by turns, each class first once
     with pytest.raises(LabelError, match="no segment 'pip'. Did you mean 'pipe'"):
         chosen_queries(image, ["pip"])
     nothing = replace(image, map=PanopticMap(ids * 0, [], space), queries=(), scores=np.array([0.1, 0.3, 0.2]))
