@@ -294,3 +294,24 @@ def test_a_push_broken_anywhere_goes_on(
     assert there <= set(signed_in.sent)
     commits = [commit.title for commit in signed_in.repository("anna/site").history("main")]
     assert len(commits) == 2  # the Hub's own first, and all of ours
+
+
+@pytest.mark.slow
+def test_a_dataset_broken_in_the_middle_goes_on(
+    signed_in: HubServer,
+    dataset: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One of two files came in whole: it is not sent again, and no half of the data shows on main."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    words = ["--data", str(dataset), "anna/data"]
+    signed_in.break_at(2, method="PUT")
+    assert "the connection to the Hub broke" in refused(words, capsys, signed_in)
+    assert len(signed_in.sent) == 1
+    assert signed_in.files("anna/data", kind="dataset") == {}
+    signed_in.heal()
+    assert main(["push", *words]) == 0
+    assert len(signed_in.sent) == len(set(signed_in.sent)) == 2
+    assert len([name for name in signed_in.files("anna/data", kind="dataset") if name.endswith(".parquet")]) == 2
