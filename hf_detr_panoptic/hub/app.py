@@ -34,6 +34,7 @@ _WELCOME = '<p class="welcome">The photo with its segments appears here.</p>'
 _HINT = '<p class="said">Click the picture: class, score, area and mask of that segment appear here.</p>'
 _GONE = HfDetrPanopticError("the app does not remember this photo any more", fix="Choose it again.")
 
+# A small picture is not enlarged: gradio takes where a click was from the picture's own size or less, never from more.
 # Wide: what one gives and what one asks on the left, the answer on the right. Narrow: in the order of use.
 _CSS = """
 .gradio-container {max-width: 1320px !important; margin: 0 auto !important}
@@ -58,9 +59,7 @@ _CSS = """
 .problem {border-left: 4px solid #c0392b; padding: .5rem .8rem; margin: 0; color: var(--body-text-color);
   background: var(--background-fill-secondary); overflow-wrap: anywhere}
 .head, #legend, #facts, :is(.head, #legend, #facts) > * {padding: 0 !important}
-#picture :is(.image-container, .image-frame, button:has(img)) {width: 100%}
-#picture img, #cut img {width: 100%; height: auto; max-height: 80vh; object-fit: contain}
-#picture img {cursor: crosshair}
+#picture img {max-height: 85vh; cursor: crosshair}
 #cut img {background: #131418}
 """
 
@@ -204,8 +203,8 @@ def _gradio() -> Any:
 
 def _head(model: AppModel, title: str) -> str:
     things = sum(category.isthing for category in model.space)
-    classes = f"{len(model.space)} classes: {things} things, {len(model.space) - things} kinds of stuff"
-    return f"<h1>{escape(title)}</h1><p>{escape(model.name)} · {classes}.</p>"
+    classes = f"{len(model.space)} classes: {things} things, {len(model.space) - things} stuff"
+    return f"<h1>{escape(title)}</h1><p>{escape(model.name)} · {classes}</p>"
 
 
 def _nothing(gr: Any, said: str) -> list[Any]:

@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from ..hub.app import build_app, serve
+    from ..images import image_size
     from .predict_inputs import find_photos
 
     stuff = None if args.stuff is None else [name.strip() for name in args.stuff.split(",") if name.strip()]
@@ -44,6 +45,8 @@ def main(args: argparse.Namespace) -> int:
         examples, problems = find_photos(given)
         if problems:
             raise problems[0]
+        for photo in examples:
+            image_size(photo.path)  # a visitor should not be the first to see that it is no photo
         app = build_app(app_model(args.model, stuff), title=args.title, examples=[photo.path for photo in examples])
         print(f"{serve(app, args.port)}  (Ctrl-C ends it)", flush=True)
         app.block_thread()
