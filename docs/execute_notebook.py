@@ -21,7 +21,7 @@ def executed(folder: Path, environment: Mapping[str, str] | None = None) -> nbfo
     """A copy with fresh outputs; an error in a cell raises. The kernel works in `folder`, offline."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     client = NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
     client.execute(env={**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", **(environment or {})})
     for cell in notebook.cells:

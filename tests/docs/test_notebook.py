@@ -1,0 +1,78 @@
+"""examples/quickstart.ipynb: what is committed can be looked at, and all of it runs, offline, in its own folder."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from hf_detr_panoptic.demo.shipped_teacher import teacher_folder
+from hf_detr_panoptic.errors import ModelError
+
+NOTEBOOK = "examples/quickstart.ipynb"
+
+
+def teacher_is_there() -> bool:
+    try:
+        return teacher_folder().is_dir()
+    except ModelError:
+        return False
+
+
+needs_teacher = pytest.mark.skipif(not teacher_is_there(), reason="the demo's teacher is not in the package yet")
+
+
+@pytest.fixture(scope="module")
+def committed(root: Path) -> dict:
+    return json.loads((root / NOTEBOOK).read_text(encoding="utf-8"))
+
+
+def code_cells(notebook: dict) -> list[dict]:
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def pictures(notebook: dict) -> list[Image.Image]:
+    data = [output.get("data", {}) for cell in code_cells(notebook) for output in cell["outputs"]]
+    found = [kinds["image/jpeg"] for kinds in data if "image/jpeg" in kinds]
+    return [Image.open(io.BytesIO(base64.b64decode(picture))) for picture in found]
+
+
+def test_its_code_compiles(committed: dict) -> None:
+    for cell in code_cells(committed):
+        compile("".join(cell["source"]), cell["id"], "exec")
+
+
+@needs_teacher
+def test_the_committed_outputs_are_there_and_small(root: Path, committed: dict) -> None:
+    cells = code_cells(committed)
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1)), "run from top to bottom"
+    assert [picture.width > 200 for picture in pictures(committed)] == [True] * 3
+    assert (root / NOTEBOOK).stat().st_size < 1_000_000
+    kinds = {output["output_type"] for cell in cells for output in cell["outputs"]}
+    assert kinds <= {"stream", "display_data", "execute_result"}, "no error, no traceback"
+
+
+def test_nothing_of_a_machine_is_in_it(root: Path) -> None:
+    text = (root / NOTEBOOK).read_text(encoding="utf-8")
+    assert re.findall(r"/(?:home|root|tmp|work|Users|private|var)/[\w.-]+", text) == []
+    assert not re.search(r"[A-Z]:\\\\", text)
+
+
+@needs_teacher
+@pytest.mark.slow
+def test_it_runs(root: Path, tmp_path: Path, committed: dict) -> None:
+    spec = importlib.util.spec_from_file_location("execute_notebook", root / "docs" / "execute_notebook.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    fresh = module.executed(tmp_path, {"HF_HOME": str(tmp_path / "home")})
+    assert [cell["source"] for cell in code_cells(fresh)] == ["".join(c["source"]) for c in code_cells(committed)]
+    assert [picture.size for picture in pictures(fresh)] == [picture.size for picture in pictures(committed)]
+    quality = float(re.search(r"^PQ (\d\.\d+),", module.plain_text(fresh), flags=re.MULTILINE)[1])
+    assert quality > 0.3, "the model has learnt next to nothing"
+    assert (tmp_path / "quickstart" / "run" / "final" / "model.safetensors").is_file()
