@@ -5,13 +5,13 @@ from __future__ import annotations
 import html
 import re
 
+import markdown_it
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_detr_panoptic.hub.markdown import code, one_line, table, text
 
-markdown_it = pytest.importorskip("markdown_it")
 READER = markdown_it.MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 
 NAMES = [

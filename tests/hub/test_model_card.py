@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import markdown_it
 import pytest
 import yaml
 from huggingface_hub import ModelCard
@@ -16,8 +17,6 @@ from PIL import Image
 from hf_detr_panoptic.errors import HubError
 from hf_detr_panoptic.hub.model_card import handler_source, model_card_files
 from hf_detr_panoptic.hub.pictures import Pictures, write_pictures
-
-markdown_it = pytest.importorskip("markdown_it")
 
 
 @pytest.fixture(scope="module")
