@@ -1,0 +1,162 @@
+"""The demo Space: what its repository holds. The package goes with it as a wheel: no index has it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+
+from .. import __version__
+from ..errors import HubError
+
+Content = bytes | Path
+
+EXAMPLES = "examples"
+_DISTRIBUTION = "hf-detr-panoptic"
+_PACKAGE = "hf_detr_panoptic"
+_TESTED_GRADIO = "6.31.0"
+# All that belongs to the package; whatever else lies in a checkout's folders stays at home.
+_SUFFIXES = frozenset((".py", ".typed", ".yaml", ".html", ".css", ".js", ".json", ".safetensors"))
+
+
+def space_files(model_repository: str, title: str, photos: Mapping[str, Content] | None = None) -> dict[str, Content]:
+    """Path in the Space's repository → content. `photos`: file name → photo, the examples that a visitor can click.
+
+    Without photos the app offers synthetic ones.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model_repository):
+        raise HubError(
+            f"{model_repository!r} is no model on the Hub", fix="A Space loads its model by name: user/name."
+        )
+    wheel = f"{_PACKAGE}-{__version__}-py3-none-any.whl"
+    files: dict[str, Content] = {
+        "README.md": _readme(model_repository, title).encode(),
+        "app.py": app_script(model_repository, title, wheel, bool(photos)).encode(),
+        "requirements.txt": "".join(f"{line}\n" for line in _requirements()).encode(),
+        wheel: _wheel(),
+    }
+    for name, content in (photos or {}).items():
+        if name != Path(name).name or name.startswith("."):
+            raise HubError(f"{name!r} is no plain file name", fix="Name example photos like a.jpg.")
+        files[f"{EXAMPLES}/{name}"] = content
+    return files
+
+
+def app_script(model_repository: str, title: str, wheel: str, examples: bool) -> str:
+    """The Space's app.py: the command `app`, from the wheel beside it.
+
+    The wheel is put on the path and not into requirements.txt: a gradio Space installs those before the repository's
+    other files are there.
+    """
+    words = ["app", model_repository, *([EXAMPLES] if examples else []), "--title", title]
+    return (
+        f"import sys; sys.path.insert(0, {json.dumps(wheel)})\n"
+        f"from {_PACKAGE}.cli import main\n"
+        f"sys.exit(main({json.dumps(words, ensure_ascii=False)}))\n"
+    )
+
+
+def _readme(model_repository: str, title: str) -> str:
+    front = {
+        "title": title,
+        "emoji": "🏗️",
+        "colorFrom": "blue",
+        "colorTo": "gray",
+        "sdk": "gradio",
+        "sdk_version": _gradio_version(),
+        "python_version": "3.11",
+        "app_file": "app.py",
+        "license": "apache-2.0",
+        "models": [model_repository],
+    }
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items()]  # JSON is YAML
+    return (
+        "---\n" + "\n".join(lines) + "\n---\n\n"
+        f"The segments that [{model_repository}](https://huggingface.co/{model_repository}) sees in a photo.\n"
+        "Choose a photo, click a segment for its class, score, area and mask, move the threshold, and download the\n"
+        "result as COCO panoptic. Photos are not kept: each is deleted after two hours at most.\n\n"
+        "The same app runs at home:\n\n"
+        "```bash\n"
+        f'pip install ./{_PACKAGE}-{__version__}-py3-none-any.whl "gradio>=6"\n'
+        f"hf-detr-panoptic app {model_repository}\n"
+        "```\n"
+    )
+
+
+def _gradio_version() -> str:
+    try:
+        return metadata.version("gradio")
+    except metadata.PackageNotFoundError:
+        return _TESTED_GRADIO
+
+
+def _requirements() -> list[str]:
+    """What the package needs, without its extras; gradio itself comes with the Space."""
+    try:
+        declared = metadata.requires(_DISTRIBUTION) or []
+    except metadata.PackageNotFoundError as error:
+        raise HubError(
+            "the package is imported from a folder that nobody installed, so its requirements are not known",
+            where=str(_home()),
+            fix="Type: pip install hf-detr-panoptic's folder or wheel.",
+        ) from error
+    return sorted(line for line in declared if "extra ==" not in line)
+
+
+def _wheel() -> bytes:
+    """The running package as a wheel: the files that are imported here, whether from a wheel or from a checkout.
+
+    Equal files give equal bytes, so that pushing twice uploads once.
+    """
+    info = f"{_PACKAGE}-{__version__}.dist-info"
+    text = metadata.distribution(_DISTRIBUTION).read_text
+    contents = dict(_package_files())
+    contents[f"{info}/METADATA"] = (text("METADATA") or text("PKG-INFO") or "").encode()
+    contents[f"{info}/WHEEL"] = (
+        f"Wheel-Version: 1.0\nGenerator: {_PACKAGE} ({__version__})\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    ).encode()
+    contents[f"{info}/entry_points.txt"] = (text("entry_points.txt") or "").encode()
+    contents[f"{info}/top_level.txt"] = f"{_PACKAGE}\n".encode()
+    record = "".join(f"{name},sha256={_digest(content)},{len(content)}\n" for name, content in contents.items())
+    contents[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            entry = zipfile.ZipInfo(name)  # its time is 1980: the same for everybody
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, content)
+    return stream.getvalue()
+
+
+def _package_files() -> Iterator[tuple[str, bytes]]:
+    """Path in a wheel → content. In a checkout the recipes lie beside the package, in a wheel inside it."""
+    home = _home()
+    folders = {_PACKAGE: home}
+    if not (home / "training_args").is_dir():
+        folders[f"{_PACKAGE}/training_args"] = home.parent / "training_args"
+    for prefix, folder in folders.items():
+        for path in sorted(folder.rglob("*")):
+            inside = path.relative_to(folder)
+            hidden = any(part.startswith((".", "__pycache__")) for part in inside.parts)
+            if path.is_file() and path.suffix in _SUFFIXES and not hidden:
+                yield f"{prefix}/{inside.as_posix()}", path.read_bytes()
+
+
+def _home() -> Path:
+    home = Path(__file__).resolve().parents[1]
+    if not home.is_dir():
+        raise HubError(
+            "the package runs from inside a zip file", where=str(home), fix="Install it with pip to push a demo."
+        )
+    return home
+
+
+def _digest(content: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
