@@ -236,6 +236,7 @@ def stage_upload(
     files = model_files(stage_folder(run, stage), run)
     files["README.md"] = stage_card(stage, repository, license)
     files["handler.py"] = handler_source().encode()
+    files["requirements.txt"] = b"timm\n"  # the handler's; main has it from its card's files
     files["recipe.yaml"] = published_recipe(run, recipe, data)
     return Upload(repository, files, f"Stage {stage}", revision=stage, replaces=OLD_WEIGHTS)
 

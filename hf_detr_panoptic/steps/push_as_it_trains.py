@@ -21,8 +21,10 @@ class PushAsItTrains:
 
     def __init__(self, recipe: Recipe, push: Push) -> None:
         from ..hub.contents import Upload
+        from ..hub.front_matter import checked_license
         from ..hub.repository import Hub
 
+        checked_license(push.license)
         self.recipe, self.push = recipe, push
         self.run = Path(recipe.output)
         self.data = _dataset(recipe, push)

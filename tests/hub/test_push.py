@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from hub_server import HubServer
 
 STAGES = {"detection": "1-detection", "mask_head": "2-mask_head", "finetune": "3-finetune", "main": "final"}
-MODEL = {"config.json", "preprocessor_config.json", "model.safetensors", "handler.py", "recipe.yaml", "README.md"}
+MODEL = {"config.json", "preprocessor_config.json", "model.safetensors", "recipe.yaml", "README.md"}
+MODEL |= {"handler.py", "requirements.txt"}
 
 
 def test_each_stage_has_its_branch_and_main_the_final_model(
