@@ -15,9 +15,8 @@ $(VENV)/installed: pyproject.toml setup.cfg
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-demo: $(VENV)/installed  ## Show what works today, offline
-	$(RUN)/hf-detr-panoptic doctor --offline
-	$(RUN)/python examples/first_map.py
+demo: $(VENV)/installed  ## The whole road on a synthetic site, offline, in minutes: figures and pictures in demo/
+	$(RUN)/hf-detr-panoptic demo
 
 test: $(VENV)/installed  ## The quick tests, under 10 minutes on two cores
 	$(RUN)/python -m pytest -m 'not slow'
