@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from ..visual.trace_page import text_table
-    from .trace_story import shape_table
+    from .trace_story import difference_in_words, shape_table
 
     stuff = None if args.stuff is None else [name.strip() for name in args.stuff.split(",") if name.strip()]
     out = Path(args.out)
@@ -45,8 +45,7 @@ def main(args: argparse.Namespace) -> int:
     trace = trace_photo(model, args.photo, out, segments=args.segments, threshold=args.threshold)
     print(text_table(shape_table(trace)))
     if trace.difference is not None:
-        print(f"\nsegment computes the {len(trace.images[0].kept)} kept masks only: they differ by at most ", end="")
-        print(f"{trace.difference:.1g}")
+        print(f"\nsegment computes the kept masks only. {difference_in_words(trace)}")
     print(f"next: open {out / _PAGE}")
     return 0
 

@@ -60,6 +60,14 @@ def shape(sizes: Shape | None) -> str:
     return "not called" if sizes is None else f"({', '.join(map(str, sizes))})"
 
 
+def difference_in_words(trace: Trace) -> str:
+    """How far apart the kept masks of the two ways are; there must be some."""
+    largest = max(float(np.abs(image.masks[list(image.kept)]).max()) for image in trace.images if image.kept)
+    return (
+        f"The kept masks of the two ways differ by at most {trace.difference:.1g}, where logits reach {largest:.1f}."
+    )
+
+
 def chosen_queries(image: TracedImage, wanted: Sequence[str] | None) -> list[int]:
     """The queries to show: of the segments that were asked for by number or class, else of a few large ones.
 
@@ -198,7 +206,7 @@ def _work_text(trace: Trace, image: TracedImage) -> list[str]:
     )
     if trace.difference is None:
         return [text + " Here nothing was kept, so no mask is computed at all."]
-    return [text + f" The kept masks of the two ways differ by at most {trace.difference:.1g}."]
+    return [f"{text} {difference_in_words(trace)}"]
 
 
 def _queries_of(word: str, map: PanopticMap, made: dict[Segment, int]) -> list[int]:

@@ -25,11 +25,12 @@ figcaption { color: #555b66; font-size: .9rem; max-width: 46rem; }
 table { border-collapse: collapse; font-size: .86rem; margin: .6rem 0; }
 th, td { text-align: left; padding: .22rem .9rem .22rem 0; border-bottom: 1px solid #d9dce2; vertical-align: top; }
 th { color: #555b66; font-weight: 600; }
+td:first-child { white-space: nowrap; }
 td.shape { font-family: ui-monospace, monospace; white-space: nowrap; }
 td { overflow-wrap: anywhere; }
 nav a { margin-right: 1rem; white-space: nowrap; }
 @media print { body { max-width: none; padding: 0; font-size: 11pt; } nav { display: none; }
-  figure, tr { break-inside: avoid; } h2 { break-after: avoid; } .wide { overflow: visible; } }
+  figure, tr { break-inside: avoid; } img { max-height: 23cm; width: auto; } h2 { break-after: avoid; } .wide { overflow: visible; } }
 """
 
 
