@@ -30,7 +30,8 @@ td.shape { font-family: ui-monospace, monospace; white-space: nowrap; }
 td { overflow-wrap: anywhere; }
 nav a { margin-right: 1rem; white-space: nowrap; }
 @media print { body { max-width: none; padding: 0; font-size: 11pt; } nav { display: none; }
-  figure, tr { break-inside: avoid; } img { max-height: 23cm; width: auto; } h2 { break-after: avoid; } .wide { overflow: visible; } }
+  figure, tr { break-inside: avoid; } img { max-height: 23cm; width: auto; }
+  h2 { break-after: avoid; } .wide { overflow: visible; } }
 """
 
 
