@@ -99,7 +99,6 @@ def build_app(model: AppModel, *, title: str, examples: Sequence[Path] = ()) -> 
                     interactive=False,
                     visible=False,
                     buttons=["fullscreen"],
-                    alt_text="The photo with its segments in colours; a click tells what a segment is",
                     elem_id="picture",
                 )
                 legend = gr.HTML(_WELCOME, elem_id="legend", padding=False)
@@ -122,7 +121,6 @@ def build_app(model: AppModel, *, title: str, examples: Sequence[Path] = ()) -> 
                     interactive=False,
                     visible=False,
                     buttons=["fullscreen"],
-                    alt_text="The photo, dark but for the chosen segment",
                     elem_id="cut",
                 )
         shown = [visit, picture, legend, facts, cut, download]

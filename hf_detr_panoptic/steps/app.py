@@ -69,7 +69,7 @@ def app_model(model: str | Path | DetrForPanopticSegmentation, stuff: Iterable[s
     threshold = loaded.settings.threshold
     floor = min(FLOOR, threshold)
     return AppModel(
-        name=name or type(loaded).__name__,
+        name=_shown_name(name) or type(loaded).__name__,
         space=loaded.label_space,
         segment=lambda photo: keep_masks(loaded, photo, floor),
         threshold=threshold,
@@ -79,9 +79,22 @@ def app_model(model: str | Path | DetrForPanopticSegmentation, stuff: Iterable[s
 
 def save_example_photos(folder: Path) -> Path:
     """Synthetic photos of a site, for whoever has none at hand."""
-    from ..data.stored_photos import encode_photo, write_atomically
+    from ..data.stored_photos import write_atomically
+
+    for name, photo in example_photos().items():
+        write_atomically(folder / name, photo)
+    return folder
+
+
+def example_photos() -> dict[str, bytes]:
+    """The same by file name."""
+    from ..data.stored_photos import encode_photo
     from ..demo.scenes import scenes
 
-    for place, scene in enumerate(scenes(_SCENES, _SEED, size=(768, 576)), start=1):
-        write_atomically(folder / f"site_{place}.jpg", encode_photo(scene.photo))
-    return folder
+    made = scenes(_SCENES, _SEED, size=(768, 576))
+    return {f"site_{place}.jpg": encode_photo(scene.photo) for place, scene in enumerate(made, start=1)}
+
+
+def _shown_name(model: str) -> str:
+    """A name of the Hub as it is; of a folder its end, for visitors need not know where it lies."""
+    return "/".join(Path(model).resolve().parts[-2:]) if Path(model).exists() else model

@@ -316,8 +316,9 @@ def _metric_upload(scratch: Path, repository: str) -> Upload:
 def _demo_upload(repository: str, model: str) -> Upload:
     from ..hub.contents import Upload
     from ..hub.space import space_files
+    from .app import example_photos
 
-    files: Files = space_files(model, model.split("/")[1])
+    files: Files = space_files(model, model.split("/")[1], example_photos())
     return Upload(repository, files, "The demo", kind="space", replaces=("*.whl",), holds="*.whl", sdk="gradio")
 
 
