@@ -31,7 +31,7 @@ def gallery(cards: Sequence[Card], names: Sequence[str], order: str) -> Html:
     said = tag("output", f"{len(cards):,} photos", id="shown", aria_live="polite")
     paper = tag("p", f"On paper: the first {AT_ONCE} of those that are chosen on the screen.", class_="paper")
     script = tag(
-        "noscript", tag("p", f"Without scripts only the first {AT_ONCE} photos have pictures.", class_="quiet")
+        "p", f"Without scripts only the first {AT_ONCE} photos have pictures.", class_="quiet", id="scriptless"
     )
     places = accumulate((len(card.thumbnails) for card in cards[AT_ONCE:]), initial=0)
     firsts = chain(repeat(None, min(AT_ONCE, len(cards))), places)

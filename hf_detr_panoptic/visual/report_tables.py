@@ -165,12 +165,9 @@ def pairs(listed: Sequence[Pair], total: int) -> Html:
     """Photos that are there twice; across splits first: those flatter every figure."""
     rows = [
         [
-            Cell(tag("bdi", pair.first)),
-            Cell(pair.first_part),
-            Cell(tag("bdi", pair.second)),
-            Cell(pair.second_part),
-            Cell("the same file" if pair.exact else f"{pair.bits} of 256 bits apart"),
-            Cell(tag("b", "yes", class_="error") if pair.first_part != pair.second_part else "no"),
+            *map(_words, (pair.first, pair.first_part, pair.second, pair.second_part)),
+            Cell("the same file" if pair.exact else f"{pair.bits} of 256 bits apart", pair.bits),
+            Cell(tag("b", "yes", class_="error"), "yes") if pair.first_part != pair.second_part else Cell("no", "no"),
         ]
         for pair in listed
     ]
@@ -181,7 +178,7 @@ def pairs(listed: Sequence[Pair], total: int) -> Html:
 
 def skipped(listed: Sequence[Skipped], total: int) -> Html:
     """What is not in the dataset."""
-    rows = [[Cell(tag("bdi", row.photo)), Cell(row.what), Cell(row.fix)] for row in listed]
+    rows = [[*map(_words, (row.photo, row.what, row.fix))] for row in listed]
     cut = tag("p", f"The first {len(listed)} of {total:,}; skipped.csv has all.", class_="quiet")
     return tag(
         "div",
@@ -211,6 +208,10 @@ def _wide(content: Html, caption: str) -> Html:
 def _class_name(name: str, color: tuple[int, int, int], label: int) -> Cell:
     link = tag("a", tag("bdi", name), href="#photos", data_choose=label, title="show its photos")
     return Cell(join(swatch(color), link), name)
+
+
+def _words(text: str) -> Cell:
+    return Cell(tag("bdi", text), text)
 
 
 def _kind(isthing: bool) -> Cell:

@@ -82,6 +82,11 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
+def save_labeler():
+    return save_tiny_labeler
+
+
+@pytest.fixture
 def contents():
     return tree
 

@@ -16,6 +16,7 @@ const watcher = new IntersectionObserver(
   },
   { rootMargin: "300px" },
 );
+document.getElementById("scriptless")?.remove();
 const cards = [...document.querySelectorAll("#cards > .card")];
 cards.forEach((card) => watcher.observe(card));
 
@@ -84,26 +85,22 @@ if (viewer) {
   });
 }
 
-// Tables by any column: a click on its head, and another for the other way round.
+// Tables by any column: the largest or the first word on top, the other way round at the next click, what is empty last.
 for (const head of document.querySelectorAll("th > button.sort")) {
   head.addEventListener("click", () => {
     const cell = head.parentElement;
     const body = cell.closest("table").tBodies[0];
-    const down = cell.getAttribute("aria-sort") !== "descending";
+    const text = (row) => row.cells[cell.cellIndex].dataset.value ?? "";
+    const words = [...body.rows].some((row) => Number.isNaN(Number(text(row))));
+    const before = cell.getAttribute("aria-sort");
+    const rising = before ? before === "descending" : words;
     cell.parentElement.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
-    cell.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const key = (row) => {
-      const text = row.cells[cell.cellIndex].dataset.value ?? row.cells[cell.cellIndex].textContent;
-      return text !== "" && Number.isFinite(Number(text)) ? Number(text) : text;
-    };
+    cell.setAttribute("aria-sort", rising ? "ascending" : "descending");
     const compare = (a, b) => {
-      const [one, other] = [key(a), key(b)];
-      if (typeof one === "string" && typeof other === "string") return other.localeCompare(one);
-      if (typeof one === "string") return 1;
-      if (typeof other === "string") return -1;
-      return other - one;
+      const [one, other] = [text(a), text(b)];
+      if (one === "" || other === "") return (one === "") - (other === "");
+      return (rising ? 1 : -1) * (words ? one.localeCompare(other) : Number(one) - Number(other));
     };
-    const rows = [...body.rows].sort(compare);
-    body.append(...(down ? rows : rows.reverse()));
+    body.append(...[...body.rows].sort(compare));
   });
 }
