@@ -43,7 +43,8 @@ def photograph(address: str) -> bytes:
 def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         model = app_model(sys.argv[1] if sys.argv[1:] else teacher_folder())
-        model = replace(model, name="the demo's teacher")
+        if not sys.argv[1:]:
+            model = replace(model, name="the demo's teacher")
         examples = [Path(scratch) / f"site_{place}.png" for place in range(3)]
         for path, made in zip(examples, scenes(3, seed=7, size=(768, 576), custom=False), strict=True):
             made.photo.save(path)
