@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import urllib.request
+
+import pytest
 from PIL import Image
 
 from hf_detr_panoptic.cli import main
@@ -38,3 +44,26 @@ def test_there_are_photos_to_click(tmp_path):
 def test_a_photo_that_is_not_there(tiny_labeler, tmp_path, capsys):
     assert main(["app", str(tiny_labeler), str(tmp_path / "a.jpg")]) == 2
     assert "a.jpg" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_serves_the_page_until_it_is_interrupted(tiny_labeler, tmp_path):
+    Image.new("RGB", (48, 32), (90, 120, 60)).save(tmp_path / "a.png")
+    words = [
+        sys.executable,
+        "-m",
+        "hf_detr_panoptic.cli",
+        "app",
+        str(tiny_labeler),
+        str(tmp_path),
+        "--title",
+        "Ours <3",
+    ]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as app:
+        try:
+            address = app.stdout.readline().split()[0]
+            with urllib.request.urlopen(address) as page:
+                assert "Ours " in page.read().decode()
+        finally:
+            app.send_signal(signal.SIGINT)
+        assert app.wait() == 0
