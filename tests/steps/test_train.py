@@ -65,6 +65,8 @@ def test_the_whole_road(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "detection: 0." in said
     assert "PQ THINGS" not in said
     assert f"Next: hf-detr-panoptic evaluate --model {tmp_path / 'run' / 'final'}" in said
+    assert f"look at it: {tmp_path / 'run' / 'report.html'}" in said
+    assert "2 validation photos" in (tmp_path / "run" / "report.html").read_text()
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert list(metrics["stages"]) == ["detection", "mask_head", "finetune"]
     assert main(["evaluate", "--model", str(tmp_path / "run" / "final"), "--data", str(folder / "set")]) == 0
