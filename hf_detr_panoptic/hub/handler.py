@@ -48,8 +48,8 @@ def panoptic(photo: Image.Image, model: Any, processor: Any, threshold: float | 
     """ids: int [height, width], 0 where nobody knows; segments: [{"id", "label", "score"}], stuff fused by class."""
     remembered = getattr(model.config, "hf_detr_panoptic", None) or {}
     threshold = remembered.get("threshold", 0.85) if threshold is None else threshold
-    limit = torch.tensor(float(remembered.get("mask_threshold", 0.5))).logit().item()
-    limit = -torch.inf if remembered.get("fill") == "argmax" else limit
+    claim = torch.tensor(float(remembered.get("mask_threshold", 0.5))).logit().item()
+    limit = -torch.inf if remembered.get("fill") == "argmax" else claim
     outputs = model(**processor(images=photo, return_tensors="pt").to(model.device))
     scores, labels = (values.cpu() for values in outputs.logits[0].softmax(-1).max(-1))
     kept = ((labels < outputs.logits.shape[-1] - 1) & (scores > threshold)).nonzero()[:, 0].tolist()
@@ -66,6 +66,19 @@ def panoptic(photo: Image.Image, model: Any, processor: Any, threshold: float | 
         return owner.cpu(), torch.bincount(owner.cpu().flatten(), minlength=len(labels) + 1)[1:]
 
     stuff = set(getattr(model.config, "label_ids_to_fuse", None) or ())
+    duplicate = remembered.get("duplicate", 1.0)
+    if duplicate < 1:  # of two things of one class with nearly the same mask the surer one stays
+        inside = outputs.pred_masks[0, kept] > claim
+        staying: list[int] = []
+        for place in sorted(range(len(kept)), key=lambda place: -scores[kept[place]].item()):
+            label = labels[kept[place]].item()
+            rivals = [other for other in staying if labels[kept[other]] == label and label not in stuff]
+            if not any(
+                (inside[place] & inside[other]).sum() > duplicate * (inside[place] | inside[other]).sum()
+                for other in rivals
+            ):
+                staying.append(place)
+        kept = [kept[place] for place in sorted(staying)]
     parts: dict[Any, list[int]] = {}  # a thing is one query, stuff is all queries of its class
     for query in kept:
         label = labels[query].item()

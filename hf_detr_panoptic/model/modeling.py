@@ -346,6 +346,7 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         mask_threshold: float | None = None,
         min_area: int | None = None,
         fill: str | None = None,
+        duplicate: float | None = None,
         *,
         precision: str = "fp32",
         batch_size: int = 4,
@@ -360,7 +361,8 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         norm is folded into its convolutions: exact but for rounding (logits move by about 1e-6 of their size).
         `precision="bf16"` is faster where the processor knows bf16 and moves logits by about 1 %.
         """
-        given = {"threshold": threshold, "mask_threshold": mask_threshold, "min_area": min_area, "fill": fill}
+        given: dict[str, Any] = {"threshold": threshold, "mask_threshold": mask_threshold, "min_area": min_area}
+        given |= {"fill": fill, "duplicate": duplicate}
         remembered = self.settings.to_config()
         settings = PostprocessSettings(**{**remembered, **{k: v for k, v in given.items() if v is not None}})
         if precision not in segment.PRECISIONS:

@@ -30,17 +30,20 @@ class PostprocessSettings:
     mask_threshold: a mask claims a pixel when its sigmoid exceeds this.
     min_area: smaller segments give their pixels to the next best mask. (DETR removes up to 4 pixels: 5 here.)
     fill: "void" leaves a pixel that no kept mask claims void; "argmax" gives it to the best one, as in the paper.
+    duplicate: of two things of one class whose masks overlap by more than this (IoU), the less sure one leaves. At 1
+    none does, as in the paper: a decoder that was trained for long finds each thing once, a small one does not.
     """
 
     threshold: float = 0.85
     mask_threshold: float = 0.5
     min_area: int = 4
     fill: str = "void"
+    duplicate: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("threshold", "mask_threshold"):
+        for name in ("threshold", "mask_threshold", "duplicate"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ModelError(f"{name} is {getattr(self, name)}", fix="It is a probability: 0 to 1.")
+                raise ModelError(f"{name} is {getattr(self, name)}", fix="It is a share: 0 to 1.")
         if self.min_area < 0:
             raise ModelError(f"min_area is {self.min_area}", fix="It counts pixels: 0 or more.")
         if self.fill not in FILLS:
@@ -130,6 +133,9 @@ def postprocess(
     masks = mask_logits.detach()
     if valid_size is not None and canvas_size is not None:
         masks = masks[(slice(None), *valid_cells(masks.shape[-2:], canvas_size, valid_size))]
+    if settings.duplicate < 1:
+        staying = _without_duplicates(kept, masks, space, settings)
+        kept, masks = kept.at(staying), masks[staying]
     limit = -math.inf if settings.fill == "argmax" else _logit(settings.mask_threshold)
 
     owners = _owners(masks, range(photo_size[0]), photo_size, limit)
@@ -140,12 +146,12 @@ def postprocess(
     fragments = np.append(False, small)[owners]
     if fragments.any():
         # Nobody else loses a pixel when these leave, so the others only grow: one round is enough.
-        staying = np.flatnonzero(~small)
+        heir_places = np.flatnonzero(~small)
         rows = np.flatnonzero(fragments.any(axis=1))
         heirs = np.zeros((len(rows), photo_size[1]), dtype=owners.dtype)
-        if len(staying):
-            places = torch.from_numpy(staying).to(masks.device)
-            heirs = np.append(0, staying + 1).astype(owners.dtype)[
+        if len(heir_places):
+            places = torch.from_numpy(heir_places).to(masks.device)
+            heirs = np.append(0, heir_places + 1).astype(owners.dtype)[
                 _owners(masks[places], rows.tolist(), photo_size, limit)
             ]
         owners[rows] = np.where(fragments[rows], heirs, owners[rows])
@@ -187,6 +193,21 @@ def valid_cells(grid: torch.Size, canvas: tuple[int, int], valid: tuple[int, int
     strides = [2 ** math.ceil(math.log2(pixels / cells)) for pixels, cells in zip(canvas, grid, strict=True)]
     height, width = (math.ceil(pixels / stride) for pixels, stride in zip(valid, strides, strict=True))
     return slice(0, height), slice(0, width)
+
+
+def _without_duplicates(kept: Kept, masks: Tensor, space: LabelSpace, settings: PostprocessSettings) -> list[int]:
+    """The places that stay, in their order. Masks are compared on their own grid, the surest query first."""
+    inside = (masks > _logit(settings.mask_threshold)).flatten(1).float()
+    shared = inside @ inside.T
+    areas = shared.diagonal()
+    overlap = (shared / (areas[:, None] + areas - shared).clamp(min=1)).cpu()
+    staying: list[int] = []
+    for place in sorted(range(len(kept)), key=lambda place: -kept.scores[place]):
+        label = kept.labels[place]
+        rivals = [other for other in staying if kept.labels[other] == label and label not in space.stuff_labels]
+        if not any(overlap[place, other] > settings.duplicate for other in rivals):
+            staying.append(place)
+    return sorted(staying)
 
 
 def _owners(masks: Tensor, rows: range | list[int], size: tuple[int, int], limit: float) -> npt.NDArray[np.int16]:

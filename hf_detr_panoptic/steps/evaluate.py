@@ -106,6 +106,7 @@ def evaluate_model(
     mask_threshold: float | None = None,
     min_area: int | None = None,
     fill: str | None = None,
+    duplicate: float | None = None,
     stuff: Iterable[str] | None = None,
     batch_size: int = 4,
     precision: str = "fp32",
@@ -126,11 +127,12 @@ def evaluate_model(
     from .processes import guard_processes
 
     guard_processes()
-    chosen = {"threshold": threshold, "mask_threshold": mask_threshold, "min_area": min_area, "fill": fill}
+    chosen: dict[str, Any] = {"threshold": threshold, "mask_threshold": mask_threshold, "min_area": min_area}
+    chosen |= {"fill": fill, "duplicate": duplicate}
     settings: dict[str, Any] = {key: value for key, value in chosen.items() if value is not None}
     if protocol == PAPER:
         # DETR drops segments of 4 pixels and fewer, ours of fewer than min_area.
-        settings = {"threshold": 0.85, "min_area": 5, "fill": "argmax"} | settings
+        settings = {"threshold": 0.85, "min_area": 5, "fill": "argmax", "duplicate": 1.0} | settings
     elif protocol is not None:
         raise HfDetrPanopticError(f"there is no protocol {protocol!r}", fix=f"The only one is '{PAPER}'.")
     records = data if isinstance(data, PanopticSplit) else read_split(data, split, photos)

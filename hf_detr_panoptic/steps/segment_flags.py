@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-_SETTINGS = ("threshold", "mask_threshold", "min_area", "fill", "precision")
+_SETTINGS = ("threshold", "mask_threshold", "min_area", "fill", "duplicate", "precision")
 
 
 def add_segment_flags(parser: argparse._ActionsContainer) -> None:
@@ -17,6 +17,9 @@ def add_segment_flags(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--min-area", type=int, help="smaller segments are dropped, in pixels (the same)")
     parser.add_argument(
         "--fill", choices=["void", "argmax"], help="what a pixel that no mask claims becomes (the same)"
+    )
+    parser.add_argument(
+        "--duplicate", type=float, help="of two things of a class with more mask IoU the surer one stays (the same)"
     )
     parser.add_argument("--stuff", metavar="A,B", help="the model's stuff classes, if its configuration does not say")
     parser.add_argument("--batch-size", type=int, default=4, help="photos of one size at a time (%(default)s)")

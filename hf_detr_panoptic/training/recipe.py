@@ -112,6 +112,9 @@ class Postprocess:
     mask_threshold: float | None = setting(None, "how sure a mask must be of a pixel", least=0, most=1)
     min_area: int | None = setting(None, "smaller segments go", least=0)
     fill: Literal["void", "argmax"] | None = setting(None, "what becomes of pixels that no mask claims")
+    duplicate: float | None = setting(
+        None, "of two things of a class that overlap by more than this (IoU), the surer one stays", least=0, most=1
+    )
 
 
 @dataclass(frozen=True)

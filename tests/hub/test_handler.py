@@ -69,6 +69,7 @@ def test_the_packages_own_rules(seed: int) -> None:
         mask_threshold=(0.5, 0.7)[seed % 2],
         min_area=(0, 4, 150)[seed // 2 % 3],
         fill=("void", "argmax")[seed // 3 % 2],
+        duplicate=(1.0, 0.2)[seed // 4 % 2],
     )
     (kept,) = choose_queries(logits[None], SPACE, settings.threshold)
     expected = postprocess(kept, masks[kept.queries], SPACE, (61, 83), settings)

@@ -228,3 +228,37 @@ def test_one_mask_too_many_is_refused():
 def test_impossible_settings_are_refused(setting, message):
     with pytest.raises(ModelError, match=message):
         PostprocessSettings(**setting)
+
+
+# --- things found twice
+
+TWICE = torch.tensor([[[4.0, 4, 4, -4, -4]], [[6.0, 6, -4, -4, -4]], [[-4.0, -4, -4, 4, 4]]])
+"""Of 3 and 2 pixels, 2 of them shared: IoU 2/3. The second mask would win both."""
+
+
+@pytest.mark.parametrize(("duplicate", "expected"), [(1.0, [2, 2, 1, 3, 3]), (0.7, [2, 2, 1, 3, 3])])
+def test_two_things_that_overlap_by_less_stay_two(duplicate, expected):
+    made = postprocess(
+        kept(0, 0, 0, scores=[0.95, 0.9, 0.9]),
+        TWICE,
+        SPACE,
+        (1, 5),
+        PostprocessSettings(min_area=0, duplicate=duplicate),
+    )
+    assert made.ids.tolist() == [expected]
+
+
+def test_of_two_things_that_overlap_by_more_the_surer_one_stays_with_all_its_pixels():
+    settings = PostprocessSettings(min_area=0, duplicate=0.6)
+    made = postprocess(kept(0, 0, 0, scores=[0.95, 0.9, 0.9]), TWICE, SPACE, (1, 5), settings)
+    assert made.ids.tolist() == [[1, 1, 1, 2, 2]]
+    made = postprocess(kept(0, 0, 0, scores=[0.9, 0.95, 0.9]), TWICE, SPACE, (1, 5), settings)
+    assert made.ids.tolist() == [[1, 1, 0, 2, 2]]
+
+
+def test_things_of_two_classes_and_stuff_are_never_duplicates():
+    settings = PostprocessSettings(min_area=0, duplicate=0.1)
+    made = postprocess(kept(0, 2, 0), TWICE, SPACE, (1, 5), settings)
+    assert made.ids.tolist() == [[2, 2, 1, 3, 3]]
+    made = postprocess(kept(1, 1, 0), TWICE, SPACE, (1, 5), settings)
+    assert made.ids.tolist() == [[1, 1, 1, 2, 2]]

@@ -191,7 +191,8 @@ def test_the_papers_protocol(model, dataset, monkeypatch):
     monkeypatch.setattr(model, "segment", segment)
     result = evaluate_model(model, dataset, protocol="paper", limit=3)
     assert seen == {
-        "threshold": 0.85, "fill": "argmax", "min_area": 5, "precision": "fp32", "batch_size": 4, "edges": (800, 1333)
+        "threshold": 0.85, "fill": "argmax", "min_area": 5, "duplicate": 1.0, "precision": "fp32", "batch_size": 4,
+        "edges": (800, 1333),
     }  # fmt: skip
     assert model.preprocess.shortest_edge == 64
     assert (result["images"], result["pq"], result["settings"]["protocol"]) == (3, 0.0, "paper")
