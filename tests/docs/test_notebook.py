@@ -74,5 +74,5 @@ def test_it_runs(root: Path, tmp_path: Path, committed: dict) -> None:
     assert [cell["source"] for cell in code_cells(fresh)] == ["".join(c["source"]) for c in code_cells(committed)]
     assert [picture.size for picture in pictures(fresh)] == [picture.size for picture in pictures(committed)]
     quality = float(re.search(r"^PQ (\d\.\d+),", module.plain_text(fresh), flags=re.MULTILINE)[1])
-    assert quality > 0.3, "the model has learnt next to nothing"
+    assert quality > 0.2, "the model has learnt next to nothing"
     assert (tmp_path / "quickstart" / "run" / "final" / "model.safetensors").is_file()
