@@ -13,6 +13,8 @@ def teacher_folder() -> Path:
     folder = Path(str(files("hf_detr_panoptic"))) / "demo" / "teacher"
     if not (folder / "model.safetensors").is_file():
         raise ModelError(
-            "the demo's teacher is not there", where=str(folder), fix="Install hf-detr-panoptic again, or name one: --teacher DIR."
+            "the demo's teacher is not there",
+            where=str(folder),
+            fix="Install hf-detr-panoptic again, or name one: --teacher DIR.",
         )
     return folder
