@@ -245,8 +245,8 @@ A DETR panoptic of {parameters:.2f} million parameters, in half precision. It wa
 {minutes:.0f} minutes of CPU time. It stands in for a COCO checkpoint where there is no network. It knows synthetic
 scenes only, and of them not what the demo's person marks: {custom}.
 
-On {held_out} scenes that it has not seen (seed {held_out_seed}), {width} × {height}, with the settings that it remembers:
-PQ {pq:.3f}, SQ {sq:.3f}, RQ {rq:.3f}; things {things:.3f}, stuff {stuff:.3f}.
+On {held_out} scenes that it has not seen (seed {held_out_seed}), {width} × {height}, with the settings that it
+remembers: PQ {pq:.3f}, SQ {sq:.3f}, RQ {rq:.3f}; things {things:.3f}, stuff {stuff:.3f}.
 
 | class | | PQ | SQ | RQ |
 |---|---|---|---|---|
