@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 OVERRIDES = True
 
 THREADS = 2  # of torch in each process; a fixed number, because figures change with it in their last digits
-PROCESSES = 1  # that train
+PROCESSES = 2  # that train
 _STATE = "demo.json"
 
 
@@ -43,7 +43,7 @@ class DemoSettings:
     """What decides a demo, beside the recipe. size: width and height of the photos; teacher: None for the shipped."""
 
     out: Path = Path("demo")
-    photos: int = 240
+    photos: int = 400
     held_out: int = 60
     seed: int = 0
     size: tuple[int, int] = (256, 192)
