@@ -59,11 +59,13 @@ def test_the_command_serves_the_page_until_it_is_interrupted(tiny_labeler, tmp_p
         "--title",
         "Ours <3",
     ]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as app:
+    # Whoever runs the tests in the background has made SIGINT ignored, and children inherit that.
+    listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, **listening) as app:
         try:
             address = app.stdout.readline().split()[0]
             with urllib.request.urlopen(address) as page:
                 assert "Ours " in page.read().decode()
         finally:
             app.send_signal(signal.SIGINT)
-        assert app.wait() == 0
+        assert app.wait(timeout=120) == 0
