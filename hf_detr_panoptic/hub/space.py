@@ -22,7 +22,7 @@ _DISTRIBUTION = "hf-detr-panoptic"
 _PACKAGE = "hf_detr_panoptic"
 _TESTED_GRADIO = "6.31.0"
 # All that belongs to the package; whatever else lies in a checkout's folders stays at home.
-_SUFFIXES = frozenset((".py", ".typed", ".yaml", ".html", ".css", ".js", ".json", ".safetensors"))
+_SUFFIXES = frozenset((".md", ".py", ".typed", ".yaml", ".html", ".css", ".js", ".json", ".safetensors"))
 
 
 def space_files(model_repository: str, title: str, photos: Mapping[str, Content] | None = None) -> dict[str, Content]:
