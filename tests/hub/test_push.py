@@ -151,8 +151,8 @@ def test_the_demo_comes_after_the_model(signed_in: HubServer, run: Path, capsys:
 @pytest.mark.parametrize(
     ("path", "published"),
     [
-        ("/work/site/photos", "photos"),
-        ("/work/anna/here/data/photos", "data/photos"),
+        ("/srv/site/photos", "photos"),
+        ("/srv/anna/here/data/photos", "data/photos"),
         ("/home/anna/photos", "photos"),
         ("/home/bob/x/marks.zip", "marks.zip"),
         ("/home/bob", "."),
@@ -168,7 +168,7 @@ def test_the_demo_comes_after_the_model(signed_in: HubServer, run: Path, capsys:
 )
 def test_paths_of_a_recipe(path: str, published: str) -> None:
     data = {"data": {"images": path, "keep": [path], "merge": {"wall": [path]}}, "stages": [{"deepspeed": path}]}
-    found = without_places(data, Path("/work/anna/here"), ["Anna", "root"])
+    found = without_places(data, Path("/srv/anna/here"), ["Anna", "root"])
     assert found["data"]["images"] == found["stages"][0]["deepspeed"] == published
     assert found["data"]["keep"] == found["data"]["merge"]["wall"] == [path]  # names of classes
 
