@@ -3,8 +3,8 @@
     python examples/train_demo_teacher.py --out teacher
 
 It stands in for the COCO checkpoint that the demo cannot download. Its photos are synthetic scenes without anything of
-the four custom classes; how well it does is measured on scenes it has not seen, and written into its card. Under an
-hour on one CPU core; the same seed on the same machine gives the same weights.
+the four custom classes; how well it does is measured on scenes it has not seen, and written into its card. The shipped
+one took 65 minutes of CPU time on a busy machine; batches depend on the seed alone.
 
 What makes so small a DETR learn so fast: batch norm that is live until it is frozen for the last steps; queries that
 look at a grid of places from the start; a mask head whose attention channels are strengthened; and, while training

@@ -14,8 +14,6 @@ import pytest
 from hf_detr_panoptic.errors import RecipeError
 from hf_detr_panoptic.training.arguments import find_recipe, recipe_folder, recipe_names
 
-TEACHER = Path(__file__).resolve().parents[1] / "hf_detr_panoptic" / "demo" / "teacher"
-
 
 def test_setup_cfg_lists_every_package(root: Path) -> None:
     config = configparser.ConfigParser()
@@ -92,7 +90,6 @@ def test_a_wheel_installed_elsewhere_runs_and_finds_its_recipes(site: Path, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not TEACHER.is_dir(), reason="the demo's teacher is not in the checkout")
 def test_the_demo_of_a_wheel_needs_nothing_else(site: Path, tmp_path: Path) -> None:
     small = ["--photos", "5", "--held-out", "1", "--size", "128x96", "--max_steps", "1", "--eval_strategy", "no"]
     command = [sys.executable, "-P", str(site / "bin" / "hf-detr-panoptic"), "demo", *small]

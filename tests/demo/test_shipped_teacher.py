@@ -20,7 +20,6 @@ def test_where_it_is_missing_that_is_said(monkeypatch: pytest.MonkeyPatch, tmp_p
         teacher_folder()
 
 
-@pytest.mark.skipif(not FOLDER.is_dir(), reason="the demo's teacher is not in the checkout")
 def test_it_is_small_and_does_not_know_the_persons_classes() -> None:
     from hf_detr_panoptic import DetrForPanopticSegmentation
 

@@ -12,20 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hf_detr_panoptic.demo.shipped_teacher import teacher_folder
-from hf_detr_panoptic.errors import ModelError
-
 NOTEBOOK = "examples/quickstart.ipynb"
-
-
-def teacher_is_there() -> bool:
-    try:
-        return teacher_folder().is_dir()
-    except ModelError:
-        return False
-
-
-needs_teacher = pytest.mark.skipif(not teacher_is_there(), reason="the demo's teacher is not in the package yet")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +35,6 @@ def test_its_code_compiles(committed: dict) -> None:
         compile("".join(cell["source"]), cell["id"], "exec")
 
 
-@needs_teacher
 def test_the_committed_outputs_are_there_and_small(root: Path, committed: dict) -> None:
     cells = code_cells(committed)
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1)), "run from top to bottom"
@@ -64,7 +50,6 @@ def test_nothing_of_a_machine_is_in_it(root: Path) -> None:
     assert not re.search(r"[A-Z]:\\\\", text)
 
 
-@needs_teacher
 @pytest.mark.slow
 def test_it_runs(root: Path, tmp_path: Path, committed: dict) -> None:
     spec = importlib.util.spec_from_file_location("execute_notebook", root / "docs" / "execute_notebook.py")
