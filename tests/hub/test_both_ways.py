@@ -157,7 +157,7 @@ Elsewhere = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
 @pytest.fixture(scope="module")
-def local(home: Path, run: Path, elsewhere: Elsewhere) -> tuple[Any, Any, Any]:
+def local(home: Path, run: Path, elsewhere: Elsewhere, one_thread: None) -> tuple[Any, Any, Any]:
     """The model of the run's own folder: what it says of the same pixels, and its map of the photo."""
     model = DetrForPanopticSegmentation.from_pretrained(run / "final").eval()
     with torch.no_grad():

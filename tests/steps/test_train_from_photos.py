@@ -79,7 +79,7 @@ def test_a_dry_run_prepares_nothing(recipe: Path, tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.slow
-def test_two_processes_label_and_learn(recipe: Path, root: Path, tmp_path: Path) -> None:
+def test_two_processes_label_and_learn(recipe: Path, root: Path, tmp_path: Path, one_thread: None) -> None:
     """The same dataset as one process makes; two label, one writes."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment["PYTHONPATH"] = os.pathsep.join([str(root), environment.get("PYTHONPATH", "")])
