@@ -62,6 +62,8 @@ from hf_detr_panoptic.steps.demo_quality import (
     without_void,
 )
 from hf_detr_panoptic.training.recipe import Recipe
+from hf_detr_panoptic.training.run_folder import StageEnd, stage_folder
+from hf_detr_panoptic.training.stage_recipe import STAGES
 
 Relabel = Callable[[Labelled, OverlayRules], PanopticMap]
 GROUPS = ("all", "things", "stuff", "your classes", "the teacher's classes")
@@ -69,10 +71,14 @@ GROUPS = ("all", "things", "stuff", "your classes", "the teacher's classes")
 
 @dataclass(frozen=True)
 class Variant:
-    """What is changed: other labels, flags of the recipe, another start, or another trainer."""
+    """What is changed: other labels, flags of the recipe, another start, or another trainer.
+
+    after: the stage up to which nothing is changed, so that the pipeline's own is where this one starts.
+    """
 
     labels: Relabel | None = None
     flags: tuple[str, ...] = ()
+    after: str | None = None
     fresh_rows: bool = False
     stock: bool = False
 
@@ -81,10 +87,10 @@ VARIANTS = {
     "pipeline": Variant(),
     "leakage": Variant(lambda photo, rules: photo.merged(Merging(replace(rules, leakage=None)))),
     "void": Variant(lambda photo, rules: photo.merged(Merging(replace(rules, threshold=0.0), without_void))),
-    "two stages": Variant(flags=("--stages.finetune.skip", "true")),
-    "confident": Variant(flags=("--stages.mask_head.mask_queries", "confident")),
-    "focal": Variant(flags=("--losses.dice", "0")),
-    "dice": Variant(flags=("--losses.mask", "0")),
+    "two stages": Variant(flags=("--stages.finetune.skip", "true"), after="mask_head"),
+    "confident": Variant(flags=("--stages.mask_head.mask_queries", "confident"), after="detection"),
+    "focal": Variant(flags=("--losses.dice", "0"), after="detection"),
+    "dice": Variant(flags=("--losses.mask", "0"), after="detection"),
     "fresh rows": Variant(fresh_rows=True),
     "stock": Variant(stock=True),
     "ceiling": Variant(lambda photo, rules: photo.truth),
@@ -151,7 +157,8 @@ class Results:
     def of(self, key: Mapping[str, Any]) -> list[dict[str, Any]]:
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
         found = [json.loads(line) for line in lines if line.strip()]
-        return [line for line in found if all(line.get(name) == value for name, value in key.items())]
+        same = [line for line in found if all(line.get(name) == value for name, value in key.items())]
+        return list({(line["kind"], line["variant"], line["seed"]): line for line in same}.values())
 
     def add(self, line: Mapping[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
@@ -169,8 +176,10 @@ class Site:
     def run(self, names: Sequence[str]) -> None:
         lines = [line for line in self.results.of(self.key) if line["seed"] == self.settings.seed]
         done = {line["variant"]: line for line in lines if line["kind"] == "model"}
-        if "stock" in names and "pipeline" not in done and "pipeline" not in names:
-            names = ["pipeline", *names]  # it sets the minutes
+        needed = any(VARIANTS[name].stock or VARIANTS[name].after for name in names if name not in done)
+        if needed and not ("pipeline" in done and self._folder("pipeline").is_dir()):
+            done.pop("pipeline", None)
+            names = [*dict.fromkeys(["pipeline", *names])]  # it sets the minutes, and others go on from its stages
         if all(name in done for name in names):
             return
         self._prepare()
@@ -196,7 +205,7 @@ class Site:
         return demo_recipe(self.settings, self.place, [*self.flags, *more])
 
     def _train(self, name: str, variant: Variant, done: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        folder = self.place.folder / "variants" / name.replace(" ", "-")
+        folder = self._folder(name)
         shutil.rmtree(folder, ignore_errors=True)  # what was cut off has no minutes
         recipe = scaled(self._recipe(variant.flags), self.scale)
         data, start = self.place.data, self.place.teacher
@@ -204,21 +213,39 @@ class Site:
             data = relabelled(self.place, variant.labels, rules_of(recipe), folder / "data")
         if variant.fresh_rows:
             start = with_fresh_rows(start, folder / "start", self.settings.seed)
+        saved = 0.0
+        if variant.after is not None:
+            recipe, saved = gone_on(recipe, self._folder("pipeline") / "run", variant.after)
+            start = Path(recipe.model)
         recipe = replace(recipe, data=str(data), model=str(start), output=str(folder / "run"))
         final = folder / "run" / "final"
         began = time.perf_counter()
         if variant.stock:
             train_stock(recipe, data, final, done["pipeline"]["seconds"])
-        else:
+        elif recipe.stages.to_run:
             trained(recipe, self.settings.processes)
-        seconds = time.perf_counter() - began
+        else:
+            final = start
+        seconds = saved + time.perf_counter() - began
         figures = measure(final, self.place.held_out)
         return self._add("model", name, pq=figures["pq"], ap=figures["ap"], seconds=round(seconds, 1))
+
+    def _folder(self, name: str) -> Path:
+        return self.place.folder / "variants" / name.replace(" ", "-")
 
     def _add(self, kind: str, variant: str, **figures: Any) -> dict[str, Any]:
         line = {"kind": kind, "variant": variant, "seed": self.settings.seed, **self.key, **figures}
         self.results.add(line)
         return line
+
+
+def gone_on(recipe: Recipe, run: Path, last: str) -> tuple[Recipe, float]:
+    """The recipe with the stages up to `last` taken from a run, and the seconds that they took there."""
+    taken = [stage.name for stage in recipe.stages][: STAGES.index(last) + 1]
+    stages = {name: replace(getattr(recipe.stages, name), skip=True) for name in taken}
+    ends = [StageEnd.read(stage_folder(run, name)) for name in taken]
+    left = replace(recipe, model=str(ends[-1].folder), stages=replace(recipe.stages, **stages))
+    return left, sum(end.seconds or 0 for end in ends)
 
 
 def scaled(recipe: Recipe, scale: float) -> Recipe:

@@ -56,7 +56,7 @@ def pipe(view: View, random: np.random.Generator, x: float, z: float) -> Sketch:
     sketch = Sketch("pipe", z)
     lying = random.uniform(-0.75, 0.75) if random.random() < 0.7 else random.uniform(0.8, 2.3)
     place = Place(x, z, lying + math.pi / 2)
-    radius, long = random.uniform(0.2, 0.48), random.uniform(2.0, 3.4)
+    radius, long = random.uniform(0.28, 0.5), random.uniform(1.6, 2.8)
     colour = PIPES[random.integers(len(PIPES))]
     for face in solid(view, sketch, place, disc(radius, 18), long, colour):
         if face.edge is None:
@@ -79,7 +79,7 @@ def rebar_bundle(view: View, random: np.random.Generator, x: float, z: float) ->
     """Ribbed bars in a bundle with wire ties, on two timbers."""
     sketch = Sketch("rebar bundle", z)
     place = Place(x, z, random.uniform(-0.55, 0.55) + math.pi * random.integers(2))
-    long, wide, tall = random.uniform(2.4, 4.0), random.uniform(0.4, 0.7), random.uniform(0.22, 0.38)
+    long, wide, tall = random.uniform(1.9, 3.1), random.uniform(0.5, 0.8), random.uniform(0.32, 0.5)
     rust: Colour = ((124, 78, 54), (98, 72, 60), (110, 92, 80))[random.integers(3)]
     for spot in (-0.32, 0.32):
         solid(view, sketch, place.moved(spot * long), box(0.12, 0.1), wide + 0.2, (146, 112, 74))

@@ -69,10 +69,10 @@ COMMON = (
     Kind(things.cone, (0.4, 0.25, 0.2, 0.15), 5.5, 0.4),
 )
 MARKED = (
-    Kind(materials.brick_stack, (0.5, 0.28, 0.22), 9, 0.9),
-    Kind(materials.pipe, (0.5, 0.22, 0.28), 10, 1.0),
-    Kind(materials.rebar_bundle, (0.36, 0.44, 0.2), 11, 1.3),
-    Kind(materials.cement_bag, (0.5, 0.18, 0.2, 0.12), 6, 0.6),
+    Kind(materials.rebar_bundle, (0.46, 0.42, 0.12), 8, 1.0),
+    Kind(materials.brick_stack, (0.54, 0.34, 0.12), 8, 0.8),
+    Kind(materials.pipe, (0.52, 0.36, 0.12), 8, 0.9),
+    Kind(materials.cement_bag, (0.54, 0.26, 0.16, 0.04), 5.5, 0.6),
 )
 
 

@@ -41,7 +41,7 @@ class DemoSettings:
     """What decides a demo, beside the recipe. size: width and height of the photos; teacher: None for the shipped."""
 
     out: Path = Path("demo")
-    photos: int = 400
+    photos: int = 600
     held_out: int = 60
     seed: int = 0
     size: tuple[int, int] = (256, 192)
