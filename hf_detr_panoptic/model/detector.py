@@ -106,7 +106,7 @@ def detect(
         projected=projected,
         memory=memory.transpose(1, 2).reshape(projected.shape),
         valid=None if pixel_mask is None else valid,
-        features=tuple(feature for feature, _ in reversed(maps[:-1]))[:3],
+        features=tuple(feature for feature, _ in reversed(maps[:-1][:3])),
         encoder=encoder_outputs,
         decoder=decoder,
     )

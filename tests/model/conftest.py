@@ -27,6 +27,7 @@ def timm_backbone(**changes):
 BACKBONES = {
     "timm": timm_backbone(),
     "dilated": timm_backbone(output_stride=16),
+    "five levels": timm_backbone(out_indices=[0, 1, 2, 3, 4]),
     "hf": {
         "model_type": "resnet",
         "embedding_size": 16,

@@ -30,7 +30,7 @@ def padding(batch, size):
 # --- without labels: what stock says
 
 
-@pytest.mark.parametrize("backbone", ["timm", "dilated", "hf"])
+@pytest.mark.parametrize("backbone", ["timm", "dilated", "five levels", "hf"])
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("padded", [False, True])
 @torch.no_grad()
