@@ -71,6 +71,15 @@ def image_size(source: Source) -> tuple[int, int]:
         return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
 
 
+def exif_of(source: Source) -> Image.Exif:
+    """What a photo's EXIF says, without decoding it; nothing where it is damaged."""
+    with _reading(source, None) as image:
+        try:
+            return _exif(image)
+        except Exception:
+            return Image.Exif()
+
+
 def needs_reencoding(source: Source) -> bool:
     """Whether other programs could see another photo than `open_image` does: if not, the file is copied byte for byte.
 
@@ -201,17 +210,20 @@ def _heif(file: BinaryIO, where: str) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     """EXIF's number, 1 for upright; read without decoding where the image is not decoded yet."""
     try:
-        exif = Image.Exif()
-        if image.format != "PNG" or "exif" in image.info or getattr(image, "fp", None) is None:
-            exif = image.getexif()
-        elif block := _png_exif(image.fp):  # type: ignore[attr-defined]
-            exif.load(block)
-        else:
-            exif = Image.Image.getexif(image)  # PngImageFile's own decodes the photo, to look behind the pixels
-        found = exif.get(_ORIENTATION, 1)
+        found = _exif(image).get(_ORIENTATION, 1)
     except Exception:  # damaged EXIF does not damage the photo: viewers show it as it lies
         return 1
     return found if isinstance(found, int) else 1
+
+
+def _exif(image: Image.Image) -> Image.Exif:
+    if image.format != "PNG" or "exif" in image.info or getattr(image, "fp", None) is None:
+        return image.getexif()
+    if block := _png_exif(image.fp):  # type: ignore[attr-defined]
+        exif = Image.Exif()
+        exif.load(block)
+        return exif
+    return Image.Image.getexif(image)  # PngImageFile's own decodes the photo, to look behind the pixels
 
 
 def _png_exif(file: BinaryIO) -> bytes | None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections import Counter
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.table import embed_table_storage
 
 from ..errors import DatasetError
 from ..labels import LabelSpace
+from .bare_photos import bare_photo
 from .loading import SPACE_FILE, PanopticDatasets
 from .stored_photos import write_atomically
+
+logger = logging.getLogger(__name__)
 
 _ROWS = 32  # photos a row group: what a reader must hold at once
 
@@ -26,8 +32,9 @@ def write_parquet(
 ) -> list[Path]:
     """`folder`/data/train-00000-of-00001.parquet and so on, with label_space.json beside; returns the Parquet files.
 
-    Photos go in byte for byte (`Dataset.to_parquet` would store their paths), a few at a time. `space` is
-    `dataset.label_space` where it has one. What an earlier writing left there is replaced.
+    Photos go in pixel for pixel (`Dataset.to_parquet` would store their paths), a few at a time, without what their
+    files say beside the picture: see `bare_photo`. How many said more is logged. `space` is `dataset.label_space`
+    where it has one. What an earlier writing left there is replaced.
     """
     if space is None:
         if not isinstance(dataset, PanopticDatasets):
@@ -43,7 +50,8 @@ def write_parquet(
             fix="Write to a new folder: what a person has is never overwritten.",
         )
     data.mkdir(parents=True, exist_ok=True)
-    parts = {split: _write_parts(rows, data, split, max_shard_bytes) for split, rows in dataset.items()}
+    told: Counter[str] = Counter()
+    parts = {split: _write_parts(rows, data, split, max_shard_bytes, told) for split, rows in dataset.items()}
     for path in before:
         path.unlink()
     written = []
@@ -53,17 +61,25 @@ def write_parquet(
             part.replace(path)
             written.append(path)
     write_atomically(root / SPACE_FILE, (json.dumps({"categories": space.to_coco()}, indent=1) + "\n").encode())
+    if told["more"]:
+        logger.warning(
+            "%d photos say more than their picture, %d of them where they were taken: that is left out of the Parquet.",
+            told["more"],
+            told["where"],
+        )
     return written
 
 
-def _write_parts(dataset: datasets.Dataset, folder: Path, split: str, max_bytes: int) -> list[Path]:
+def _write_parts(
+    dataset: datasets.Dataset, folder: Path, split: str, max_bytes: int, told: Counter[str]
+) -> list[Path]:
     """Unfinished names: how many shards there are is known at the end."""
     tables = dataset.with_format("arrow")
     parts: list[Path] = []
     writer: pq.ParquetWriter | None = None
     size = 0
     for start in range(0, max(len(dataset), 1), _ROWS):
-        table = embed_table_storage(tables[start : start + _ROWS])
+        table = _bare(embed_table_storage(tables[start : start + _ROWS]), told)
         if writer is not None and size + table.nbytes > max_bytes:
             writer.close()
             writer = None
@@ -75,3 +91,15 @@ def _write_parts(dataset: datasets.Dataset, folder: Path, split: str, max_bytes:
     if writer is not None:
         writer.close()
     return parts
+
+
+def _bare(table: pa.Table, told: Counter[str]) -> pa.Table:
+    """Embedded photos without what their files say beside the picture; `told` counts those that did."""
+    place = table.schema.get_field_index("image")
+    images = []
+    for image, name in zip(table["image"].to_pylist(), table["file_name"].to_pylist(), strict=True):
+        bare = bare_photo(image["bytes"], name)
+        told.update(more=bare.said_more, where=bare.said_where)
+        images.append({**image, "bytes": bare.content})
+    field = table.schema.field(place)
+    return table.set_column(place, field, pa.array(images, field.type))

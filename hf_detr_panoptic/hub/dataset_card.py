@@ -107,7 +107,7 @@ def _page(contents: _Contents, repository: str, license: str | None) -> list[str
 
 def _features() -> list[str]:
     rows = [
-        ("`image`", "the photo, byte for byte as it was prepared"),
+        ("`image`", "the photo as it was prepared, without what its file said beside the picture"),
         ("`image_id`", "its id"),
         ("`file_name`", "its name"),
         ("`panoptic`", "the bytes of a PNG: each pixel's segment, as R + 256 · G + 65536 · B; 0 is void"),

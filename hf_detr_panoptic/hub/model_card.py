@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data.bare_photos import bare_photo
 from .front_matter import checked_license, with_front_matter
 from .model_page import AGREEMENT, is_agreement, model_page
 from .pictures import FOLDER, Pictures
@@ -36,9 +37,15 @@ def model_card_files(
     for picture in pictures.pictures:
         for path in (picture.photo, picture.prediction, picture.panel):
             if path is not None:
-                files[f"{FOLDER}/{path.name}"] = path
+                files[f"{FOLDER}/{path.name}"] = _bare(path)
     # Inference Endpoints install this for handler.py; transformers is there already.
     return files | {"requirements.txt": b"timm\n"}
+
+
+def _bare(picture: Path) -> bytes | Path:
+    """Ours say nothing beside the picture; one that somebody else put there may say where it was taken."""
+    bare = bare_photo(picture.read_bytes(), str(picture))
+    return bare.content if bare.said_more else picture
 
 
 def _front_matter(facts: RunFacts, repository: str, license: str | None, data: str | None, pictures: Pictures) -> Any:
