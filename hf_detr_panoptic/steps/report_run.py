@@ -32,6 +32,7 @@ from .report_words import shown_path, without_paths
 if TYPE_CHECKING:
     from ..data.batches import Row
     from ..training.arguments import Recipe
+    from ..training.run_folder import StageEnd
     from ..training.stages import Splits
 
 _LOSSES = {"loss": "all", "loss_ce": "class", "loss_bbox": "box", "loss_giou": "GIoU", "loss_mask": "mask",
@@ -291,9 +292,10 @@ def _stage_names(folder: Path) -> list[str]:
 
 
 def _stage(folder: Path, name: str, metrics: Mapping[str, Any]) -> StageReport:
-    from ..training.run_folder import finished
+    from ..training.run_folder import finished, stage_folder
 
     rows = [row for row in _rows(folder / "results.csv") if row.get("stage") == name]
+    rows = rows or _logged(stage_folder(folder, name))
     end = finished(folder, name)
     metric = (end.metric if end else None) or ("box_ap" if name == "detection" else "pq")
     values = [(_number(row, metric), _number(row, "epoch")) for row in rows]
@@ -304,7 +306,7 @@ def _stage(folder: Path, name: str, metrics: Mapping[str, Any]) -> StageReport:
         metric=metric,
         best=end.best if end else best[0],
         best_epoch=end.best_epoch if end else best[1],
-        last=end.last if end else (known[-1][0] if known else None),
+        last=(_at_the_end(end) if end.last is None else end.last) if end else (known[-1][0] if known else None),
         steps=end.steps if end else int(max((_number(row, "step") or 0 for row in rows), default=0)),
         losses=_curves(rows, _LOSSES),
         quality=_curves(rows, _QUALITY),
@@ -312,6 +314,22 @@ def _stage(folder: Path, name: str, metrics: Mapping[str, Any]) -> StageReport:
         seconds=getattr(end, "seconds", None),
         memory_mb=getattr(end, "peak_memory_mb", None),
     )
+
+
+def _logged(folder: Path) -> list[dict[str, str]]:
+    """The losses of a stage that was not evaluated on its way, from its last checkpoint."""
+    from ..training.checkpoints import last_complete
+
+    checkpoint = last_complete(folder)
+    history = _json(checkpoint / "trainer_state.json").get("log_history") if checkpoint is not None else None
+    return [{key: str(value) for key, value in row.items()} for row in history or () if "loss" in row]
+
+
+def _at_the_end(end: StageEnd) -> float | None:
+    """How good a stage that was not evaluated on its way is."""
+    box = end.result.get("box") or {"all": {"ap": None}}
+    value: float | None = box["all"]["ap"] if end.metric == "box_ap" else end.result.get(str(end.metric))
+    return value
 
 
 def _curves(rows: Sequence[Mapping[str, str]], names: Mapping[str, str]) -> list[Curve]:

@@ -54,8 +54,9 @@ def dataset_report(dataset: DatasetPage) -> str:
 
 def run_report(run: RunPage) -> str:
     """The page of a training run."""
-    tiles = [(tables.percent(row.values[0]), f"PQ, {row.name}") for row in run.scores[:3]]
-    tiles += [(tables.percent(rows[0].values[0]), f"{kind} AP") for kind, rows in run.precision.items() if rows]
+    shown = [(row.values[0], f"PQ, {row.name}") for row in run.scores[:3]]
+    shown += [(rows[0].values[0], f"{kind} AP") for kind, rows in run.precision.items() if rows]
+    tiles = [(tables.NOTHING if value is None else f"{tables.percent(value)}%", what) for value, what in shown]
     spent = [stage.seconds for stage in run.stages if stage.seconds is not None]
     if spent:
         tiles.append((duration(sum(spent)), "of training"))
@@ -126,8 +127,11 @@ def _quality(run: RunPage) -> Html:
     parts.append(
         tag(
             "p",
-            "PQ = SQ × RQ, in percent. RQ: how many segments are found and not invented; SQ: how well the outlines of "
-            "the found ones fit.",
+            "In percent. RQ: how many segments are found and not invented; SQ: how well the outlines of the found "
+            "ones fit. Of each class PQ = SQ × RQ; these are means over classes.",
+            " A segment that was invented counts against the truth beneath it, so a class can be in both last rows."
+            if len(run.scores) > 3
+            else None,
             class_="quiet",
         )
     )
@@ -146,18 +150,24 @@ def _confusion(run: RunPage) -> Html:
 
 
 def _stage(stage: StageReport) -> Html:
-    best = "" if stage.best_epoch is None else f" at epoch {stage.best_epoch:g}"
-    facts = [
-        f"best {stage.metric.upper().replace('_', ' ')} {tables.percent(stage.best)}{best}",
-        f"last {tables.percent(stage.last)}",
-        f"{stage.steps:,} steps",
-    ]
+    name = {"box_ap": "box AP"}.get(stage.metric, stage.metric.upper())
+    facts = []
+    if stage.best is not None:
+        best = "" if stage.best_epoch is None else f" at epoch {stage.best_epoch:g}"
+        facts += [f"best {name} {tables.percent(stage.best)}{best}", f"last {tables.percent(stage.last)}"]
+    elif stage.last is not None:
+        facts.append(f"{name} {tables.percent(stage.last)} at its end")
+    facts.append(f"{stage.steps:,} steps")
     facts += [duration(stage.seconds)] if stage.seconds is not None else []
     facts += [f"{stage.memory_mb / 1000:.1f} GB at most"] if stage.memory_mb is not None else []
-    charts = [
-        line_chart("quality", stage.quality, percent=True, best=stage.best_epoch),
-        line_chart("loss", stage.losses, percent=False, best=stage.best_epoch),
+    curves = [
+        ("quality", stage.quality, True),
+        ("loss", stage.losses[:1], False),
+        ("parts of the loss, before their weights", stage.losses[1:], False),
     ]
+    charts = [
+        line_chart(title, listed, percent, stage.best_epoch) for title, listed, percent in curves if listed
+    ] or tag("p", "No curve was written down.", class_="quiet")
     return join(
         tag("h3", stage.name if stage.finished else f"{stage.name}, not finished"),
         tag("p", ", ".join(facts)),

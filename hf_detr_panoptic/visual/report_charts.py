@@ -18,11 +18,12 @@ def line_chart(title: str, curves: Sequence[Curve], percent: bool, best: float |
     points = [point for curve in curves for point in curve.points if all(map(math.isfinite, point))]
     if not points:
         return tag("p", f"{title}: nothing was written down.", class_="quiet")
-    ticks_x = ticks(max(x for x, _ in points), whole=True)
+    end = max(x for x, _ in points) or 1
+    ticks_x = [value for value in ticks(end, whole=True) if value <= end]
     ticks_y = ticks(max(y for _, y in points), limit=1.0 if percent else None)
 
     def at(x: float, y: float) -> tuple[float, float]:
-        across = _LEFT + (_WIDTH - _LEFT - _RIGHT) * x / ticks_x[-1]
+        across = _LEFT + (_WIDTH - _LEFT - _RIGHT) * x / end
         return round(across, 1), round(_HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * max(y, 0.0) / ticks_y[-1], 1)
 
     def shown(value: float) -> str:
@@ -36,16 +37,16 @@ def line_chart(title: str, curves: Sequence[Curve], percent: bool, best: float |
     for value in ticks_x:
         x, _ = at(value, 0)
         parts.append(tag("text", f"{value:g}", x=x, y=_HEIGHT - 8, text_anchor="middle"))
-    if best is not None and best <= ticks_x[-1]:
+    if best is not None and best <= end:
         x, _ = at(best, 0)
         parts.append(tag("line", x1=x, x2=x, y1=_TOP, y2=_HEIGHT - _BOTTOM, class_="best"))
     for turn, curve in enumerate(curves):
         places = [(*at(x, y), x, y) for x, y in curve.points if math.isfinite(y)]
         path = " ".join(f"{px},{py}" for px, py, _, _ in places)
-        parts.append(tag("polyline", points=path, class_=f"curve c{turn % 4}"))
+        parts.append(tag("polyline", points=path, class_=f"curve c{turn % 5}"))
         parts += [
             tag("circle", tag("title", f"{curve.name}, epoch {x:g}: {_figure(y, percent)}"), cx=px, cy=py, r=3,
-                class_=f"dot c{turn % 4}")
+                class_=f"dot c{turn % 5}")
             for px, py, x, y in places
         ]  # fmt: skip
     last = ", ".join(f"{curve.name} {_figure(curve.points[-1][1], percent)}" for curve in curves if curve.points)
@@ -56,7 +57,7 @@ def line_chart(title: str, curves: Sequence[Curve], percent: bool, best: float |
         tag(
             "span",
             tag(
-                "svg", tag("line", x1=0, x2=26, y1=5, y2=5, class_=f"curve c{turn % 4}"), viewBox="0 0 26 10",
+                "svg", tag("line", x1=0, x2=26, y1=5, y2=5, class_=f"curve c{turn % 5}"), viewBox="0 0 26 10",
                 class_="key", aria_hidden="true",
             ),
             f" {curve.name}",
@@ -65,7 +66,11 @@ def line_chart(title: str, curves: Sequence[Curve], percent: bool, best: float |
     ]  # fmt: skip
     mark = tag("span", "┆ best", class_="quiet") if best is not None else None
     unit = " (%)" if percent else ""
-    return tag("figure", tag("figcaption", tag("b", title + unit), tag("span", keys, mark, class_="keys")), drawing)
+    return tag(
+        "figure",
+        tag("figcaption", tag("b", title + unit), " over epochs", tag("span", keys, mark, class_="keys")),
+        drawing,
+    )
 
 
 def ticks(largest: float, whole: bool = False, limit: float | None = None) -> list[float]:

@@ -11,6 +11,7 @@ from .report_html import Html, join, tag
 from .report_values import Card, Thumbnail
 
 AT_ONCE = 12  # cards whose pictures are there without a script, and on paper
+_NUMBERS = "Numbers on a picture stand for classes, as in the list below it."
 
 
 def gallery(cards: Sequence[Card], names: Sequence[str], order: str) -> Html:
@@ -38,7 +39,7 @@ def gallery(cards: Sequence[Card], names: Sequence[str], order: str) -> Html:
     items = [_card(place, card, names, first) for place, (card, first) in enumerate(zip(cards, firsts, strict=False))]
     return join(
         tag("form", choices, said, class_="choices", id="choices"),
-        tag("p", order, class_="quiet"),
+        tag("p", f"{order} {_NUMBERS}", class_="quiet"),
         script,
         paper if len(cards) > AT_ONCE else None,
         tag("ol", items, class_="cards", id="cards",
@@ -75,7 +76,12 @@ def _card(place: int, card: Card, names: Sequence[str], first: int | None) -> Ht
         tag("small", " · ".join(filter(None, (card.part, card.figure)))),
     )
     reasons = tag("ul", [tag("li", reason) for reason in card.reasons], class_="reasons") if card.reasons else None
-    classes = tag("p", ", ".join(names[label] for label in labels) or "no segment", class_="quiet names")
+    # Numbered as the pictures do, where a name has no room.
+    named = [
+        [", " if turn else None, tag("b", label + 1), Html("&nbsp;"), names[label]]
+        for turn, label in enumerate(labels)
+    ]
+    classes = tag("p", named or "no segment", class_="quiet names")
     opener = tag("button", pictures, type="button", class_="pictures", aria_label=f"Enlarge {card.title}")
     return tag(
         "li",

@@ -20,14 +20,20 @@ class Cell(NamedTuple):
     value: object = ""
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[Cell]], caption: str, text: Sequence[int] = ()) -> Html:
-    """Sorted by any column; `text`: the columns of words, which stand to the left."""
+def table(
+    heads: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    caption: str,
+    text: Sequence[int] = (),
+    measured: Sequence[int] = (),
+) -> Html:
+    """Sorted by any column; `text`: the columns of words, which stand to the left; `measured`: those with bars."""
     top = [
         tag(
             "th",
-            tag("button", head, type="button", class_="sort"),
+            tag("button", head, type="button", class_="sort") if head else None,
             scope="col",
-            class_="text" if place in text else None,
+            class_="text" if place in text else "measured" if place in measured else None,
         )
         for place, head in enumerate(heads)
     ]
@@ -50,7 +56,8 @@ def dataset_classes(classes: Sequence[DatasetClass], parts: Sequence[str]) -> Ht
     """Segments by source, pixels, photos by split, and how much of each class is validated on."""
     held = [part for part in parts if part != "train"]
     heads = ["class", "kind", "by hand", "by the labeler", "pixels", *(f"{part} photos" for part in parts)]
-    heads += [f"in {' and '.join(held)}"] if held and "train" in parts else []
+    shared = bool(held) and "train" in parts
+    heads += [f"in {' and '.join(held)}"] if shared else []
     rows = []
     largest = max((row.share for row in classes), default=0) or 1
     for place, row in enumerate(classes):
@@ -63,13 +70,16 @@ def dataset_classes(classes: Sequence[DatasetClass], parts: Sequence[str]) -> Ht
             Cell(bar(row.share / largest, f"{row.share:.1%}"), row.share),
             *(_count(number) for number in photos),
         ]
-        if len(cells) < len(heads):
+        if shared:
             everything = sum(photos)
             share = (everything - row.photos.get("train", 0)) / everything if everything else None
             odd = "" if share is None or 0.05 <= share <= 0.6 else "odd"
             cells.append(Cell(bar(share, NOTHING if share is None else f"{share:.0%}", odd), _value(share)))
         rows.append(cells)
-    return table(heads, rows, "Classes of the dataset", text=(1,))
+    note = "By hand, by the labeler: segments. Pixels: share of all that are known."
+    note += f" {heads[-1].capitalize()}: share of the class's photos." if shared else ""
+    shown = table(heads, rows, "Classes of the dataset", text=(1,), measured=(4, 5 + len(parts)))
+    return join(tag("p", note, class_="quiet"), shown)
 
 
 def run_classes(classes: Sequence[RunClass], with_precision: bool) -> Html:
@@ -97,7 +107,10 @@ def run_classes(classes: Sequence[RunClass], with_precision: bool) -> Html:
     rows.sort(key=lambda cells: float(str(cells[2].value or 0)))
     absent = len(classes) - len(there)
     rest = tag("p", f"{absent} more are on neither side: nothing to measure.", class_="quiet") if absent else None
-    return join(table(heads, rows, "Quality of each class", text=(1,)), rest)
+    figures = "PQ, SQ, RQ and AP" if with_precision else "PQ, SQ and RQ"
+    note = f"The weakest first. {figures} in percent; found, missed and invented are segments."
+    shown = table(heads, rows, "Quality of each class", text=(1,), measured=(2, 3, 4))
+    return join(tag("p", note, class_="quiet"), shown, rest)
 
 
 def scores(heads: Sequence[str], rows: Sequence[Score]) -> Html:
@@ -191,13 +204,19 @@ def skipped(listed: Sequence[Skipped], total: int) -> Html:
 def pairs_of(listed: Sequence[tuple[str, str]], caption: str) -> Html:
     """Two columns of words."""
     lines = [tag("tr", tag("td", name), tag("td", value, class_="text")) for name, value in listed]
-    return _wide(tag("table", tag("tbody", lines), aria_label=caption), caption)
+    return _wide(tag("table", tag("tbody", lines), class_="pairs", aria_label=caption), caption)
 
 
 def advice(listed: Sequence[Advice]) -> Html:
     """Steps, the most useful first."""
-    items = [tag("li", each.text, tag("code", each.command) if each.command else None) for each in listed]
+    items = [tag("li", each.text, _command(each.command) if each.command else None) for each in listed]
     return tag("ol", items, class_="advice")
+
+
+def _command(line: str) -> Html:
+    """Word by word, so that a narrow page breaks the line between them and never after a hyphen."""
+    first, *rest = line.split(" ")
+    return tag("code", tag("span", first), [[" ", tag("span", word)] for word in rest])
 
 
 def _wide(content: Html, caption: str) -> Html:
@@ -207,7 +226,7 @@ def _wide(content: Html, caption: str) -> Html:
 
 def _class_name(name: str, color: tuple[int, int, int], label: int) -> Cell:
     link = tag("a", tag("bdi", name), href="#photos", data_choose=label, title="show its photos")
-    return Cell(join(swatch(color), link), name)
+    return Cell(tag("span", swatch(color), link, class_="named"), name)
 
 
 def _words(text: str) -> Cell:

@@ -127,7 +127,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class StageReport:
-    """A stage, finished or on its way. seconds and memory_mb are None where the run did not write them down."""
+    """A stage, finished or on its way. `losses`: the whole one, then its parts.
+
+    seconds and memory_mb are None where the run did not write them down.
+    """
 
     name: str
     metric: str

@@ -122,6 +122,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 DECODED = "() => [...document.images].filter(image => image.complete && image.naturalWidth).length"
+WIDTHS = ("clientWidth", "scrollWidth")
 SHOWN = "() => [...document.querySelectorAll('.card')].filter(card => card.checkVisibility()).length"
 
 
@@ -195,6 +196,13 @@ def test_tables_sort_by_a_click_and_by_keys(open_page, run: Path) -> None:
     page.keyboard.press("Enter")
     assert page.evaluate(names)[-1] == EVIL
     assert page.locator("#classes [aria-sort]").count() == 1
+
+
+@pytest.mark.parametrize("kind", ["few", "run"])
+def test_a_laptop_shows_the_class_table_whole(kind: str, open_page, request) -> None:
+    page = open_page(request.getfixturevalue(kind))
+    shown, whole = (page.evaluate(f"() => document.querySelector('#classes .wide').{name}") for name in WIDTHS)
+    assert shown == whole
 
 
 @pytest.mark.parametrize("kind", ["few", "run"])

@@ -23,6 +23,7 @@ from hf_detr_panoptic.panoptic_map import PanopticMap, Segment
 from hf_detr_panoptic.steps.report_dataset import dataset_page
 from hf_detr_panoptic.steps.report_run import run_page
 from hf_detr_panoptic.training.arguments import Recipe
+from hf_detr_panoptic.training.run_folder import StageEnd
 
 SPACE = LabelSpace(
     [Category("<script>alert(1)</script>", True), Category("sky", False, source="auto"), Category("pipe", True)]
@@ -177,6 +178,25 @@ def test_a_run_by_numbers(run: Path, dataset: Path) -> None:
     assert {card.title for card in page.cards} == {NAMES[1], "plain.png"}
     assert [thumbnail.caption for thumbnail in page.cards[0].thumbnails] == ["truth", "prediction", "difference"]
     assert {row.name: row.train_photos for row in page.classes} == {SPACE[0].name: 1, "sky": 4, "pipe": 3}
+
+
+def test_a_stage_that_was_evaluated_at_its_end_alone(run: Path) -> None:
+    (run / "results.csv").unlink()
+    for step in (60, 120):
+        checkpoint = run / f"1-detection/checkpoint-{step}"
+        checkpoint.mkdir()
+        log = [{"epoch": at / 60, "step": at, "loss": 700 / at, "loss_ce": 0.5} for at in range(60, step + 1, 60)]
+        (checkpoint / "trainer_state.json").write_text(json.dumps({"log_history": [*log, {"train_loss": 9.0}]}))
+        (checkpoint / "complete.json").write_text("{}")
+    box = {"all": {"ap": 0.25}}
+    told = {"result": {"pq": None, "box": box}, "metric": "box_ap", "best": None, "last": None, "best_epoch": None}
+    StageEnd("detection", run / "1-detection", steps=120, trained="", rows=(), **told).mark()  # type: ignore[arg-type]
+    shutil.rmtree(run / "final")
+    detection, finetune = run_page(run, None, 0).stages
+    assert (detection.best, detection.last, detection.steps) == (None, 0.25, 120)
+    assert [(curve.name, len(curve.points)) for curve in detection.losses] == [("all", 2), ("class", 2)]
+    assert detection.losses[0].points[1] == (2.0, 700 / 120)
+    assert (finetune.last, finetune.losses, finetune.steps) == (None, [], 0)
 
 
 def test_the_gallery_begins_with_the_worst(run: Path, dataset: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -179,9 +180,25 @@ def test_the_run_says_its_numbers() -> None:
     assert ["invented", "2", "·", ""] in page.rows
     said = "".join(part for parts in page.texts.values() for part in parts)
     assert "Agreement with the labeler" in page.texts["h2"]
-    assert "best BOX AP 50.0 at epoch 2, last 40.0, 30 steps, 1 h 01 min, 2.0 GB at most" in said
+    assert "best box AP 50.0 at epoch 2, last 40.0, 30 steps, 1 h 01 min, 2.0 GB at most" in said
+    assert page.texts["b"][:3] == ["40.0%", "–", "31.0%"]
     assert "1 more are on neither side" in said
     assert page.texts["pre"] == ["a: 1\nb: <2>"]
+
+
+def test_a_stage_without_evaluations_says_how_it_ended() -> None:
+    ended = replace(a_run().stages[0], best=None, best_epoch=None, quality=[])
+    said = run_report(replace(a_run(), stages=[ended, replace(ended, last=None, losses=[])]))
+    assert "<p>box AP 40.0 at its end, 30 steps, 1 h 01 min, 2.0 GB at most</p>" in said
+    assert "<p>30 steps, 1 h 01 min, 2.0 GB at most</p>" in said
+    assert said.count("<figure>") == 1
+    assert said.count("No curve was written down.") == 1
+
+
+def test_classes_are_numbered_as_on_the_pictures() -> None:
+    card = replace(a_card(), labels=(1, 0))
+    said = dataset_report(replace(a_dataset(), cards=[card]))
+    assert f"<b>1</b>&nbsp;{html.escape(SHOWN)}, <b>2</b>&nbsp;sky</p>" in said
 
 
 def test_pictures_beyond_the_first_wait_as_lines_of_text() -> None:

@@ -37,6 +37,13 @@ def test_a_curve_lies_where_its_numbers_are() -> None:
     assert re.search(r'<line x1="370.0" x2="370.0" y1="12" y2="184" class="best">', drawn)
 
 
+def test_the_last_epoch_is_at_the_right_edge() -> None:
+    drawn = line_chart("loss", [Curve("all", ((0, 10.0), (21, 0.0)))], percent=False)
+    assert 'points="44.0,12.0 370.0,184.0"' in drawn
+    assert re.findall(r'text-anchor="middle">(\d+)<', drawn) == ["0", "10", "20"]
+    assert "</b> over epochs<" in drawn
+
+
 def test_what_cannot_be_drawn_is_said() -> None:
     assert "nothing was written down" in line_chart("loss", [Curve("all", ((1, math.nan),))], percent=False)
     broken = line_chart("loss", [Curve("all", ((1, 2.0), (2, math.inf), (3, 1.0)))], percent=False)
