@@ -30,9 +30,7 @@ def draw_card_pictures(run: Path, recipe: Recipe, count: int) -> Pictures:
         raise HubError(f"{count} pictures cannot be drawn", where="--pictures", fix="Give 1 or more.")
     source = str(recipe.prepared_folder or recipe.data)
     if recipe.prepared_folder is not None and not recipe.prepared_folder.is_dir():
-        raise HubError(
-            "the dataset of the run is gone", where=source, fix="Bring it back, or push without --pictures."
-        )
+        raise HubError("the dataset of the run is gone", where=source, fix="Bring it back, or push without pictures.")
     rows = telling_rows(splits_of(replace(recipe, data=source)).val, count)
     model = DetrForPanopticSegmentation.from_pretrained(run / "final").to(PartialState().device).eval()
     return write_pictures(run, _shown(model, rows), split="validation", threshold=model.settings.threshold)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import HfDetrPanopticError, HubError
+from .card_pictures import draw_card_pictures
 from .prepare import clear_errors
 from .push import planned, send, stage_upload
 
@@ -53,6 +54,9 @@ class PushAsItTrains:
             print(f"{self.push.repository}: main waits for the last stage")
             return
         try:
+            if self.push.pictures is not None:
+                with clear_errors(self.run):
+                    draw_card_pictures(self.run, self.recipe, self.push.pictures)
             with planned(
                 self.run,
                 self.push.repository,

@@ -126,6 +126,9 @@ class Push:
     stages: bool = setting(True, "whether each stage goes to its branch as it ends, or the final model alone")
     dataset: str | None = setting(None, "user/name of the dataset, if it is pushed too")
     license: str | None = setting(None, "the licence that the cards state, such as apache-2.0")
+    pictures: int | None = setting(
+        None, "so many validation photos with truth and prediction on the model's card; null: none", least=1
+    )
 
 
 @dataclass(frozen=True)
