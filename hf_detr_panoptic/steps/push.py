@@ -6,7 +6,8 @@
   hf-detr-panoptic push runs/site anna/site --public --metric anna/panoptic-quality --demo anna/site-demo
 
 The token is that of `hf auth login`, or HF_TOKEN. Only model files, cards, figures and the recipe go up: no optimizer,
-no checkpoints, and no path of this machine. main changes last, and at once.
+no checkpoints, and no path of this machine; of a photo's file only the picture, not where or by whom it was taken.
+main changes last, and at once.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -229,6 +230,13 @@ def test_pictures_that_somebody_else_drew(tmp_path: Path) -> None:
     assert files["pictures/mine.png"] == run / "pictures" / "mine.png"
     card = files["README.md"].decode()  # type: ignore[union-attr]
     assert "The split of these photos is not recorded; the threshold" in card
+    exif = Image.Exif()
+    exif[0x8825] = {1: "N", 2: (47.0, 30.0, 30.0)}
+    noise().save(run / "pictures" / "mine.png", exif=exif)
+    published = model_card_files(run, "anna/site", license=None, data_repository=None)["pictures/mine.png"]
+    assert isinstance(published, bytes)
+    assert not Image.open(io.BytesIO(published)).getexif()
+    assert Image.open(run / "pictures" / "mine.png").getexif().get_ifd(0x8825)
     assert "widget" not in front(card)
     with pytest.raises(HubError, match="holds other pictures"):
         write_pictures(run, [(noise(), None, scene())], split="val", threshold=0.3)
