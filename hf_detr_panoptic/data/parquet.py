@@ -63,7 +63,8 @@ def write_parquet(
     write_atomically(root / SPACE_FILE, (json.dumps({"categories": space.to_coco()}, indent=1) + "\n").encode())
     if told["more"]:
         logger.warning(
-            "%d photos say more than their picture, %d of them where they were taken: that stays out of the Parquet.",
+            "Of %d photos %d say more than their picture, %d where they were taken: that stays out of the Parquet.",
+            sum(dataset.num_rows.values()),
             told["more"],
             told["where"],
         )

@@ -55,7 +55,7 @@ def test_on_the_way_to_the_hub(signed_in: HubServer, tmp_path: Path, caplog: pyt
     assert all(b"Anna Example" in photo for photo in taken.values())
     words = ["push", str(run), "anna/site", "--final-only", "--pictures", "3", "--data", str(data), "anna/data"]
     assert main(words) == 0
-    assert "3 photos say more than their picture, 3 of them where they were taken" in caplog.text
+    assert "Of 3 photos 3 say more than their picture, 3 where they were taken" in caplog.text
     assert taken == {photo.name: photo.read_bytes() for photo in (data / "images").iterdir()}
     assert_nothing_is_told(signed_in, taken)
     files = signed_in.files("anna/site")
