@@ -133,8 +133,8 @@ def postprocess(
     masks = mask_logits.detach()
     if valid_size is not None and canvas_size is not None:
         masks = masks[(slice(None), *valid_cells(masks.shape[-2:], canvas_size, valid_size))]
-    if settings.duplicate < 1:
-        staying = _without_duplicates(kept, masks, space, settings)
+    staying = without_duplicates(kept, masks, space, settings)
+    if len(staying) < len(kept):
         kept, masks = kept.at(staying), masks[staying]
     limit = -math.inf if settings.fill == "argmax" else _logit(settings.mask_threshold)
 
@@ -195,8 +195,10 @@ def valid_cells(grid: torch.Size, canvas: tuple[int, int], valid: tuple[int, int
     return slice(0, height), slice(0, width)
 
 
-def _without_duplicates(kept: Kept, masks: Tensor, space: LabelSpace, settings: PostprocessSettings) -> list[int]:
+def without_duplicates(kept: Kept, masks: Tensor, space: LabelSpace, settings: PostprocessSettings) -> list[int]:
     """The places that stay, in their order. Masks are compared on their own grid, the surest query first."""
+    if settings.duplicate >= 1:
+        return list(range(len(kept)))
     inside = (masks > _logit(settings.mask_threshold)).flatten(1).float()
     shared = inside @ inside.T
     areas = shared.diagonal()

@@ -19,7 +19,7 @@ from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
 from .detector import check_finite, check_pixels, detect
 from .mask_head import masks_for, shared_mask_features
-from .postprocess import Kept, PostprocessSettings, choose_queries, postprocess, valid_cells
+from .postprocess import Kept, PostprocessSettings, choose_queries, postprocess, valid_cells, without_duplicates
 from .traced_shapes import ComparedWork, TracedShape, compared_work, traced_shapes
 
 if TYPE_CHECKING:
@@ -319,6 +319,7 @@ def _image(
     queries = len(masks)
     map = postprocess(kept, masks[kept.queries], space, size, settings, canvas_size=canvas, valid_size=valid)
     own_masks = masks[kept.queries][(slice(None), *valid_cells(masks.shape[-2:], canvas, valid))]
+    staying = without_duplicates(kept, own_masks, space, settings)
     memory = stock.value("memory")[place]
     h, w = memory.shape[-2:]
     scores, labels = _best_classes(output.logits[place], space)
@@ -342,7 +343,7 @@ def _image(
         labels=tuple(labels.tolist()),
         kept=tuple(kept.queries.tolist()),
         map=map,
-        queries=_queries_of_segments(map, kept, _array(own_masks)),
+        queries=_queries_of_segments(map, kept.at(staying), _array(own_masks[staying])),
     )
 
 

@@ -20,6 +20,7 @@ from ..visual.label_places import inscribed_points
 from ..visual.trace_page import Picture, Section, Table
 
 if TYPE_CHECKING:
+    from ..model.postprocess import PostprocessSettings
     from ..model.trace import Trace, TracedImage
     from ..model.traced_shapes import Shape, TracedShape
     from ..panoptic_map import Segment
@@ -192,9 +193,22 @@ def _texts(trace: Trace, image: TracedImage) -> list[list[str]]:
                 if settings.fill == "void"
                 else "."
             )
+            + _alone(settings)
             + " Masks of the same stuff are one segment. Only here do masks get to know each other.",
         ],
     ]
+
+
+def _alone(settings: PostprocessSettings) -> str:
+    """Which masks that count still do not become segments."""
+    rules = ""
+    if settings.duplicate < 1:
+        rules += (
+            f" Of two things of a class whose masks overlap by an IoU above {settings.duplicate:g} the surer stays."
+        )
+    if settings.min_area > 0:
+        rules += f" Segments of fewer than {settings.min_area} pixels give way to the next best mask."
+    return rules
 
 
 def _work_text(trace: Trace, image: TracedImage) -> list[str]:

@@ -140,6 +140,15 @@ def test_the_map_is_that_of_segment_and_knows_its_queries(model):
         assert (winners[image.map.mask(segment.id)] == query).mean() > 0.98  # but for near ties
 
 
+def test_a_segments_query_is_not_one_that_was_dropped_as_its_duplicate(model, pixels):
+    ours = model(space=LabelSpace([Category("pipe", True), Category("crane", True)]))
+    settings = replace(EVERYTHING, min_area=0, duplicate=0.0)
+    (image,) = trace(ours, pixels(1, 3, 64, 96), settings=settings).images
+    assert 0 < len(image.map.segments) < len(image.kept)
+    for segment, query in zip(image.map.segments, image.queries, strict=True):
+        assert segment.score == pytest.approx(image.scores[query])
+
+
 def test_the_model_is_left_as_it_was(model, pixels):
     ours = model().train()
     hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in ours.modules())

@@ -156,18 +156,19 @@ def summarise(counts: Counts, names: Mapping[int, str], things: Iterable[int]) -
     """PQ, SQ and RQ of everything, things, stuff, each class and each source of truth, as fractions.
 
     `names` gives the labels, in the order of the result, their names. A class that neither side has is left out of the
-    means; what has nothing to average is None.
+    means, and out of a source's mean one without truth of that source, of which there can be only false positives;
+    what has nothing to average is None.
     """
     thing_labels = frozenset(things)
     rows = []
     for label, name in names.items():
         row = _class_row(_summed(counts, label, SOURCES))
         rows.append({"label": label, "name": name, "isthing": label in thing_labels, **row})
-    sources = {
-        source: _mean([_class_row(_summed(counts, label, [source])) for label in names])
-        for source in SOURCES
-        if any(key[1] == source for key in counts)
-    }
+    sources = {}
+    for source in SOURCES:
+        own = [counts[label, source] for label in names if (label, source) in counts]
+        if with_truth := [_class_row(count) for count in own if count.tp + count.fn]:
+            sources[source] = _mean(with_truth)
     return {
         **_mean(rows),
         "things": _mean([row for row in rows if row["isthing"]]),
