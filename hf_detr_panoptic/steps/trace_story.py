@@ -204,7 +204,7 @@ def _alone(settings: PostprocessSettings) -> str:
     rules = ""
     if settings.duplicate < 1:
         rules += (
-            f" Of two things of a class whose masks overlap by an IoU above {settings.duplicate:g} the surer stays."
+            f" Of two things of a class whose masks have an IoU above {settings.duplicate:g} the surer stays."
         )
     if settings.min_area > 0:
         rules += f" Segments of fewer than {settings.min_area} pixels give way to the next best mask."
