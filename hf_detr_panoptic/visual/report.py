@@ -129,7 +129,7 @@ def _quality(run: RunPage) -> Html:
             "p",
             "In percent. RQ: how many segments are found and not invented; SQ: how well the outlines of the found "
             "ones fit. Of each class PQ = SQ × RQ; these are means over classes.",
-            " A segment that was invented counts against the truth beneath it, so a class can be in both last rows."
+            " The last rows have the classes with such truth; what was invented counts against the truth beneath it."
             if len(run.scores) > 3
             else None,
             class_="quiet",
