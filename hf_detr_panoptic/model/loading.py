@@ -61,7 +61,9 @@ def hub_arguments(name: str | os.PathLike[str], arguments: Mapping[str, Any]) ->
 def read_config(name: str | os.PathLike[str], hub: Mapping[str, Any], changes: Mapping[str, Any]) -> DetrConfig:
     """The configuration of a DETR checkpoint, with some fields changed; of any other model family an error."""
     if cached_file(str(name), "config.json", **_quietly(hub)) is None:
-        raise ModelError("there is no config.json", where=str(name), fix="A checkpoint is a folder with one.")
+        final = Path(name) / "final"
+        fix = f"Give {final}." if (final / "config.json").is_file() else "A checkpoint is a folder with one."
+        raise ModelError("there is no config.json", where=str(name), fix=fix)
     fields, _ = PreTrainedConfig.get_config_dict(str(name), **hub)
     family = fields.get("model_type")
     if family != "detr":

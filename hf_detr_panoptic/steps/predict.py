@@ -65,9 +65,11 @@ def main(args: argparse.Namespace) -> int:
         print("\n".join(f"  {problem}" for problem in problems[:_SHOWN]))
         if len(problems) > _SHOWN:
             print(f"  and {len(problems) - _SHOWN} more")
+    if not folder.predicted:
+        return 1
     how_good = f"hf-detr-panoptic evaluate --model {args.model} --data {args.truth or 'DATASET'}"
     print(f"next: look at {folder.path / 'predictions.png'}, then {how_good}")
-    return 0 if folder.predicted else 1
+    return 0
 
 
 def predict(
@@ -87,6 +89,7 @@ def predict(
     """
     from tqdm import tqdm
 
+    from ..model.postprocess import PostprocessSettings
     from .predict_inputs import find_photos, find_truth
     from .processes import guard_processes
 
@@ -94,6 +97,8 @@ def predict(
         raise HfDetrPanopticError("predict runs in one process", fix="Start it without a launcher.")
     if batch_size < 1:
         raise HfDetrPanopticError(f"batch_size is {batch_size}", fix="Give 1 or more.")
+    # Raises before earlier predictions are removed; the model has this same check, but photo by photo.
+    PostprocessSettings(**{name: value for name, value in (settings or {}).items() if name != "precision"})
     found, problems = find_photos(photos, besides=folder.path)
     known = find_truth(truth)
     loaded = loaded_model(model, stuff)

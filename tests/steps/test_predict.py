@@ -249,6 +249,18 @@ def test_an_interrupted_run_can_be_replaced(photos, tmp_path):
     PredictionFolder(out, overwrite=True)
 
 
+@pytest.mark.parametrize("settings", [{"threshold": 85}, {"min_area": -1, "precision": "fp32"}, {"fill": "viod"}])
+def test_a_bad_setting_takes_nothing_away(photos, tmp_path, settings):
+    out = tmp_path / "out"
+    predict(Told(), [photos], PredictionFolder(out))
+    before = {name: (out / name).read_bytes() for name in files(out)}
+    model = Told()
+    with pytest.raises(ModelError, match=next(iter(settings))):
+        predict(model, [photos], PredictionFolder(out, overwrite=True), settings=settings)
+    assert model.seen == []
+    assert {name: (out / name).read_bytes() for name in files(out)} == before
+
+
 # --- the command, with a real model
 
 
@@ -274,4 +286,14 @@ def test_the_command(tiny_labeler, photos, tmp_path, capsys):
 def test_nothing_readable_is_a_failure(tiny_labeler, tmp_path, capsys):
     (tmp_path / "torn.jpg").write_bytes(b"torn")
     assert main(["predict", str(tiny_labeler), str(tmp_path / "torn.jpg"), "--out", str(tmp_path / "out")]) == 1
-    assert "no photo was predicted" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "no photo was predicted" in said
+    assert "next:" not in said
+
+
+def test_a_run_is_not_its_model(photos, tmp_path, capsys):
+    (tmp_path / "run" / "final").mkdir(parents=True)
+    (tmp_path / "run" / "final" / "config.json").write_text("{}")
+    assert main(["predict", str(tmp_path / "run"), str(photos), "--out", str(tmp_path / "out")]) == 2
+    assert f"there is no config.json. Give {tmp_path / 'run' / 'final'}." in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
