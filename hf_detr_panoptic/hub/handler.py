@@ -11,6 +11,7 @@ import binascii
 import io
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch.nn.functional import interpolate
@@ -30,7 +31,12 @@ class EndpointHandler:
 
         `parameters` may hold `threshold`. A mask is a black and white PNG in base64, as large as the photo.
         """
-        parameters = dict(data.get("parameters") or {})
+        if not isinstance(data, dict):
+            raise ValueError('send {"inputs": photo}')
+        parameters = data.get("parameters") or {}
+        if not isinstance(parameters, dict):
+            raise ValueError(f'parameters is {parameters!r}: send it as {{"threshold": 0.85}}')
+        parameters = dict(parameters)
         threshold = parameters.pop("threshold", None)
         if threshold is not None and not (_is_number(threshold) and 0 <= threshold <= 1):
             raise ValueError(f"threshold is {threshold!r}: give a number from 0 to 1")
@@ -115,9 +121,24 @@ def read_photo(inputs: Any) -> Image.Image:
         image = ImageOps.exif_transpose(image)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"the photo cannot be read ({error})") from None
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_eight_bits(np.asarray(image)))
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")
+
+
+def _eight_bits(values: Any) -> Any:
+    """[H, W] of more than eight bits → uint8, scaled: Pillow would cut off what is above 255."""
+    if values.dtype.itemsize == 2:
+        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    numbers = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = numbers.min(), numbers.max()
+    ranges = (1.0, 255.0) if values.dtype.kind == "f" else (65535.0,)
+    top = next((bound for bound in ranges if low >= 0 and high <= bound), None)
+    if top is None:  # its own range
+        numbers, top = numbers - low, max(high - low, 1e-300)
+    return np.rint(numbers / top * 255.0).astype(np.uint8)
 
 
 def _png(mask: torch.Tensor) -> str:

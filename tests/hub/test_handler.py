@@ -154,6 +154,27 @@ def test_photos_are_read_as_the_package_reads_them(mode: str, orientation: int) 
 
 
 @pytest.mark.parametrize(
+    ("suffix", "values", "expected"),
+    [
+        ("PNG", np.array([[0, 257], [25700, 65535]], dtype=np.uint16), [[0, 1], [100, 255]]),
+        ("TIFF", np.array([[0, 257], [25700, 65535]], dtype=">u2"), [[0, 1], [100, 255]]),
+        ("TIFF", np.array([[0, 257], [25700, 65535]], dtype=np.int32), [[0, 1], [100, 255]]),
+        ("TIFF", np.array([[-1000, 0], [1000, 4100]], dtype=np.int32), [[0, 50], [100, 255]]),
+        ("TIFF", np.array([[0, 0.2], [0.6, 1]], dtype=np.float32), [[0, 51], [153, 255]]),
+        ("TIFF", np.array([[0, np.nan], [255, 7]], dtype=np.float32), [[0, 0], [255, 7]]),
+        ("TIFF", np.array([[7000, 7000]], dtype=np.float32), [[0, 0]]),
+    ],
+)
+def test_more_than_eight_bits(suffix: str, values: Any, expected: list[list[int]]) -> None:
+    """Scaled, not cut off at 255, as the package does: by hand."""
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, suffix)
+    for read in (read_photo(stream.getvalue()), open_image(stream.getvalue())):
+        assert np.asarray(read)[..., 0].tolist() == expected
+        assert read.mode == "RGB"
+
+
+@pytest.mark.parametrize(
     ("data", "says"),
     [
         ({}, "holds no photo"),
@@ -167,9 +188,12 @@ def test_photos_are_read_as_the_package_reads_them(mode: str, orientation: int) 
         ({"inputs": noise(), "parameters": {"threshold": 2}}, "threshold is 2"),
         ({"inputs": noise(), "parameters": {"threshold": "high"}}, "threshold is 'high'"),
         ({"inputs": noise(), "parameters": {"treshold": 0.5}}, "not treshold"),
+        ({"inputs": noise(), "parameters": [1]}, r"parameters is \[1\]: send it as"),
+        (None, 'send {"inputs": photo}'),
+        ([noise()], 'send {"inputs": photo}'),
     ],
 )
-def test_what_cannot_be_answered(handler: EndpointHandler, data: dict[str, Any], says: str) -> None:
+def test_what_cannot_be_answered(handler: EndpointHandler, data: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         handler(data)
 
