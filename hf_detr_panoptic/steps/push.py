@@ -17,7 +17,7 @@ import getpass
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -280,8 +280,7 @@ def published_recipe(run: Path, recipe: Recipe, data: tuple[str | Path, str] | N
     from ..hub.contents import without_places
     from ..training.recipes_on_disk import write_yaml
 
-    people = {getpass.getuser(), Path.home().name}
-    content = without_places(recipe.to_dict() | {"push": None}, Path.cwd(), people)
+    content = without_places(recipe.to_dict() | {"push": None}, Path.cwd(), _people())
     source = recipe.prepared_folder or recipe.data
     if data and isinstance(source, str | Path) and Path(source).resolve() == Path(data[0]).resolve():
         content["data"] = data[1]
@@ -289,6 +288,16 @@ def published_recipe(run: Path, recipe: Recipe, data: tuple[str | Path, str] | N
         path = Path(scratch) / "recipe.yaml"
         write_yaml(content, path, header="The recipe of this model. Again: hf-detr-panoptic train recipe.yaml")
         return path.read_bytes()
+
+
+def _people() -> set[str]:
+    """What the user is called here; in a container the system may not know."""
+    people = set()
+    with suppress(KeyError, OSError):
+        people.add(getpass.getuser())
+    with suppress(RuntimeError):
+        people.add(Path.home().name)
+    return people
 
 
 def _data_upload(scratch: Path, folder: Path, repository: str, license: str | None) -> Upload:

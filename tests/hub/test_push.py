@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import yaml
 
 from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.hub.contents import Upload, without_places
+from hf_detr_panoptic.steps.push import finished_recipe, published_recipe
 from hf_detr_panoptic.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -177,6 +179,21 @@ def test_a_relative_path_that_is_there_loses_a_name(tmp_path: Path, monkeypatch:
     (tmp_path / "anna" / "photos").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert without_places("anna/photos", tmp_path, ["anna"]) == "photos"
+
+
+@pytest.mark.parametrize("error", [KeyError, OSError])  # before Python 3.13, and since
+def test_a_user_whom_the_system_does_not_know(
+    error: type[Exception], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(uid: int) -> None:
+        raise error("getpwuid(): uid not found: 12345")
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setenv("HOME", "/srv/anna")
+    recipe = yaml.safe_load(published_recipe(run, replace(finished_recipe(run), data="../anna/photos"), None))
+    assert recipe["data"] == "photos"  # the home folder still tells a name
 
 
 def test_what_a_new_upload_makes_outdated() -> None:
