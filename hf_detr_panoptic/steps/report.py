@@ -15,7 +15,7 @@ import logging
 import sys
 from pathlib import Path
 
-from ..errors import HfDetrPanopticError
+from ..errors import DatasetError, HfDetrPanopticError
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,8 @@ def write_report(
 
     folder = Path(folder)
     if not folder.is_dir():
-        raise HfDetrPanopticError("there is no such folder", where=str(folder), fix="Give a dataset's or a run's.")
+        what = "is a file, not a folder" if folder.exists() else "there is no such folder"
+        raise HfDetrPanopticError(what, where=str(folder), fix="Give a dataset's or a run's.")
     if is_run(folder):
         if photos is not None:
             raise HfDetrPanopticError("--photos belongs to a dataset, and this is a run", where=str(folder))
@@ -83,12 +84,19 @@ def write_report(
             raise HfDetrPanopticError(
                 "--data belongs to a run, and here is no recipe.yaml",
                 where=str(folder),
-                fix="Is this the run's folder?",
+                fix=_meant(folder) or "Is this the run's folder?",
             )
         from ..visual.report import dataset_report
         from .report_dataset import dataset_page
 
-        text = dataset_report(dataset_page(folder, photos, DATASET_PHOTOS if limit is None else limit, progress))
+        try:
+            page = dataset_page(folder, photos, DATASET_PHOTOS if limit is None else limit, progress)
+        except DatasetError as error:
+            if _is_dataset(folder):
+                raise
+            what = "is neither a dataset nor a run: no COCO panoptic JSON is here, and no recipe.yaml"
+            raise HfDetrPanopticError(what, where=str(folder), fix=_meant(folder) or error.fix) from error
+        text = dataset_report(page)
     target = Path(out) if out is not None else folder / NAME
     write_atomically(target, text.encode("utf-8"))
     return target
@@ -97,6 +105,24 @@ def write_report(
 def is_run(folder: Path) -> bool:
     """A folder that `train` wrote."""
     return (folder / "recipe.yaml").is_file()
+
+
+def _is_dataset(folder: Path) -> bool:
+    """A folder with a list in COCO panoptic format, whatever is wrong with it."""
+    from ..data.layouts import find_splits
+
+    try:
+        return bool(find_splits(folder))
+    except (DatasetError, OSError):
+        return False
+
+
+def _meant(folder: Path) -> str | None:
+    """A sentence about the run, or the dataset as `prepare` writes it, right above or below a folder that is none."""
+    whole = folder.resolve()
+    near = [whole.parent, *sorted(path for path in whole.iterdir() if path.is_dir())]
+    found = [path for path in near if is_run(path) or ((path / "annotations").is_dir() and _is_dataset(path))]
+    return f"Did you mean {found[0]}?" if found else None
 
 
 def after_training(run: str | Path) -> str:

@@ -265,3 +265,35 @@ def test_wrong_words_are_answered(
     assert main(["report", *words]) == 2
     assert answer in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (
+            ["run/final"],
+            "is neither a dataset nor a run: no COCO panoptic JSON is here, and no recipe.yaml. Did you mean {}/run?",
+        ),
+        (["run/final", "--data", "set"], "here is no recipe.yaml. Did you mean {}/run?"),
+        (
+            ["set/images"],
+            "is neither a dataset nor a run: no COCO panoptic JSON is here, and no recipe.yaml. Did you mean {}/set?",
+        ),
+        (["."], "Did you mean {}/run?"),
+        (["photo.jpg"], "photo.jpg: is a file, not a folder."),
+    ],
+)
+def test_the_right_folder_is_named(
+    words: list[str],
+    answer: str,
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "run/final").mkdir(parents=True)
+    (tmp_path / "run/recipe.yaml").write_text("data: set\n")
+    (tmp_path / "photo.jpg").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", *words]) == 2
+    assert answer.format(tmp_path.resolve()) in capsys.readouterr().err
