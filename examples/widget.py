@@ -20,16 +20,18 @@ import io
 import json
 import sys
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from hf_detr_panoptic.errors import HfDetrPanopticError
+from hf_detr_panoptic.errors import HfDetrPanopticError, ModelError
 from hf_detr_panoptic.images import open_image
 from hf_detr_panoptic.labels import default_color
 from hf_detr_panoptic.visual.contours import MODEL
@@ -39,6 +41,26 @@ from hf_detr_panoptic.visual.panels import panels
 # `{"inputs": a photo in base64, "parameters": {...}}` → a list of {"label", "score", "mask"}, masks as PNG in base64.
 Answer = Callable[[dict[str, Any]], list[dict[str, Any]]]
 MOST_BYTES = 64_000_000
+
+
+class Segment(NamedTuple):
+    """One of an answer; the mask is as large as the photo, black and white."""
+
+    label: str
+    score: float
+    mask: Image.Image
+
+
+def load(model: str) -> dict[str, Answer]:
+    """Both endpoints' answers, by name."""
+    try:
+        return {"pipeline": pipeline_answer(model), "handler": handler_answer(model)}
+    except Exception as error:  # loading raises nearly anything
+        raise ModelError(
+            f"the model cannot be loaded ({str(error).strip().splitlines()[0] if str(error).strip() else error!r})",
+            where=model,
+            fix="Give a model's folder, or its name on the Hub; without a network, one that is in the cache.",
+        ) from error
 
 
 def pipeline_answer(model: str) -> Answer:
@@ -108,25 +130,28 @@ def serving(answers: Mapping[str, Answer]) -> Iterator[str]:
         server.server_close()
 
 
-def post(address: str, photo: Path) -> list[Any]:
-    """The photo's file, as it is, to an endpoint: a list of segments with `label`, `score` and `mask`, a PIL image."""
-    from huggingface_hub import InferenceClient
-    from huggingface_hub.errors import HfHubHTTPError
-
+def post(address: str, photo: Path) -> list[Segment]:
+    """The photo's file, as it is, to an endpoint on this machine: whatever proxies there are, and offline too."""
+    request = urllib.request.Request(address, photo.read_bytes(), {"Content-Type": "application/octet-stream"})
     try:
-        return InferenceClient(model=address).image_segmentation(photo)
-    except HfHubHTTPError as error:
-        said = error.response.json().get("error", "no reason given")
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as response:
+            found = json.load(response)
+    except urllib.error.HTTPError as error:
+        said = json.load(error).get("error", "no reason given")
         raise HfDetrPanopticError(f"the endpoint refuses the photo: {said}", where=str(photo)) from error
+    return [
+        Segment(each["label"], each["score"], open_image(base64.b64decode(each["mask"])).convert("L"))
+        for each in found
+    ]
 
 
-def picture(photo: Image.Image, segments: Sequence[Any]) -> Image.Image:
+def picture(photo: Image.Image, segments: Sequence[Segment]) -> Image.Image:
     """The photo under the masks, each in its colour, in the order of the list, and the list below."""
     pixels = np.asarray(photo.convert("RGB")).astype(np.float32)
     entries = []
     for place, segment in enumerate(segments):
         color = default_color(place)
-        inside = np.asarray(segment.mask.convert("L")) > 127
+        inside = np.asarray(segment.mask) > 127
         pixels[inside] = 0.4 * pixels[inside] + 0.6 * np.array(color, dtype=np.float32)
         entries.append(Entry(f"{segment.label} {segment.score:.2f}", color, MODEL))
     below = legend(entries, False, photo.width, max(11, photo.width // 50))
@@ -147,7 +172,7 @@ def main(words: Sequence[str] | None = None) -> int:
     args = parser.parse_args(words)
     try:
         photo = open_image(args.photo)
-        answers = {"pipeline": pipeline_answer(args.model), "handler": handler_answer(args.model)}
+        answers = load(args.model)
         shown = [photo]
         with serving(answers) as address:
             for name in answers:

@@ -1,4 +1,4 @@
-"""examples/widget.py: a photo posted by the real client to endpoints on this machine, and the answer drawn."""
+"""examples/widget.py: a photo posted to endpoints on this machine, and the answer drawn; offline, as all tests are."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import huggingface_hub.constants
 import numpy as np
 import pytest
+from huggingface_hub import InferenceClient
 from made_run import SPACE, noise, speaking_model
 from PIL import Image
 from transformers import pipeline
@@ -37,12 +38,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def _this_machine_may_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests are offline, and the client would refuse 127.0.0.1 too."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-
-
 def test_a_photo_there_and_back(
     widget: ModuleType, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -61,7 +56,10 @@ def test_a_photo_there_and_back(
         assert out.width > 3 * photo.width
 
 
-def test_what_comes_back_is_what_the_pipeline_says(widget: ModuleType, tmp_path: Path) -> None:
+def test_what_comes_back_is_what_the_pipeline_says(
+    widget: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # which does not know this machine
     noise().save(tmp_path / "photo.png")
     mask = Image.new("L", (96, 72))
     mask.paste(255, (0, 0, 48, 72))
@@ -73,6 +71,10 @@ def test_what_comes_back_is_what_the_pipeline_says(widget: ModuleType, tmp_path:
 
     with widget.serving({"model": answer}) as address:
         (segment,) = widget.post(f"{address}/model", tmp_path / "photo.png")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        (same,) = InferenceClient(model=f"{address}/model").image_segmentation(tmp_path / "photo.png")
+    assert (same.label, same.score) == (segment.label, segment.score)  # the Hub's own client understands it too
     assert (segment.label, segment.score) == ("sky <b>", 0.97)
     assert np.array_equal(np.asarray(segment.mask), np.asarray(mask))
     assert asked[0]["parameters"] == {}
@@ -100,3 +102,5 @@ def test_refusals(widget: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixt
             assert "error" in json.load(refused.value)
     assert widget.main(["nowhere", str(tmp_path / "absent.png")]) == 1
     assert "does not exist" in capsys.readouterr().err
+    assert widget.main(["anna/no-such-model", str(tmp_path / "photo.png")]) == 1
+    assert "error: anna/no-such-model: the model cannot be loaded (" in capsys.readouterr().err
