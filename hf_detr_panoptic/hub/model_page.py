@@ -114,7 +114,7 @@ def _pictures(pictures: Pictures) -> list[str]:
 
 def _classes(facts: RunFacts) -> list[str]:
     counted = bool(facts.data.photos)
-    measured = {row["name"]: row for row in facts.result.get("per_class") or ()}
+    measured = {row.get("name"): row for row in facts.result.get("per_class") or ()}
     counts = [split for split in ("train", "val") if split in facts.data.photos]
     head = ["class", "kind", "labelled by", *(f"segments in {split}" for split in counts), "PQ"]
     rows = []
@@ -234,8 +234,11 @@ def _again(facts: RunFacts, data: str | None) -> list[str]:
         "hf-detr-panoptic train recipe.yaml" + (f" --data {data}" if data else ""),
         "```",
     ]
-    if not data:
-        lines += ["", "Set `data` in it to a dataset of yours in COCO panoptic format."]
+    missing = [] if data else ["`data` to a dataset of yours in COCO panoptic format"]
+    if not facts.base_model:
+        missing.append("`model` to a DETR checkpoint of yours, because this run's was a local one")
+    if missing:
+        lines += ["", f"Set {' and '.join(missing)} in it first."]
     return lines
 
 

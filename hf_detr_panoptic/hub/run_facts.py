@@ -14,6 +14,7 @@ import yaml
 
 from ..errors import HfDetrPanopticError, HubError
 from ..labels import LabelSpace
+from .record_types import CONFIG, ENVIRONMENT, METRICS, PREPARED, STAGE_END, mistyped
 
 STAGES = ("detection", "mask_head", "finetune")
 
@@ -73,7 +74,7 @@ class RunFacts:
     @classmethod
     def read(cls, run: Path) -> RunFacts:
         """From the folder of a run whose last stage is finished."""
-        config = read_mapping(run / "final" / "config.json")
+        config = read_mapping(run / "final" / "config.json", CONFIG)
         if config is None:
             raise HubError(
                 "the run is not finished: it has no final/config.json",
@@ -83,23 +84,26 @@ class RunFacts:
         recipe = read_mapping(run / "recipe.yaml") or {}
         stages = []
         for number, name in enumerate(STAGES, start=1):
-            marker = read_mapping(run / f"{number}-{name}" / "complete.json")
+            marker = read_mapping(run / f"{number}-{name}" / "complete.json", STAGE_END)
             if marker is not None:
                 stages.append(StageFacts(name, (recipe.get("stages") or {}).get(name) or {}, marker))
-        space = LabelSpace.from_config(config)
+        try:
+            space = LabelSpace.from_config(config)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise _damaged(run / "final" / "config.json", repr(error)) from error
         return cls(
             space=space,
             settings=config.get("hf_detr_panoptic") or {},
             recipe=recipe,
-            result=(read_mapping(run / "metrics.json") or {}).get("final") or {},
+            result=(read_mapping(run / "metrics.json", METRICS) or {}).get("final") or {},
             stages=tuple(stages),
-            environment=read_mapping(run / "environment.json") or {},
+            environment=read_mapping(run / "environment.json", ENVIRONMENT) or {},
             data=_data_facts(run, recipe.get("data"), space),
         )
 
 
-def read_mapping(path: Path) -> dict[str, Any] | None:
-    """A JSON object or a YAML mapping; None where there is no such file."""
+def read_mapping(path: Path, types: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    """A JSON object or a YAML mapping; None where there is no such file. `types`: see `record_types`."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -109,12 +113,16 @@ def read_mapping(path: Path) -> dict[str, Any] | None:
     try:
         found = yaml.safe_load(content) if path.suffix == ".yaml" else json.loads(content)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
-        raise HubError(
-            f"is damaged ({str(error).splitlines()[0]})", where=str(path), fix="Restore it, or train again."
-        ) from error
+        raise _damaged(path, str(error).splitlines()[0]) from error
     if not isinstance(found, dict):
         raise HubError("holds something else than it should", where=str(path), fix="Restore it, or train again.")
+    if types is not None and (wrong := mistyped(found, types)):
+        raise _damaged(path, wrong)
     return found
+
+
+def _damaged(path: Path, how: str) -> HubError:
+    return HubError(f"is damaged ({how})", where=str(path), fix="Restore it, or train again.")
 
 
 def public_name(name: Any) -> str | None:
@@ -158,7 +166,7 @@ def _noted(run: Path, space: LabelSpace) -> tuple[dict[str, int], dict[tuple[str
 
 def labeler_of(folder: Path) -> tuple[str | None, float | None]:
     """Name and threshold of the model that labelled a dataset's rest, where its prepare.json tells."""
-    settings = (read_mapping(folder / "prepare.json") or {}).get("settings") or {}
+    settings = (read_mapping(folder / "prepare.json", PREPARED) or {}).get("settings") or {}
     name = settings.get("labeler")
     return (name if isinstance(name, str) else None), settings.get("threshold")
 

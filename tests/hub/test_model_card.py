@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,13 @@ def test_a_local_base_model_is_not_named(tmp_path: Path, monkeypatch: pytest.Mon
     assert "base_model" not in front(card)
     assert "It began as a local checkpoint" in card
     assert "checkpoints/tiny" not in card
+    again = card.split("## How to do it again")[1]
+    assert "hf-detr-panoptic train recipe.yaml --data anna/site-photos\n" in again
+    model = "`model` to a DETR checkpoint of yours, because this run's was a local one"
+    assert f"Set {model} in it first." in again
+    both = f"Set `data` to a dataset of yours in COCO panoptic format and {model} in it first."
+    (tmp_path / "data").mkdir()
+    assert both in card_of(run, data=None)
 
 
 def test_pictures_and_the_widget(tmp_path: Path) -> None:
@@ -277,6 +285,32 @@ def test_damaged_files(tmp_path: Path, content: str) -> None:
     (run / "metrics.json").write_text(content)
     with pytest.raises(HubError, match=r"metrics\.json"):
         card_of(run)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("metrics.json", {"final": [1]}, r"final is \[1\]"),
+        ("metrics.json", {"final": {"pq": "x"}}, "pq is 'x'"),
+        ("metrics.json", {"final": {"pq": True}}, "pq is True"),
+        ("metrics.json", {"final": {"pq": 0.5, "things": 0.5}}, "things is 0.5"),
+        ("metrics.json", {"final": {"pq": 0.5, "sources": {"auto": {"pq": {}}}}}, "pq is {}"),
+        ("metrics.json", {"final": {"pq": 0.5, "per_class": ["pipe"]}}, "per_class is 'pipe'"),
+        ("metrics.json", {"final": {"pq": 0.5, "per_class": [{"name": ["pipe"]}]}}, r"name is \['pipe'\]"),
+        ("metrics.json", {"final": {"pq": 0.5, "box": {"all": {"ap": "0.4"}}}}, "ap is '0.4'"),
+        ("environment.json", {"processes": "2"}, "processes is '2'"),
+        ("environment.json", {"device": "CPU", "earlier": {"device": "CPU"}}, "earlier is {'device': 'CPU'}"),
+        ("3-finetune/complete.json", {"seconds": "9"}, "seconds is '9'"),
+        ("final/config.json", {"hf_detr_panoptic": {"threshold": "a"}, "id2label": {"0": "sky"}}, "threshold is 'a'"),
+        ("final/config.json", {"hf_detr_panoptic": "x" * 99, "id2label": {"0": "sky"}}, "hf_detr_panoptic is 'xxx.*…"),
+        ("final/config.json", {"id2label": ["sky"]}, "AttributeError"),
+    ],
+)
+def test_types_that_do_not_fit(run: Path, tmp_path: Path, file: str, content: dict[str, Any], says: str) -> None:
+    spoilt = Path(shutil.copytree(run, tmp_path / "run"))
+    (spoilt / file).write_text(json.dumps(content))
+    with pytest.raises(HubError, match=rf"{file}: is damaged \({says}.*\)\. Restore it, or train again\."):
+        card_of(spoilt)
 
 
 def test_a_repository_needs_a_name(run: Path) -> None:
