@@ -9,6 +9,11 @@ from typing import Any
 
 from ..errors import HfDetrPanopticError
 
+_HOW = (
+    "On a CPU start them with `accelerate launch --multi_gpu --num_processes N` or `torchrun`, "
+    "not with `accelerate launch --cpu`."
+)
+
 
 def guard_processes(patience: timedelta | None = None) -> int:
     """The number of processes that work together; raises when the launcher promised others.
@@ -22,13 +27,18 @@ def guard_processes(patience: timedelta | None = None) -> int:
     from accelerate import PartialState
 
     promised = int(os.environ.get("WORLD_SIZE", "1"))
+    several = _wanted_several()
     options: dict[str, Any] = {} if patience is None else {"timeout": patience}
     started = int(PartialState(cpu=_without_accelerator(), **options).num_processes)
     if promised != started:
         raise HfDetrPanopticError(
             f"the launcher promised {promised} processes, but this one knows of {started}",
-            fix="On a CPU start them with `accelerate launch --multi_gpu --num_processes N` or `torchrun`, "
-            "not with `accelerate launch --cpu`.",
+            fix=_HOW,
+        )
+    if several and started == 1:
+        raise HfDetrPanopticError(
+            "the launcher was asked for several processes and started one",
+            fix=f"{_HOW} For one process, leave out --num_processes.",
         )
     return started
 
@@ -59,6 +69,17 @@ def end_processes() -> None:
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def _wanted_several() -> bool:
+    """Whether accelerate's launcher of one process was asked for more: only then it says where processes meet.
+
+    On a cluster MASTER_ADDR may be there without its doing; what it writes by itself is this machine.
+    """
+    without_gpu, meeting = os.environ.get("ACCELERATE_USE_CPU"), os.environ.get("MASTER_ADDR")
+    if without_gpu is None or meeting is None or "WORLD_SIZE" in os.environ:
+        return False
+    return without_gpu == "True" or meeting == "127.0.0.1"
 
 
 def _without_accelerator() -> bool:

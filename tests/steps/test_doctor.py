@@ -15,7 +15,9 @@ from transformers import DetrConfig, DetrForSegmentation, DetrImageProcessor
 
 from hf_detr_panoptic import Category, LabelSpace
 from hf_detr_panoptic.cli import main
+from hf_detr_panoptic.errors import HfDetrPanopticError
 from hf_detr_panoptic.steps import doctor
+from hf_detr_panoptic.steps.processes import guard_processes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,6 +77,47 @@ def test_processes_that_work_together(launcher: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", *launch.split(), str(script)]
     subprocess.run(command, check=True, timeout=120, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert [(tmp_path / f"rank{rank}").read_text() for rank in range(2)] == ["2", "2"]
+
+
+# What accelerate's launcher writes for `--cpu --num_processes 2`, `--num_processes 2` without a GPU, and for one process.
+CPU = {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+LAUNCHES = [
+    (CPU, True),
+    (CPU | {"ACCELERATE_USE_CPU": "False"}, True),
+    ({"ACCELERATE_USE_CPU": "True"}, False),
+    ({"ACCELERATE_USE_CPU": "False"}, False),
+    ({"ACCELERATE_USE_CPU": "False", "MASTER_ADDR": "node7"}, False),  # exported by a cluster's script
+    ({"MASTER_ADDR": "127.0.0.1"}, False),
+    ({}, False),
+]
+
+
+@pytest.mark.parametrize(("environment", "refused"), LAUNCHES)
+def test_a_launcher_that_was_asked_for_more(
+    environment: dict[str, str], refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (*CPU, "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if refused:
+        with pytest.raises(HfDetrPanopticError, match="asked for several processes and started one.*--multi_gpu"):
+            guard_processes()
+    else:
+        assert guard_processes() == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(2, "several processes and started one"), (1, "1 process")])
+def test_accelerate_on_a_cpu(number: int, status: str, tmp_path: Path) -> None:
+    script = tmp_path / "guarded.py"
+    script.write_text(
+        "from hf_detr_panoptic.steps.processes import guard_processes\nprint(guard_processes(), 'process')\n"
+    )
+    launch = f"-m accelerate.commands.launch --cpu --num_processes {number} --num_machines 1 --mixed_precision no"
+    command = [sys.executable, *launch.split(), str(script)]
+    run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert status in run.stdout + run.stderr
 
 
 def test_processes_that_are_alone_without_knowing_it() -> None:
