@@ -5,6 +5,8 @@ Neither torch nor transformers is imported here. Paths are relative to the worki
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -206,7 +208,8 @@ class Recipe:
         return Path(self.data.out) if self.data.out else Path(self.output) / "data"
 
     def check_files(self) -> None:
-        """What the recipe names must be there: raises before hours are spent, without loading anything."""
+        """What the recipe names must be there, and its output writable: said before hours are spent, nothing loaded."""
+        _check_writable(self.output)
         if isinstance(self.data, PhotosAndMarks):
             for key, name in (("data.images", self.data.images), ("data.annotations", self.data.annotations)):
                 if not Path(name).exists():
@@ -217,8 +220,26 @@ class Recipe:
         else:
             names = {"model": self.model, "data": self.data}
         for key, name in names.items():
+            if Path(name).is_file():
+                kind = "dataset" if key == "data" else "model"
+                raise RecipeError(f"{name!r} is a file", where=key, fix=f"Name the {kind}'s folder.")
             if not Path(name).is_dir() and not _could_be_on_the_hub(name):
                 raise _missing(name, key)
+
+
+def _check_writable(output: str) -> None:
+    """Raise where the run's folder cannot be made or written to; nothing is left there by trying."""
+    there = next(place for place in (Path(output), *Path(output).parents, Path()) if os.path.lexists(place))
+    if not there.is_dir():
+        raise RecipeError(f"{str(there)!r} is no folder", where="output", fix="Name a folder, there or to be made.")
+    try:
+        tempfile.TemporaryDirectory(dir=there).cleanup()
+    except OSError as error:
+        raise RecipeError(
+            f"nothing can be written into {str(there)!r} ({error.strerror})",
+            where="output",
+            fix="Name another folder.",
+        ) from error
 
 
 def _could_be_on_the_hub(name: str) -> bool:

@@ -183,8 +183,10 @@ class TestFiles:
     @pytest.mark.parametrize(
         "data", ["data/site", "photos/", "user/name", "name", {"images": "photos", "annotations": "marks.zip"}]
     )
-    def test_there_or_perhaps_on_the_hub(self, data: Any) -> None:
-        Recipe.from_dict({"data": data}).check_files()
+    def test_there_or_perhaps_on_the_hub(self, data: Any, tmp_path: Path) -> None:
+        before = sorted(tmp_path.iterdir())
+        Recipe.from_dict({"data": data, "output": "runs/x"}).check_files()
+        assert sorted(tmp_path.iterdir()) == before
 
     @pytest.mark.parametrize(
         ("recipe", "where", "what"),
@@ -193,7 +195,12 @@ class TestFiles:
             ({"data": "./site"}, "data", "'./site' does not exist"),
             ({"data": "/nowhere/at/all"}, "data", "relative to the working directory"),
             ({"data": "~/site"}, "data", "~ is not expanded"),
-            ({"data": "marks.zip/"}, "data", "does not exist"),
+            ({"data": "marks.zip"}, "data", "'marks.zip' is a file. Name the dataset's folder."),
+            ({"data": "photos/../marks.zip"}, "data", "is a file. Name the dataset's folder."),
+            ({"data": "data/site", "model": "marks.zip"}, "model", "is a file. Name the model's folder."),
+            ({"data": "data/site", "output": "marks.zip"}, "output", "'marks.zip' is no folder"),
+            ({"data": "data/site", "output": "marks.zip/runs/x"}, "output", "'marks.zip' is no folder"),
+            ({"data": "data/site", "output": "/proc/runs/x"}, "output", "nothing can be written into '/proc'"),
             ({"data": "data/site", "model": "photos/model"}, "model", "does not exist"),
             ({"data": {"images": "photo", "annotations": "marks.zip"}}, "data.images", "Did you mean 'photos'?"),
             ({"data": {"images": "marks.zip", "annotations": "marks.zip"}}, "data.images", "Name a folder"),
