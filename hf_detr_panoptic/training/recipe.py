@@ -208,7 +208,7 @@ class Recipe:
         return Path(self.data.out) if self.data.out else Path(self.output) / "data"
 
     def check_files(self) -> None:
-        """What the recipe names must be there, and its output writable: said before hours are spent, nothing loaded."""
+        """What the recipe names must be there, and its output writable: said before anything is loaded."""
         _check_writable(self.output)
         if isinstance(self.data, PhotosAndMarks):
             for key, name in (("data.images", self.data.images), ("data.annotations", self.data.annotations)):

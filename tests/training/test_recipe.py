@@ -200,7 +200,7 @@ class TestFiles:
             ({"data": "data/site", "model": "marks.zip"}, "model", "is a file. Name the model's folder."),
             ({"data": "data/site", "output": "marks.zip"}, "output", "'marks.zip' is no folder"),
             ({"data": "data/site", "output": "marks.zip/runs/x"}, "output", "'marks.zip' is no folder"),
-            ({"data": "data/site", "output": "/proc/runs/x"}, "output", "nothing can be written into '/proc'"),
+            ({"data": "data/site", "output": "/proc/runs/x"}, "output", "nothing can be written into '/"),
             ({"data": "data/site", "model": "photos/model"}, "model", "does not exist"),
             ({"data": {"images": "photo", "annotations": "marks.zip"}}, "data.images", "Did you mean 'photos'?"),
             ({"data": {"images": "marks.zip", "annotations": "marks.zip"}}, "data.images", "Name a folder"),
