@@ -67,8 +67,6 @@ def training_arguments(stage: StageRecipe, device: Any, *, output_dir: str | Pat
         **_precision(stage, device),
         **_LOOP,
     }
-    if str(arguments.get("metric_for_best_model", "")).endswith("loss"):
-        arguments["greater_is_better"] = False
     if device.type == "cpu":
         arguments["use_cpu"] = True
     if "lr_scheduler_type" not in arguments:

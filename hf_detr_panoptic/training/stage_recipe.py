@@ -52,6 +52,13 @@ _DROP: Mapping[str, float] = {"detection": 0.8, "mask_head": 0.6, "finetune": 0.
 
 _PARTS = ("stem", "layer1", "layer2", "layer3", "layer4", "backbone", "transformer", "heads", "detr", "mask_head")
 
+# What an evaluation of each stage gives to choose the best checkpoint by (`evaluation_loop.eval_metrics`).
+METRICS: Mapping[str, tuple[str, ...]] = {
+    "detection": ("box_ap", "box_ap50", "box_ap75", "box_ap_things", "box_ap_stuff"),
+    "mask_head": ("pq", "sq", "rq", "pq_things", "pq_stuff"),
+    "finetune": ("pq", "sq", "rq", "pq_things", "pq_stuff"),
+}
+
 # Keys of one stage alone: elsewhere they would do nothing.
 ONLY_IN: Mapping[str, str] = {"mask_queries": "mask_head", "threshold": "mask_head"}
 
@@ -224,11 +231,8 @@ def _check_together(
         for key in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
             if theirs.get(key):
                 raise wrong(f"{key} without workers", key, "Leave it out, or give dataloader_num_workers 1 or more.")
-    metric = str(theirs.get("metric_for_best_model", "")).removeprefix("eval_")
-    if name == "detection" and metric.startswith(("pq", "things", "stuff")):
-        raise wrong(
-            f"detection has no {metric}: its masks mean nothing yet", "metric_for_best_model", "Write `box_ap`."
-        )
+    if "metric_for_best_model" in theirs:
+        _check_metric(name, str(theirs["metric_for_best_model"]).removeprefix("eval_"), wrong)
     evaluates = theirs.get("eval_strategy", "epoch")
     if evaluates == "no" and (theirs.get("load_best_model_at_end") or ours.get("early_stopping")):
         key = "early_stopping" if ours.get("early_stopping") else "load_best_model_at_end"
@@ -239,6 +243,14 @@ def _check_together(
     if "max_steps" not in theirs and drop is not None and drop >= max(end, 1):
         where = places.where((*path, "lr_drop")) or dotted((*path, "lr_drop"))
         logger.warning("%s: the learning rate would drop after epoch %g, but %g is the last", where, drop, end)
+
+
+def _check_metric(name: str, metric: str, wrong: Any) -> None:
+    if metric not in METRICS[name]:
+        why, fix = "", did_you_mean(metric, METRICS[name])
+        if metric in METRICS["finetune"]:
+            why, fix = ": its masks mean nothing yet", "Write `box_ap`."
+        raise wrong(f"an evaluation of {name} gives no {metric!r}{why}", "metric_for_best_model", fix)
 
 
 def _check_saving(theirs: Mapping[str, Any], evaluates: str, wrong: Any) -> None:

@@ -43,6 +43,7 @@ OURS = {
 } | dict.fromkeys(
     ("hub_token", "hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push", "hub_revision"), _PUSH
 )
+OURS["fp16_full_eval"] = "Leave it out: evaluations are in 32 bits, or with `bf16_full_eval: true` in bf16."
 OURS |= dict.fromkeys(("save_only_model", "ignore_data_skip"), _RESUME)
 OURS |= dict.fromkeys(
     (

@@ -124,10 +124,6 @@ def test_workers(tmp_path: Path) -> None:
     assert (three.dataloader_num_workers, three.dataloader_prefetch_factor) == (3, 4)
 
 
-def test_a_smaller_loss_is_better(tmp_path: Path) -> None:
-    assert build("cpu", tmp_path, metric_for_best_model="loss").greater_is_better is False
-
-
 def test_a_scheduler_of_transformers(tmp_path: Path) -> None:
     assert build("cpu", tmp_path, lr_scheduler_type="cosine").lr_scheduler_type == SchedulerType.COSINE
 

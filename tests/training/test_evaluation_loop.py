@@ -19,6 +19,7 @@ from hf_detr_panoptic.training.evaluation_loop import (
     panoptic_quality,
     plan_batches,
 )
+from hf_detr_panoptic.training.stage_recipe import METRICS
 from hf_detr_panoptic.training.stages import Splits
 
 
@@ -83,3 +84,10 @@ def test_nothing_found_counts_as_0() -> None:
 def test_no_photos(model: DetrForPanopticSegmentation) -> None:
     with pytest.raises(DatasetError, match="no photo to evaluate"):
         panoptic_quality(model, [], 2)
+
+
+@pytest.mark.parametrize(("stage", "mode"), [("detection", "boxes"), ("mask_head", "maps"), ("finetune", "maps")])
+def test_figures_have_the_names_that_a_recipe_may_choose_by(stage: str, mode: str) -> None:
+    group = dict.fromkeys(("pq", "sq", "rq", "ap", "ap50", "ap75"), 0.5)
+    figures = eval_metrics(mode, group | dict.fromkeys(("all", "things", "stuff"), group))
+    assert {name.removeprefix("eval_") for name in figures} == set(METRICS[stage])
