@@ -30,7 +30,7 @@ def mistyped(found: Any, wanted: Any, key: str = "it") -> str | None:
     """What is of another type than `wanted`: a type or several, a mapping of keys, or a list of one for all items."""
     if found is None:
         return None
-    kinds = dict if isinstance(wanted, dict) else list if isinstance(wanted, list) else wanted
+    kinds: Any = dict if isinstance(wanted, dict) else list if isinstance(wanted, list) else wanted
     if not isinstance(found, kinds) or isinstance(found, bool):
         said = repr(found)
         return f"{key} is {said if len(said) <= 40 else said[:39] + '…'}"
