@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +25,9 @@ __all__ = [
     "STAGES",
     "Recipe",
     "StageRecipe",
-    "check_precision",
+    "check_arguments",
     "find_recipe",
+    "process_kept",
     "recipe_folder",
     "recipe_keys",
     "recipe_names",
@@ -51,7 +54,7 @@ def training_arguments(stage: StageRecipe, device: Any, *, output_dir: str | Pat
     Built just before the stage's Trainer: a second precision can only follow once the first run is over.
     """
     import torch
-    from transformers import TrainingArguments
+    from transformers import Trainer, TrainingArguments
 
     written = dict(stage.training_arguments)
     device = torch.device("cpu" if written.get("use_cpu") else device)
@@ -74,6 +77,7 @@ def training_arguments(stage: StageRecipe, device: Any, *, output_dir: str | Pat
         arguments["lr_scheduler_type"] = "constant_with_warmup"
     try:
         built = TrainingArguments(output_dir=str(output_dir), seed=seed, **arguments)
+        Trainer.get_optimizer_cls_and_kwargs(built)  # raises for an optimizer that is not installed
     except (ValueError, TypeError, ImportError, NotImplementedError) as error:
         raise RecipeError(f"transformers refuses these arguments ({error})", where=f"stages.{stage.name}") from error
     if not (built.bf16 or built.fp16):
@@ -97,11 +101,35 @@ def _loader(device: Any, written: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_precision(stage: StageRecipe, device: Any) -> None:
-    """Raise now for a precision that a later stage will ask for and the device does not have."""
-    import torch
+def check_arguments(stages: Iterable[StageRecipe], device: Any) -> None:
+    """Raise now for what transformers, or the device, will refuse when a later stage begins."""
+    for stage in stages:
+        with process_kept():
+            training_arguments(stage, device, output_dir=stage.name, seed=0)
 
-    _precision(stage, torch.device("cpu" if stage.training_arguments.get("use_cpu") else device))
+
+@contextmanager
+def process_kept() -> Iterator[None]:
+    """What TrainingArguments and a Trainer set for the whole process, undone: the next stage has its own.
+
+    These are precision and device, which accelerate remembers, and TF32 in torch.
+    """
+    import torch
+    from accelerate import PartialState
+    from accelerate.state import AcceleratorState
+
+    state = dict(PartialState._shared_state)
+    switches: list[tuple[Any, str]] = [(torch.backends, "fp32_precision")]
+    if not hasattr(torch.backends, "fp32_precision"):  # torch before 2.9
+        switches = [(torch.backends.cuda.matmul, "allow_tf32"), (torch.backends.cudnn, "allow_tf32")]
+    before = [getattr(*switch) for switch in switches]
+    try:
+        yield
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        PartialState._shared_state.update(state)
+        for switch, value in zip(switches, before, strict=True):
+            setattr(*switch, value)
 
 
 def _precision(stage: StageRecipe, device: Any) -> dict[str, bool]:

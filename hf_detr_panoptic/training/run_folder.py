@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import RecipeError
 from ..evaluation.table import write_per_class
 from . import checkpoints
-from .recipe import Recipe
+from .recipe import PhotosAndMarks, Recipe
 from .recipes_on_disk import read_yaml
 from .stage_recipe import STAGES
 
@@ -74,15 +74,23 @@ def begun_stages(output: str | Path) -> list[str]:
 
 
 def check_folder(recipe: Recipe) -> None:
-    """Raise unless the folder holds no run, or one of the same recipe."""
+    """Raise unless the folder holds no run, or one of the same recipe.
+
+    Before a stage has begun, only photos that were prepared into the folder bind, by what prepared them.
+    """
     output = Path(recipe.output)
     written = output / RECIPE
     if written.is_file():
-        before, _ = read_yaml(written)
-        changed = _changed(_flat_recipe(Recipe.from_dict(before, where=str(written))), _flat_recipe(recipe))
+        before = Recipe.from_dict(read_yaml(written)[0], where=str(written))
+        changed = _changed(_flat_recipe(before), _flat_recipe(recipe))
         # A stage that has not begun may still be changed, and so may what goes to the Hub.
         begun = begun_stages(output)
-        fixed = [key for key in changed if _matters(key, begun)]
+        if begun:
+            fixed = [key for key in changed if _matters(key, begun)]
+        elif _prepared_into(output, before):
+            fixed = [key for key in changed if key == "seed" or key.split(".")[0] == "data"]
+        else:
+            fixed = []
         if fixed:
             raise RecipeError(
                 f"the run there was begun with other settings: {', '.join(fixed[:5])}"
@@ -94,6 +102,34 @@ def check_folder(recipe: Recipe) -> None:
         raise RecipeError(
             "the folder holds stages without a recipe.yaml", where=str(output), fix="Give the run another `output`."
         )
+
+
+def _prepared_into(output: Path, recipe: Recipe) -> bool:
+    own = isinstance(recipe.data, PhotosAndMarks) and recipe.data.out is None
+    return own and (output / "data" / "prepare.json").is_file()
+
+
+def check_order(output: str | Path, to_run: Sequence[str]) -> None:
+    """Raise where a stage would be trained that comes before trained ones: these began from something else.
+
+    They would go on from there, or count as finished, and what is trained now would be lost on them.
+    """
+    trained = [stage for stage in STAGES if _has_learnt(stage_folder(output, stage))]
+    for name in to_run:
+        later = [stage for stage in trained if STAGES.index(stage) > STAGES.index(name)]
+        if later and not checkpoints.is_complete(stage_folder(output, name)):
+            folders = " and ".join(stage_folder(output, stage).name for stage in later)
+            raise RecipeError(
+                f"{' and '.join(later)} {'were' if len(later) > 1 else 'was'} trained before {name}, "
+                "and began from something else",
+                where=str(output),
+                fix=f"Leave {name} out with `--start {later[0]}`, move {folders} away to train what follows "
+                f"{name} anew, or give the run another `output`.",
+            )
+
+
+def _has_learnt(folder: Path) -> bool:
+    return checkpoints.is_complete(folder) or checkpoints.last_complete(folder) is not None
 
 
 def claim_folder(recipe: Recipe) -> None:

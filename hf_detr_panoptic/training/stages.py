@@ -25,7 +25,7 @@ from ..labels import LabelSpace
 from ..model.criterion import LossWeights
 from ..model.modeling import DetrForPanopticSegmentation
 from . import checkpoints
-from .arguments import check_precision
+from .arguments import check_arguments, process_kept
 from .batch_size import fit_batch_size, halve_batch_size, ran_out_of_memory, training_memory_error
 from .callbacks import Interruption, Patience, ProgressLine, Results, StopOnSignal, Tracker, Tracking
 from .dataset_record import check_dataset, write_dataset_record
@@ -33,7 +33,16 @@ from .environment import Cost, write_environment
 from .parameter_groups import trainable_line
 from .recipe import Recipe
 from .rehearsal import rehearse
-from .run_folder import StageEnd, begun_stages, check_folder, claim_folder, finished, stage_folder, write_metrics
+from .run_folder import (
+    StageEnd,
+    begun_stages,
+    check_folder,
+    check_order,
+    claim_folder,
+    finished,
+    stage_folder,
+    write_metrics,
+)
 from .stage_recipe import STAGES, StageRecipe
 from .trainer import PanopticTrainer, load_strictly, seed_of
 
@@ -74,23 +83,25 @@ def run_stages(
 ) -> list[StageEnd]:
     """Run what the recipe does not skip, from `start` to `stop`; finished stages of its folder are not run again.
 
-    Every process of a launch calls this alike. `at_stage_end` is called on the main process, after each stage that
-    was run here. With `estimate` every stage is only rehearsed, from the recipe's model: nothing is written.
+    Returns every stage that is finished there, whenever it was: metrics.json is about all of them, and final/ is the
+    last one. Every process of a launch calls this alike. `at_stage_end` is called on the main process, after each
+    stage that was run here. With `estimate` every stage is only rehearsed, from the recipe's model: nothing is
+    written.
     """
     state = PartialState()
     speak: Say = say if state.is_main_process else _silent
     chosen = _chosen(recipe, start, stop)
     check_splits(splits)
-    for stage in chosen:
-        check_precision(stage, state.device)
+    check_arguments(chosen, state.device)
     if estimate:
         with tempfile.TemporaryDirectory() as scratch:  # a Trainer makes its folder at once
             for stage in chosen:
                 model = starting_model(recipe, splits.space, None, speak if stage is chosen[0] else None)
-                _Stage(recipe, stage, splits, model, speak, Path(scratch)).estimate()
-                _forget_precision()
+                with process_kept():
+                    _Stage(recipe, stage, splits, model, speak, Path(scratch)).estimate()
         return []
     check_folder(recipe)
+    check_order(recipe.output, [stage.name for stage in chosen])
     begun = begun_stages(recipe.output)
     if begun:
         check_dataset(recipe.output, dict(_by_name(splits)))
@@ -106,17 +117,17 @@ def run_stages(
         for stage in recipe.stages:
             end = finished(recipe.output, stage.name)
             if stage in chosen and end is None:
-                end = _run(recipe, stage, splits, speak, interruption, ends, tracker)
+                with process_kept():
+                    end = _run(recipe, stage, splits, speak, interruption, ends, tracker)
                 if state.is_main_process:
                     write_metrics(recipe.output, [*ends, end])
                     if at_stage_end is not None:
                         at_stage_end(end)
-                _forget_precision()
             elif end is not None and stage in chosen:
                 speak(f"{stage.name}: finished before, taken from {end.folder}")
             if end is not None:
                 ends.append(end)
-            if stage is chosen[-1]:
+            if stage is recipe.stages.to_run[-1]:
                 break
     if state.is_main_process:
         _copy_final(ends[-1], Path(recipe.output) / "final")

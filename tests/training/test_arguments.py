@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import PartialState
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SchedulerType
 
 from hf_detr_panoptic.errors import RecipeError
-from hf_detr_panoptic.training.arguments import STAGES, StageRecipe, recipe_keys, training_keys
+from hf_detr_panoptic.training.arguments import STAGES, StageRecipe, check_arguments, recipe_keys, training_keys
 from hf_detr_panoptic.training.plain_data import checked
 from hf_detr_panoptic.training.stage_recipe import Places
 from hf_detr_panoptic.training.training_fields import GONE, OURS, training_fields
@@ -136,6 +137,18 @@ def test_checkpointing_under_either_name(tmp_path: Path, recwarn: pytest.Warning
 def test_what_transformers_refuses_is_said_with_the_stage(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="stages.finetune: transformers refuses these arguments"):
         build("cpu", tmp_path, torch_empty_cache_steps=-1)
+
+
+def test_a_check_of_all_stages_leaves_the_process_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU with TF32, which a stage's arguments turn on for all of torch."""
+    monkeypatch.setattr("transformers.training_args.is_torch_tf32_available", lambda: True)
+    state = PartialState()
+    before, tf32 = dict(vars(state)), torch.backends.fp32_precision
+    monkeypatch.setitem(state._shared_state, "device", "the GPU")
+    stages = [StageRecipe.of("detection", tf32=True, bf16=True, use_cpu=True), StageRecipe.of("finetune")]
+    check_arguments(stages, "cpu")
+    assert torch.backends.fp32_precision == tf32
+    assert vars(PartialState()) == before | {"device": "the GPU"}
 
 
 def test_every_key_is_documented() -> None:

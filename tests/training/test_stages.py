@@ -133,6 +133,15 @@ def test_a_finished_run_is_not_run_again(finished_run: Any, make: Make, splits: 
     assert len(said) == 3
 
 
+def test_stopping_earlier_changes_nothing_in_a_finished_run(finished_run: Any, make: Make, splits: Splits) -> None:
+    output, _, ends = finished_run
+    names = ("metrics.json", "per_class.csv", "results.csv")
+    before = [(output / name).read_bytes() for name in names]
+    assert run_stages(make(output), splits, stop="detection", say=str) == ends
+    assert [(output / name).read_bytes() for name in names] == before
+    assert same(output / "3-finetune", output / "final")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_resumably(
     finished_run: Any, make: Make, splits: Splits, tmp_path: Path, number: signal.Signals
@@ -195,6 +204,11 @@ def test_start_stop_and_skip(make: Make, splits: Splits, tmp_path: Path) -> None
     assert same(tmp_path / "a" / "1-detection", tmp_path / "a" / "final")
     skipping = make(tmp_path / "b", stages={"detection": {"skip": True}, "finetune": {"skip": True}})
     assert [end.name for end in run_stages(skipping, splits, say=str)] == ["mask_head"]
+    whole = make(tmp_path / "b")
+    with pytest.raises(RecipeError, match="mask_head was trained before detection"):
+        run_stages(whole, splits, say=str)
+    assert not (tmp_path / "b" / "1-detection").exists()
+    assert len(run_stages(whole, splits, start="mask_head", stop="mask_head", say=str)) == 1
     with pytest.raises(RecipeError, match="no stage is left"):
         run_stages(skipping, splits, start="finetune", say=str)
     with pytest.raises(RecipeError, match="Did you mean 'mask_head'"):
@@ -297,10 +311,19 @@ def write_maps(folder: Path, splits: Splits, void: bool = False, without: set[in
     return list(read_dataset(folder)["train"])
 
 
-def test_a_precision_that_is_not_there_is_said_at_once(make: Make, splits: Splits, tmp_path: Path) -> None:
-    """fp16 in the last stage only: on a CPU it cannot be trained in, and that is known before the first."""
-    recipe = make(tmp_path / "run", stages={"finetune": {"fp16": True}})
-    with pytest.raises(RecipeError, match=r"stages\.finetune: fp16 is asked for"):
+@pytest.mark.parametrize(
+    ("settings", "answer"),
+    [
+        ({"fp16": True}, "fp16 is asked for, and a CPU cannot train in it"),
+        ({"torch_empty_cache_steps": -1}, "transformers refuses these arguments .*bigger than 0"),
+        ({"optim": "lomo"}, "transformers refuses these arguments .*install `lomo_optim`"),
+    ],
+)
+def test_what_the_last_stage_cannot_do_is_said_at_once(
+    settings: dict[str, Any], answer: str, make: Make, splits: Splits, tmp_path: Path
+) -> None:
+    recipe = make(tmp_path / "run", stages={"finetune": settings})
+    with pytest.raises(RecipeError, match=rf"stages\.finetune: {answer}"):
         run_stages(recipe, splits, say=str)
     assert not (tmp_path / "run").exists()
 

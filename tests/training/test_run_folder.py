@@ -1,0 +1,84 @@
+"""Whose a run's folder is: what a recipe.yaml there binds to, and which stage may still be trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_detr_panoptic.errors import HfDetrPanopticError, RecipeError
+from hf_detr_panoptic.training import checkpoints
+from hf_detr_panoptic.training.recipe import Recipe
+from hf_detr_panoptic.training.run_folder import check_folder, check_order, claim_folder, stage_folder
+from hf_detr_panoptic.training.stages import Splits, run_stages
+
+
+def finish(output: Path, stage: str) -> None:
+    checkpoints.mark_complete(made(stage_folder(output, stage)))
+
+
+def begin(output: Path, stage: str) -> None:
+    checkpoints.mark_complete(made(stage_folder(output, stage) / "checkpoint-4"))
+
+
+def break_off(output: Path, stage: str) -> None:
+    made(stage_folder(output, stage) / "checkpoint-4")
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize("trained", [finish, begin])
+def test_no_stage_is_trained_after_those_that_follow_it(trained: Callable[[Path, str], None], tmp_path: Path) -> None:
+    finish(tmp_path, "detection")
+    trained(tmp_path, "finetune")
+    with pytest.raises(RecipeError, match=r"finetune was trained before mask_head.*--start finetune.*3-finetune"):
+        check_order(tmp_path, ["detection", "mask_head", "finetune"])
+    check_order(tmp_path, ["finetune"])
+    check_order(tmp_path, ["detection"])
+
+
+def test_all_later_stages_are_named(tmp_path: Path) -> None:
+    finish(tmp_path, "mask_head")
+    begin(tmp_path, "finetune")
+    with pytest.raises(RecipeError, match="mask_head and finetune were trained before detection.*--start mask_head"):
+        check_order(tmp_path, ["detection"])
+
+
+def test_half_a_checkpoint_is_no_training(tmp_path: Path) -> None:
+    break_off(tmp_path, "finetune")
+    check_order(tmp_path, ["detection", "mask_head", "finetune"])
+
+
+def test_a_run_that_never_began_binds_to_nothing(
+    splits: Splits, shapes_folder: Path, model_folder: Path, make_recipe: Any, tmp_path: Path
+) -> None:
+    """A model that is not there is said once the folder is claimed; the command, mended, goes through."""
+    recipe = make_recipe(shapes_folder, model_folder, tmp_path / "run")
+    with pytest.raises(HfDetrPanopticError, match="nobody/nothing"):
+        run_stages(replace(recipe, model="nobody/nothing"), splits, say=str)
+    assert (tmp_path / "run" / "recipe.yaml").is_file()
+    check_folder(recipe)
+    check_folder(replace(recipe, seed=3, data="another/dataset"))
+    begin(tmp_path / "run", "mask_head")
+    with pytest.raises(RecipeError, match="other settings: model"):
+        check_folder(recipe)
+
+
+def test_data_that_was_prepared_into_the_folder_binds(tmp_path: Path) -> None:
+    content: dict[str, Any] = {"data": {"images": "photos", "annotations": "marks"}, "output": str(tmp_path / "run")}
+    claim_folder(Recipe.from_dict(content))
+    warmer = Recipe.from_dict({**content, "data": {**content["data"], "threshold": 0.7}})
+    check_folder(warmer)
+    made(tmp_path / "run" / "data").joinpath("prepare.json").write_text(json.dumps({}))
+    check_folder(Recipe.from_dict({**content, "model": "another/model"}))
+    with pytest.raises(RecipeError, match=r"other settings: data\.threshold"):
+        check_folder(warmer)
+    with pytest.raises(RecipeError, match="other settings: seed"):  # which shared the photos out
+        check_folder(Recipe.from_dict({**content, "seed": 3}))
