@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--start", metavar="STAGE", help="begin with this stage: detection, mask_head or finetune")
     parser.add_argument("--stop", metavar="STAGE", help="end with this stage")
     parser.add_argument(
-        "--estimate", action="store_true", help="time three steps of each stage, say the cost, and stop"
+        "--estimate",
+        action="store_true",
+        help="time three steps of each stage, say the cost, and stop; photos and marks are prepared first",
     )
     parser.add_argument("--dry-run", action="store_true", help="check the recipe and its files, and stop")
     parser.add_argument("--no-launch", action="store_true", help="never start processes; say how where it is needed")
@@ -106,6 +108,7 @@ def train(
     from ..training.run_folder import check_folder
     from ..training.stages import run_stages
 
+    _check_before_the_data(recipe, start, stop)
     trackers = []
     pushing = None
     if not estimate:  # before photos are prepared
@@ -130,6 +133,20 @@ def train(
     if pushing:
         pushing.finished()
     return ends
+
+
+def _check_before_the_data(recipe: Recipe, start: str | None, stop: str | None) -> None:
+    """What can be known before photos are labelled, which may take hours."""
+    from accelerate import PartialState
+
+    from ..model.loading import hub_arguments, read_config
+    from ..training.arguments import check_arguments
+    from ..training.run_folder import begun_stages
+    from ..training.stages import chosen_stages
+
+    check_arguments(chosen_stages(recipe, start, stop), PartialState().device)
+    if not begun_stages(recipe.output):
+        read_config(recipe.model, hub_arguments(recipe.model, {}), {})
 
 
 def processes_to_start() -> int:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from .batch_size import fit_batch_size, halve_batch_size, ran_out_of_memory, tra
 from .callbacks import Interruption, Patience, ProgressLine, Results, StopOnSignal, Tracker, Tracking
 from .dataset_record import check_dataset, write_dataset_record
 from .environment import Cost, write_environment
+from .full_disk import says_a_full_disk
 from .parameter_groups import trainable_line
 from .recipe import Recipe
 from .rehearsal import rehearse
@@ -70,6 +70,7 @@ class Splits:
     space: LabelSpace
 
 
+@says_a_full_disk
 def run_stages(
     recipe: Recipe,
     splits: Splits,
@@ -90,8 +91,8 @@ def run_stages(
     """
     state = PartialState()
     speak: Say = say if state.is_main_process else _silent
-    chosen = _chosen(recipe, start, stop)
-    check_splits(splits)
+    chosen = chosen_stages(recipe, start, stop)
+    check_splits(splits, chosen)
     check_arguments(chosen, state.device)
     if estimate:
         with tempfile.TemporaryDirectory() as scratch:  # a Trainer makes its folder at once
@@ -152,8 +153,6 @@ def _run(
         at_work = _Stage(recipe, stage, splits, model, say)
         try:
             return at_work.run(interruption, before, tracker)
-        except OSError as error:
-            raise _explained(error, recipe.output) from error
         except (RuntimeError, MemoryError) as error:
             if not ran_out_of_memory(error):
                 raise
@@ -209,8 +208,8 @@ def prepare_model(model: DetrForPanopticSegmentation, stage: StageRecipe) -> Non
     model.mask_query_threshold = stage.threshold if stage.mask_queries == "confident" else None
 
 
-def check_splits(splits: Splits) -> None:
-    """What would spoil a run later, said before it begins."""
+def check_splits(splits: Splits, stages: Iterable[StageRecipe]) -> None:
+    """What would spoil a run of these stages later, said before it begins."""
     for name, rows in (("train", splits.train), ("val", splits.val)):
         if not len(rows):
             raise DatasetError(f"the split {name} is empty", fix="Split the dataset: hf-detr-panoptic split.")
@@ -220,11 +219,26 @@ def check_splits(splits: Splits) -> None:
             raise DatasetError(
                 f"no photo of the split {name} has a segment", fix="`hf-detr-panoptic check` shows what is in it."
             )
+    for stage in stages:
+        _check_metric(stage, splits)
     absent = [category.name for label, category in enumerate(splits.space) if label not in set(seen["train"])]
     if absent:
         logger.warning(
             "%d of %d classes have no segment to learn from: %s", len(absent), len(splits.space), _some(absent)
         )
+
+
+def _check_metric(stage: StageRecipe, splits: Splits) -> None:
+    """Things or stuff alone can be measured only where there are some; crowds do not count."""
+    whole, _, group = str(stage.training_arguments["metric_for_best_model"]).rpartition("_")
+    if group in ("things", "stuff"):
+        present = {splits.space[s.label].isthing for row in splits.val for s in row.segments if not s.crowd}
+        if (group == "things") not in present:
+            raise RecipeError(
+                f"the best checkpoint shall be found by its {group}, and the split val has none",
+                where=f"stages.{stage.name}.metric_for_best_model",
+                fix=f"Write `{whole.removeprefix('eval_')}`.",
+            )
 
 
 class _Stage:
@@ -348,7 +362,8 @@ class _Stage:
         )
 
 
-def _chosen(recipe: Recipe, start: str | None, stop: str | None) -> list[StageRecipe]:
+def chosen_stages(recipe: Recipe, start: str | None, stop: str | None) -> list[StageRecipe]:
+    """What the recipe does not skip, from `start` to `stop`."""
     for name in (start, stop):
         if name is not None and name not in STAGES:
             raise RecipeError(f"there is no stage {name!r}", fix=did_you_mean(name, STAGES))
@@ -379,16 +394,6 @@ def _copy_final(end: StageEnd, final: Path) -> None:
             shutil.copy2(path, partial / path.name)
     shutil.rmtree(final, ignore_errors=True)
     partial.replace(final)
-
-
-def _explained(error: OSError, output: str) -> Exception:
-    if error.errno != errno.ENOSPC:
-        return error
-    return HfDetrPanopticError(
-        "the disk is full",
-        where=output,
-        fix="Make room and run the same command: it resumes from the last checkpoint.",
-    )
 
 
 def _silent(text: str) -> None:

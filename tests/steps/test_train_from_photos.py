@@ -78,6 +78,22 @@ def test_a_dry_run_prepares_nothing(recipe: Path, tmp_path: Path, capsys: pytest
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["--model", "nobody/nothing"], "nobody/nothing"),
+        (["--start", "masks"], "there is no stage 'masks'"),
+        (["--stages.finetune.fp16"], "stages.finetune: fp16 is asked for"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_photos_are_labelled(
+    recipe: Path, tmp_path: Path, words: list[str], answer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(recipe), *words]) == 2
+    assert answer in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_two_processes_label_and_learn(recipe: Path, root: Path, tmp_path: Path, one_thread: None) -> None:
     """The same dataset as one process makes; two label, one writes."""

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import DetrForSegmentation
 
@@ -26,7 +27,7 @@ from hf_detr_panoptic.images import open_image
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.model.postprocess import choose_queries, postprocess
 from hf_detr_panoptic.panoptic_map import PanopticMap
-from hf_detr_panoptic.training import checkpoints
+from hf_detr_panoptic.training import checkpoints, stages
 from hf_detr_panoptic.training.arguments import Recipe, StageRecipe
 from hf_detr_panoptic.training.callbacks import Patience
 from hf_detr_panoptic.training.rehearsal import rehearse
@@ -272,13 +273,30 @@ def test_an_early_end_is_kept_after_a_kill(make: Make, splits: Splits, tmp_path:
     assert checkpoints.last_complete(folder) == folder / "checkpoint-8"
 
 
-def test_a_full_disk_is_said(make: Make, splits: Splits, tmp_path: Path, monkeypatch: Any) -> None:
-    def full(*args: Any, **kwargs: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize("writer", [(stages, "claim_folder"), (DetrForPanopticSegmentation, "save_pretrained")])
+def test_a_full_disk_is_said(make: Make, splits: Splits, tmp_path: Path, monkeypatch: Any, writer: Any) -> None:
+    """Wherever in a run: as it begins, and where a checkpoint is saved."""
 
-    monkeypatch.setattr(checkpoints, "mark_complete", full)
+    def full(*args: Any, **kwargs: Any) -> None:
+        if writer[1] == "claim_folder":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(*writer, full)
     with pytest.raises(HfDetrPanopticError, match="disk is full.*resumes"):
         run_stages(make(tmp_path / "run"), splits, stop="detection", say=str)
+
+
+@pytest.mark.parametrize(("stage", "metric"), [("detection", "box_ap_things"), ("mask_head", "eval_pq_things")])
+def test_a_metric_of_a_group_that_is_not_there(
+    make: Make, splits: Splits, tmp_path: Path, stage: str, metric: str
+) -> None:
+    only_stuff = write_maps(tmp_path / "stuff", splits, without={0, 1})
+    recipe = make(tmp_path / "run", stages={stage: {"metric_for_best_model": metric}})
+    with pytest.raises(RecipeError, match=rf"stages\.{stage}\.metric_for_best_model.*val has none") as caught:
+        run_stages(recipe, replace(splits, val=only_stuff), say=str)
+    assert caught.value.fix == f"Write `{metric.removeprefix('eval_').removesuffix('_things')}`."
+    assert not (tmp_path / "run").exists()
 
 
 def test_splits_that_cannot_be_learnt_from(splits: Splits, make: Make, tmp_path: Path, caplog: Any) -> None:
