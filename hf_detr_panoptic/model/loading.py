@@ -60,7 +60,15 @@ def hub_arguments(name: str | os.PathLike[str], arguments: Mapping[str, Any]) ->
 
 def read_config(name: str | os.PathLike[str], hub: Mapping[str, Any], changes: Mapping[str, Any]) -> DetrConfig:
     """The configuration of a DETR checkpoint, with some fields changed; of any other model family an error."""
-    if cached_file(str(name), "config.json", **_quietly(hub)) is None:
+    try:
+        found = cached_file(str(name), "config.json", **_quietly(hub))
+    except OSError as error:  # what transformers makes of the Hub's 404
+        raise ModelError(
+            f"the checkpoint cannot be found ({str(error).splitlines()[0]})",
+            where=str(name),
+            fix="Check the name; a private one needs `hf auth login`.",
+        ) from error
+    if found is None:
         final = Path(name) / "final"
         fix = f"Give {final}." if (final / "config.json").is_file() else "A checkpoint is a folder with one."
         raise ModelError("there is no config.json", where=str(name), fix=fix)

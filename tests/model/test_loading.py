@@ -184,6 +184,17 @@ def test_without_a_network_nobody_retries(tmp_path, monkeypatch):
         load("facebook/detr-resnet-50-panoptic", cache_dir=tmp_path)
 
 
+def test_a_name_that_the_hub_does_not_know(monkeypatch):
+    def unknown(*_, **__):  # the words of transformers
+        raise OSError("nobody/nothing is not a local folder and is not a valid model identifier\nIf this is private")
+
+    monkeypatch.setattr(loading, "_hub_answers", lambda: True)
+    monkeypatch.setattr(loading, "cached_file", unknown)
+    with pytest.raises(ModelError, match=r"cannot be found .*model identifier\)\. Check the name") as caught:
+        load("nobody/nothing")
+    assert caught.value.where == "nobody/nothing"
+
+
 def test_kinds_that_nobody_knows_are_asked_for(stock_model, tmp_path):
     stock = stock_model(space=None, id2label={0: "pipe", 1: "mud"})
     stock.save_pretrained(tmp_path)
