@@ -203,9 +203,7 @@ def _alone(settings: PostprocessSettings) -> str:
     """Which masks that count still do not become segments."""
     rules = ""
     if settings.duplicate < 1:
-        rules += (
-            f" Of two things of a class whose masks have an IoU above {settings.duplicate:g} the surer stays."
-        )
+        rules += f" Of two things of a class whose masks have an IoU above {settings.duplicate:g} the surer stays."
     if settings.min_area > 0:
         rules += f" Segments of fewer than {settings.min_area} pixels give way to the next best mask."
     return rules
