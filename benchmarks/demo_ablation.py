@@ -394,10 +394,12 @@ def show(title: str, lines: Sequence[Mapping[str, Any]]) -> None:
     order = [*VARIANTS, *(row[0] for row in rows)]
     rows.sort(key=lambda row: order.index(row[0]))
     print_table([title, "seeds", *GROUPS, "minutes"], rows)
-    means = {row[0]: [run["pq"]["all"] for run in lines if run["variant"] == row[0]] for row in rows}
-    if means.get("pipeline") and any(means.get("ceiling", ())):
-        share = statistics.mean(means["pipeline"]) / statistics.mean(means["ceiling"])
-        print(f"\nthe pipeline reaches {share:.3f} of the ceiling")
+    ours, best = (
+        {run["seed"]: run["pq"]["all"] for run in lines if run["variant"] == name} for name in ("pipeline", "ceiling")
+    )
+    if both := sorted(ours.keys() & best.keys()):
+        share = sum(ours[seed] for seed in both) / sum(best[seed] for seed in both)
+        print(f"\nthe pipeline reaches {share:.3f} of the ceiling (seeds {', '.join(map(str, both))})")
 
 
 def cell(values: Sequence[float | None]) -> str:
