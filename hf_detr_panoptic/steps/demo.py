@@ -228,14 +228,20 @@ def learn(recipe: Recipe, place: Place, processes: int) -> dict[str, Any]:
 
 
 def trained(recipe: Recipe, processes: int) -> list[StageEnd]:
-    """The recipe run in this process, or, without a GPU, in several that share its threads."""
+    """The recipe run in this process, or, without a GPU, in several that share its threads.
+
+    Where several cannot be, one takes their batches together.
+    """
     import torch
 
     from ..training.run_folder import finished
+    from .processes import can_talk
     from .train import launch_command, train
 
-    if processes == 1 or torch.accelerator.is_available():
+    if processes == 1:
         return train(recipe)
+    if torch.accelerator.is_available() or not can_talk():
+        return train(_together(recipe, processes))
     written = Path(recipe.output).with_suffix(".yaml")
     recipe.save(written, header=f"By hand: hf-detr-panoptic train {written.as_posix()}")
     threads = {"OMP_NUM_THREADS": str(max(1, THREADS // processes))}
@@ -245,6 +251,13 @@ def trained(recipe: Recipe, processes: int) -> list[StageEnd]:
             f"training ended with {done.returncode}", where=recipe.output, fix="The same command resumes."
         )
     return [end for stage in recipe.stages.to_run if (end := finished(recipe.output, stage.name)) is not None]
+
+
+def _together(recipe: Recipe, processes: int) -> Recipe:
+    """The same steps in one process."""
+    size = "per_device_train_batch_size"
+    stages = {s.name: s.with_arguments(**{size: s.training_arguments[size] * processes}) for s in recipe.stages}
+    return replace(recipe, stages=replace(recipe.stages, **stages))
 
 
 def measure(model: Path, held_out: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -87,3 +88,13 @@ def _without_accelerator() -> bool:
     import torch
 
     return not torch.accelerator.is_available()
+
+
+def can_talk() -> bool:
+    """Whether processes of this machine reach each other: a sandbox without a network may lack even the loopback."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=10).close()
+    except OSError:
+        return False
+    return True
