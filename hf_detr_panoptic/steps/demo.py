@@ -241,6 +241,7 @@ def trained(recipe: Recipe, processes: int) -> list[StageEnd]:
     if processes == 1:
         return train(recipe)
     if torch.accelerator.is_available() or not can_talk():
+        print(f"one process takes the batches of {processes}", flush=True)
         return train(_together(recipe, processes))
     written = Path(recipe.output).with_suffix(".yaml")
     recipe.save(written, header=f"By hand: hf-detr-panoptic train {written.as_posix()}")

@@ -26,6 +26,7 @@ from hf_detr_panoptic.steps import demo as demo_step
 from hf_detr_panoptic.steps.demo import DemoSettings, demo, demo_recipe
 from hf_detr_panoptic.steps.demo_data import Place
 from hf_detr_panoptic.steps.demo_quality import Labelled, grouped, merged_quality, mergings, without_void
+from hf_detr_panoptic.training.recipe import Recipe
 
 SMALL = ["--photos", "8", "--held-out", "2", "--size", "128x96"]
 QUICK = ["--max_steps", "2", "--eval_strategy", "no", "--per_device_train_batch_size", "2", "--data.threshold", "0.5"]
@@ -45,6 +46,24 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(teacher: Path, out: Path) -> list[str]:
     return ["demo", "--out", str(out), "--teacher", str(teacher), *SMALL, *QUICK]
+
+
+# --- where processes cannot reach each other
+
+
+def test_one_process_takes_the_batches_of_two_where_there_is_no_loopback(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*args: Any, **kwargs: Any) -> None:
+        raise OSError("Network is unreachable")
+
+    ran: list[Recipe] = []
+    monkeypatch.setattr("socket.create_connection", unreachable)
+    monkeypatch.setattr("hf_detr_panoptic.steps.train.train", lambda recipe: ran.append(recipe) or [])
+    recipe = demo_recipe(DemoSettings(out=tmp_path, teacher=teacher), Place(tmp_path))
+    assert demo_step.trained(recipe, 2) == []
+    sizes = {stage.name: stage.training_arguments["per_device_train_batch_size"] for stage in ran[0].stages}
+    assert sizes == {"detection": 8, "mask_head": 8, "finetune": 8}
 
 
 # --- before any work
