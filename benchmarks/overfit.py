@@ -30,7 +30,8 @@ from hf_detr_panoptic.data.writer import DatasetWriter
 from hf_detr_panoptic.model.transfer import strengthen_attention
 from hf_detr_panoptic.preprocess import Preprocess
 from hf_detr_panoptic.training.arguments import Recipe
-from hf_detr_panoptic.training.stages import Splits, run_stages
+from hf_detr_panoptic.training.splits import Splits
+from hf_detr_panoptic.training.stages import run_stages
 
 SIZE = (128, 160)  # at stride 16: 80 tokens
 SPACE = LabelSpace([Category("block", True), Category("disc", True), Category("sky", False), Category("mud", False)])

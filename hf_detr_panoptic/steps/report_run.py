@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..data.batches import Row
     from ..training.arguments import Recipe
     from ..training.run_folder import StageEnd
-    from ..training.stages import Splits
+    from ..training.splits import Splits
 
 _LOSSES = {"loss": "all", "loss_ce": "class", "loss_bbox": "box", "loss_giou": "GIoU", "loss_mask": "mask",
            "loss_dice": "dice"}  # fmt: skip

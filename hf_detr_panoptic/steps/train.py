@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..data.batches import Row
     from ..training.arguments import Recipe
     from ..training.run_folder import StageEnd
-    from ..training.stages import Splits
+    from ..training.splits import Splits
     from .prepare_settings import PrepareSettings
 
 # Words that are no flag of this command are the recipe's.
@@ -187,7 +187,7 @@ def _launch(processes: int, refuse: bool) -> int:
 def splits_of(recipe: Recipe) -> Splits:
     """The recipe's dataset, prepared first where it names photos and marks."""
     from ..data.coco_panoptic import read_dataset
-    from ..training.stages import Splits
+    from ..training.splits import Splits
 
     source = recipe.data
     if not isinstance(source, str):
@@ -215,7 +215,7 @@ def splits_of(recipe: Recipe) -> Splits:
 
 def only_labels(splits: Splits, names: Sequence[str]) -> Splits:
     """The classes of these names, in this order; what is of another class becomes void."""
-    from ..training.stages import Splits
+    from ..training.splits import Splits
 
     old = splits.space
     for name in names:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import gc
-import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from accelerate.state import AcceleratorState
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ..data.batches import PanopticDataset, Row
+from ..data.batches import PanopticDataset
 from ..data.transforms import Augmentation
 from ..errors import DatasetError, HfDetrPanopticError, RecipeError, did_you_mean
 from ..labels import LabelSpace
@@ -43,10 +42,9 @@ from .run_folder import (
     stage_folder,
     write_metrics,
 )
+from .splits import Splits, check_splits
 from .stage_recipe import STAGES, StageRecipe
 from .trainer import PanopticTrainer, load_strictly, seed_of
-
-logger = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 
@@ -59,15 +57,6 @@ class Interrupted(HfDetrPanopticError):
         super().__init__(
             f"ended by signal {number}; a checkpoint is saved", where=output, fix="The same command resumes."
         )
-
-
-@dataclass(frozen=True)
-class Splits:
-    """What a run learns from and is measured on, in one label space."""
-
-    train: Sequence[Row]
-    val: Sequence[Row]
-    space: LabelSpace
 
 
 @says_a_full_disk
@@ -105,12 +94,12 @@ def run_stages(
     check_order(recipe.output, [stage.name for stage in chosen])
     begun = begun_stages(recipe.output)
     if begun:
-        check_dataset(recipe.output, dict(_by_name(splits)))
+        check_dataset(recipe.output, splits.by_name)
     state.wait_for_everyone()
     if state.is_main_process:
         claim_folder(recipe)
         if not begun:
-            write_dataset_record(recipe.output, dict(_by_name(splits)))
+            write_dataset_record(recipe.output, splits.by_name)
     state.wait_for_everyone()
     ends: list[StageEnd] = []
     interruption = Interruption()
@@ -206,39 +195,6 @@ def prepare_model(model: DetrForPanopticSegmentation, stage: StageRecipe) -> Non
     model.with_masks = stage.name != "detection"
     model.auxiliary_loss = stage.name != "mask_head"
     model.mask_query_threshold = stage.threshold if stage.mask_queries == "confident" else None
-
-
-def check_splits(splits: Splits, stages: Iterable[StageRecipe]) -> None:
-    """What would spoil a run of these stages later, said before it begins."""
-    for name, rows in (("train", splits.train), ("val", splits.val)):
-        if not len(rows):
-            raise DatasetError(f"the split {name} is empty", fix="Split the dataset: hf-detr-panoptic split.")
-    seen = {name: [segment.label for row in rows for segment in row.segments] for name, rows in _by_name(splits)}
-    for name, labels in seen.items():
-        if not labels:
-            raise DatasetError(
-                f"no photo of the split {name} has a segment", fix="`hf-detr-panoptic check` shows what is in it."
-            )
-    for stage in stages:
-        _check_metric(stage, splits)
-    absent = [category.name for label, category in enumerate(splits.space) if label not in set(seen["train"])]
-    if absent:
-        logger.warning(
-            "%d of %d classes have no segment to learn from: %s", len(absent), len(splits.space), _some(absent)
-        )
-
-
-def _check_metric(stage: StageRecipe, splits: Splits) -> None:
-    """Things or stuff alone can be measured only where there are some; crowds do not count."""
-    whole, _, group = str(stage.training_arguments["metric_for_best_model"]).rpartition("_")
-    if group in ("things", "stuff"):
-        present = {splits.space[s.label].isthing for row in splits.val for s in row.segments if not s.crowd}
-        if (group == "things") not in present:
-            raise RecipeError(
-                f"the best checkpoint shall be found by its {group}, and the split val has none",
-                where=f"stages.{stage.name}.metric_for_best_model",
-                fix=f"Write `{whole.removeprefix('eval_')}`.",
-            )
 
 
 class _Stage:
@@ -375,10 +331,6 @@ def chosen_stages(recipe: Recipe, start: str | None, stop: str | None) -> list[S
     return chosen
 
 
-def _by_name(splits: Splits) -> list[tuple[str, Sequence[Row]]]:
-    return [("train", splits.train), ("val", splits.val)]
-
-
 def _forget_precision() -> None:
     """Each stage may have its own; accelerate remembers the first one's."""
     AcceleratorState._reset_state(reset_partial_state=False)
@@ -398,7 +350,3 @@ def _copy_final(end: StageEnd, final: Path) -> None:
 
 def _silent(text: str) -> None:
     """What other processes than the main one say."""
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

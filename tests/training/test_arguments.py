@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -143,11 +144,12 @@ def test_a_check_of_all_stages_leaves_the_process_as_it_was(monkeypatch: pytest.
     """As on a GPU with TF32, which a stage's arguments turn on for all of torch."""
     monkeypatch.setattr("transformers.training_args.is_torch_tf32_available", lambda: True)
     state = PartialState()
-    before, tf32 = dict(vars(state)), torch.backends.fp32_precision
+    switch = attrgetter("fp32_precision" if hasattr(torch.backends, "fp32_precision") else "cuda.matmul.allow_tf32")
+    before, tf32 = dict(vars(state)), switch(torch.backends)
     monkeypatch.setitem(state._shared_state, "device", "the GPU")
     stages = [StageRecipe.of("detection", tf32=True, bf16=True, use_cpu=True), StageRecipe.of("finetune")]
     check_arguments(stages, "cpu")
-    assert torch.backends.fp32_precision == tf32
+    assert switch(torch.backends) == tf32
     assert vars(PartialState()) == before | {"device": "the GPU"}
 
 

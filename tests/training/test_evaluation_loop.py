@@ -19,8 +19,8 @@ from hf_detr_panoptic.training.evaluation_loop import (
     panoptic_quality,
     plan_batches,
 )
+from hf_detr_panoptic.training.splits import Splits
 from hf_detr_panoptic.training.stage_recipe import METRICS
-from hf_detr_panoptic.training.stages import Splits
 
 
 @pytest.fixture

@@ -32,7 +32,8 @@ from hf_detr_panoptic.training.arguments import Recipe, StageRecipe
 from hf_detr_panoptic.training.callbacks import Patience
 from hf_detr_panoptic.training.rehearsal import rehearse
 from hf_detr_panoptic.training.run_folder import StageEnd
-from hf_detr_panoptic.training.stages import Interrupted, Splits, _Stage, run_stages, starting_model
+from hf_detr_panoptic.training.splits import Splits
+from hf_detr_panoptic.training.stages import Interrupted, _Stage, run_stages, starting_model
 
 FOLDERS = ("1-detection", "2-mask_head", "3-finetune", "final")
 Make = Callable[..., Recipe]
