@@ -40,7 +40,7 @@ from measure import machine, print_table
 from hf_detr_panoptic.evaluation.table import percent
 from hf_detr_panoptic.labeling.overlay_rules import OverlayRules
 from hf_detr_panoptic.panoptic_map import PanopticMap
-from hf_detr_panoptic.steps.demo import (
+from hf_detr_panoptic.steps.demo.command import (
     DemoSettings,
     copy_teacher,
     demo_recipe,
@@ -52,8 +52,8 @@ from hf_detr_panoptic.steps.demo import (
     teacher_of,
     trained,
 )
-from hf_detr_panoptic.steps.demo_data import Place
-from hf_detr_panoptic.steps.demo_quality import (
+from hf_detr_panoptic.steps.demo.data import Place
+from hf_detr_panoptic.steps.demo.quality import (
     Labelled,
     Merging,
     labelled_photos,

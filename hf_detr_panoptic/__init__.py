@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from .model.modeling import DetrForPanopticSegmentation
     from .panoptic_map import PanopticMap, Segment
     from .steps.evaluate import evaluate_model
-    from .steps.prepare import prepare
-    from .steps.push import push
+    from .steps.prepare.command import prepare
+    from .steps.push.command import push
     from .steps.train import train
     from .training.recipe import Recipe
     from .visual.draw import draw
@@ -32,8 +32,8 @@ _HOMES = {
     "draw": ".visual.draw",
     "evaluate_model": ".steps.evaluate",
     "load_panoptic": ".data.loading",
-    "prepare": ".steps.prepare",
-    "push": ".steps.push",
+    "prepare": ".steps.prepare.command",
+    "push": ".steps.push.command",
     "train": ".steps.train",
 }
 

@@ -13,8 +13,8 @@ from .errors import HfDetrPanopticError, did_you_mean
 
 # command → (module in `steps`, its line in --help)
 COMMANDS = {
-    "demo": ("demo", "the whole road on a synthetic site, offline, in minutes"),
-    "prepare": ("prepare", "photos and marks to a finished dataset: labeled, merged, split, written"),
+    "demo": ("demo.command", "the whole road on a synthetic site, offline, in minutes"),
+    "prepare": ("prepare.command", "photos and marks to a finished dataset: labeled, merged, split, written"),
     "autolabel": ("autolabel", "only the labeling; several machines can share it"),
     "overlay": ("overlay", "only the merging: marks over auto-labels that are there, no model"),
     "split": ("split", "share photos out to train and val: like photos together, every class on both sides"),
@@ -23,11 +23,14 @@ COMMANDS = {
     "export-review": ("export_review", "a dataset to CVAT, for a person to correct"),
     "import-review": ("import_review", "what was corrected in CVAT, into a new dataset"),
     "evaluate": ("evaluate", "how good is a model, or a folder of predictions? PQ, AP, mix-ups"),
-    "report": ("report", "a dataset or a run as one HTML file: tables, curves, photos, the worst first"),
-    "predict": ("predict", "a model on photos: overlays, COCO panoptic files, masks"),
-    "trace": ("trace", "how a model sees one photo: DETR's seven moves, with true shapes and pictures"),
+    "report": ("report.command", "a dataset or a run as one HTML file: tables, curves, photos, the worst first"),
+    "predict": ("predict.command", "a model on photos: overlays, COCO panoptic files, masks"),
+    "trace": ("trace.command", "how a model sees one photo: DETR's seven moves, with true shapes and pictures"),
     "app": ("app", "a model in the browser: a photo in, its segments out, with a threshold slider"),
-    "push": ("push", "a finished run to the Hub: stages to branches, the final model to main; data, metric, demo"),
+    "push": (
+        "push.command",
+        "a finished run to the Hub: stages to branches, final model to main; data, metric, demo",
+    ),
     "doctor": ("doctor", "is this machine ready? Versions, device, processes, Hub, disk"),
 }
 

@@ -1,1 +1,1 @@
-"""One module a command: here the rooms are joined."""
+"""One module a command, or a folder with its `command.py`: here the rooms are joined."""

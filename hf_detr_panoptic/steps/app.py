@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from ..hub.app import build_app, serve
     from ..images import image_size
-    from .predict_inputs import find_photos
+    from .predict.inputs import find_photos
 
     stuff = None if args.stuff is None else [name.strip() for name in args.stuff.split(",") if name.strip()]
     with tempfile.TemporaryDirectory() as scratch:

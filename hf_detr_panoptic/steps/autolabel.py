@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 
 from ..errors import RecipeError
-from .prepare_settings import add_settings, settings_of
+from .prepare.settings import add_settings, settings_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from .prepare import clear_errors, label_photos
+    from .prepare.labeling import label_photos
     from .processes import end_processes
+    from .refusals import clear_errors
 
     settings = settings_of(args)
     with clear_errors(settings.out):

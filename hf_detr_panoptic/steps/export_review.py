@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> int:
     from ..data.stored_photos import write_atomically
     from ..errors import DatasetError, RecipeError, did_you_mean
     from ..labeling.review import FORMATS, export_review, known_name, labels_for_cvat
-    from .prepare import clear_errors
+    from .refusals import clear_errors
 
     for what, word, known in (("--format", args.format, FORMATS), ("--names", args.names, ("original", "stored"))):
         if word not in known:

@@ -27,7 +27,7 @@ def main(args: argparse.Namespace) -> int:
     from ..errors import DatasetError
     from ..labeling.annotations import read_annotations
     from ..labeling.review import match_records, reviewed, reviewed_space
-    from .prepare import clear_errors
+    from .refusals import clear_errors
 
     dataset = read_dataset(args.dataset)
     if args.out.resolve() == args.dataset.resolve():

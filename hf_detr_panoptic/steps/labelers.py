@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import LabelError, ModelError
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
-from .prepare_settings import DEFAULT_LABELER
+from .prepare.settings import DEFAULT_LABELER
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import DatasetError
-from .prepare_settings import add_settings, settings_of
+from .prepare.settings import add_settings, settings_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,9 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from ..labeling.autolabels import AutoLabels
     from ..labeling.photos import Problem, survey
-    from .prepare import LabelledPhotos, clear_errors, raise_first
-    from .prepare_inputs import read_inputs
-    from .prepare_writing import write
+    from .prepare.inputs import read_inputs
+    from .prepare.labeling import LabelledPhotos, raise_first
+    from .prepare.writing import write
+    from .refusals import clear_errors
 
     settings = settings_of(args)
     with clear_errors(settings.out):

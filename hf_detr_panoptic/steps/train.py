@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..training.arguments import Recipe
     from ..training.run_folder import StageEnd
     from ..training.splits import Splits
-    from .prepare_settings import PrepareSettings
+    from .prepare.settings import PrepareSettings
 
 # Words that are no flag of this command are the recipe's.
 OVERRIDES = True
@@ -70,7 +70,7 @@ def main(args: argparse.Namespace) -> int:
         return _launch(processes, args.no_launch)
 
     from ..training.stages import Interrupted
-    from .report import after_training
+    from .report.command import after_training
 
     try:
         ends = train(recipe, start=args.start, stop=args.stop, estimate=args.estimate)
@@ -115,7 +115,7 @@ def train(
         check_folder(recipe)
         trackers = trackers_of(recipe)
         if recipe.push is not None and PartialState().is_main_process:
-            from .push_as_it_trains import PushAsItTrains
+            from .push.as_it_trains import PushAsItTrains
 
             pushing = PushAsItTrains(recipe, recipe.push)
 
@@ -276,7 +276,7 @@ def _prepared(recipe: Recipe) -> Path:
     from accelerate import PartialState
 
     from ..training.run_folder import begun_stages
-    from .prepare import run
+    from .prepare.command import run
 
     settings = prepare_settings(recipe)
     if begun_stages(recipe.output) and (settings.out / "prepare.json").is_file():
@@ -290,7 +290,7 @@ def _prepared(recipe: Recipe) -> Path:
 def prepare_settings(recipe: Recipe) -> PrepareSettings:
     """What `prepare` is told by a recipe whose `data` names photos and marks."""
     from ..training.recipe import PhotosAndMarks
-    from .prepare_settings import PrepareSettings
+    from .prepare.settings import PrepareSettings
 
     marks, out = recipe.data, recipe.prepared_folder
     assert isinstance(marks, PhotosAndMarks)

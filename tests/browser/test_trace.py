@@ -12,7 +12,7 @@ from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.model.postprocess import PostprocessSettings
 from hf_detr_panoptic.preprocess import Preprocess
-from hf_detr_panoptic.steps.trace import trace_photo
+from hf_detr_panoptic.steps.trace.command import trace_photo
 
 HOSTILE = "<script>alert(1)</script>"
 

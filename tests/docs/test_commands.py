@@ -17,7 +17,7 @@ import yaml
 
 from hf_detr_panoptic import cli
 from hf_detr_panoptic.errors import HfDetrPanopticError
-from hf_detr_panoptic.steps.prepare_settings import PrepareSettings, settings_of
+from hf_detr_panoptic.steps.prepare.settings import PrepareSettings, settings_of
 from hf_detr_panoptic.training.recipe import Recipe
 
 RUN, PARSED = "# run by our tests", "# parsed by our tests"

@@ -13,7 +13,7 @@ import yaml
 
 from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.hub.contents import Upload, without_places
-from hf_detr_panoptic.steps.push import finished_recipe, published_recipe
+from hf_detr_panoptic.steps.push.command import finished_recipe, published_recipe
 from hf_detr_panoptic.training.recipe import Recipe
 
 if TYPE_CHECKING:

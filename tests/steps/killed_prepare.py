@@ -20,8 +20,9 @@ from pathlib import Path
 import torch
 from conftest import save_site, save_tiny_labeler, tree
 
-from hf_detr_panoptic.steps import labelers, prepare_report, prepare_writing  # noqa: F401
-from hf_detr_panoptic.steps.prepare import prepare
+from hf_detr_panoptic.steps import labelers  # noqa: F401
+from hf_detr_panoptic.steps.prepare import report, writing  # noqa: F401
+from hf_detr_panoptic.steps.prepare.command import prepare
 
 
 def forked(folder: Path, out: Path, photos: str = "photos") -> int:

@@ -22,10 +22,10 @@ from hf_detr_panoptic.evaluation.panoptic_quality import PanopticQuality
 from hf_detr_panoptic.labeling.overlay_rules import OverlayRules
 from hf_detr_panoptic.labels import LabelSpace
 from hf_detr_panoptic.panoptic_map import PanopticMap, Segment
-from hf_detr_panoptic.steps import demo as demo_step
-from hf_detr_panoptic.steps.demo import DemoSettings, demo, demo_recipe
-from hf_detr_panoptic.steps.demo_data import Place
-from hf_detr_panoptic.steps.demo_quality import Labelled, grouped, merged_quality, mergings, without_void
+from hf_detr_panoptic.steps.demo import command as demo_step
+from hf_detr_panoptic.steps.demo.command import DemoSettings, demo, demo_recipe
+from hf_detr_panoptic.steps.demo.data import Place
+from hf_detr_panoptic.steps.demo.quality import Labelled, grouped, merged_quality, mergings, without_void
 from hf_detr_panoptic.training.recipe import Recipe
 
 SMALL = ["--photos", "8", "--held-out", "2", "--size", "128x96"]

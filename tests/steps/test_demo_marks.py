@@ -13,8 +13,8 @@ from pycocotools import mask as coco_mask
 
 from hf_detr_panoptic.demo.site import CUSTOM, SITE
 from hf_detr_panoptic.labeling.annotations import read_annotations
-from hf_detr_panoptic.steps.demo_data import Place, make_photos
-from hf_detr_panoptic.steps.demo_marks import drawn, outlines, simplified
+from hf_detr_panoptic.steps.demo.data import Place, make_photos
+from hf_detr_panoptic.steps.demo.marks import drawn, outlines, simplified
 
 
 def ellipse(width: int, height: int) -> np.ndarray:

@@ -15,9 +15,9 @@ from hf_detr_panoptic.data.coco_panoptic import read_ids, read_split
 from hf_detr_panoptic.data.writer import DatasetWriter
 from hf_detr_panoptic.errors import DatasetError, HfDetrPanopticError, ImageError, ModelError
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
-from hf_detr_panoptic.steps.predict import predict
-from hf_detr_panoptic.steps.predict_inputs import find_photos, find_truth
-from hf_detr_panoptic.steps.predict_outputs import GRID_ROWS, PredictionFolder
+from hf_detr_panoptic.steps.predict.command import predict
+from hf_detr_panoptic.steps.predict.inputs import find_photos, find_truth
+from hf_detr_panoptic.steps.predict.outputs import GRID_ROWS, PredictionFolder
 
 SPACE = LabelSpace(
     [Category("sky", isthing=False), Category("a/b: pipe", isthing=True), Category("rust", isthing=True)]

@@ -20,8 +20,8 @@ from hf_detr_panoptic.data.coco_panoptic import read_split
 from hf_detr_panoptic.data.writer import DatasetWriter
 from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.panoptic_map import PanopticMap, Segment
-from hf_detr_panoptic.steps.report_dataset import dataset_page
-from hf_detr_panoptic.steps.report_run import run_page
+from hf_detr_panoptic.steps.report.dataset import dataset_page
+from hf_detr_panoptic.steps.report.run import run_page
 from hf_detr_panoptic.training.arguments import Recipe
 from hf_detr_panoptic.training.run_folder import StageEnd
 

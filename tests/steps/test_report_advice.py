@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hf_detr_panoptic.steps.report_advice import dataset_advice, run_advice
-from hf_detr_panoptic.steps.report_words import shown_path, without_paths
+from hf_detr_panoptic.steps.report.advice import dataset_advice, run_advice
+from hf_detr_panoptic.steps.report.words import shown_path, without_paths
 from hf_detr_panoptic.visual.report_values import Curve, DatasetClass, Pair, Part, Remark, RunClass, Score, StageReport
 
 PIPE = DatasetClass("pipe", True, (0, 0, 0), 40, 0, 0.1, {"train": 30, "val": 8})

@@ -7,7 +7,7 @@ import pytest
 
 from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.panoptic_map import PanopticMap, Segment
-from hf_detr_panoptic.steps.report_suspicion import suspicions
+from hf_detr_panoptic.steps.report.suspicion import suspicions
 
 SPACE = LabelSpace([Category("pipe", True), Category("car", True), Category("sky", False)])
 LABELER = LabelSpace([Category("car", True), Category("sky", False), Category("truck", True)])

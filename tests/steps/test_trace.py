@@ -20,8 +20,8 @@ from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.model.trace import trace
 from hf_detr_panoptic.panoptic_map import PanopticMap, Segment
 from hf_detr_panoptic.preprocess import as_pixels
-from hf_detr_panoptic.steps.trace import trace_photo
-from hf_detr_panoptic.steps.trace_story import chosen_queries
+from hf_detr_panoptic.steps.trace.command import trace_photo
+from hf_detr_panoptic.steps.trace.story import chosen_queries
 
 PICTURES = ["attention", "boxes", "growth", "levels", "map", "masks", "scores", "self-attention"]
 HOSTILE = "<script>alert(1)</script>"

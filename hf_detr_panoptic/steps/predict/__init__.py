@@ -1,0 +1,1 @@
+"""`hf-detr-panoptic predict`: which photos, and what is written for each."""

@@ -1,0 +1,1 @@
+"""`hf-detr-panoptic prepare`: what is given, what an earlier run left, labeling, writing, the report."""

@@ -1,0 +1,1 @@
+"""`hf-detr-panoptic trace`: one photo through one model, as a story."""
