@@ -61,6 +61,7 @@ def check_dataset(
             looked_at = pool.map(lambda record: _look(record, size, instances), split.records)  # noqa: B023
             seen[name] = list(_watched(looked_at, len(split), name, progress))
         report.splits[name] = _count(seen[name], report)
+        report.prints |= {image.photo: image.print for image in seen[name] if image.photo and image.print}
     _extra_files(splits, seen, report)
     _across(seen, report)
     _classes(report)

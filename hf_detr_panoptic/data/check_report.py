@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..labels import LabelSpace
 from .findings import KINDS
+from .near_copies import Fingerprint
 
 _EXAMPLES = 5
 _ROWS = 60
@@ -47,12 +49,16 @@ class SplitStatistics:
 
 @dataclass
 class Report:
-    """The findings by kind and the statistics by split. `ok` says whether there is no error; warnings do not count."""
+    """The findings by kind and the statistics by split. `ok` says whether there is no error; warnings do not count.
+
+    prints: the fingerprint of each photo that can be read.
+    """
 
     folder: str
     space: LabelSpace | None = None
     findings: dict[str, Finding] = field(default_factory=dict)
     splits: dict[str, SplitStatistics] = field(default_factory=dict)
+    prints: dict[Path, Fingerprint] = field(default_factory=dict)
 
     def tell(self, kind: str, where: str, detail: str) -> None:
         finding = self.findings.setdefault(kind, Finding(kind))

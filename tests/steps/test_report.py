@@ -17,6 +17,7 @@ from PIL import Image
 from hf_detr_panoptic import evaluate_model
 from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.data.coco_panoptic import read_split
+from hf_detr_panoptic.data.near_copies import Fingerprint, fingerprint
 from hf_detr_panoptic.data.writer import DatasetWriter
 from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.panoptic_map import PanopticMap, Segment
@@ -105,6 +106,19 @@ def test_only_the_most_suspicious_are_shown(dataset: Path) -> None:
     assert sum(part.photos for part in page.parts.values()) == 6
     assert any("2 most suspicious of 6 photos" in note for note in page.notes)
     assert dataset_page(dataset, None, 0).cards == []
+
+
+def test_what_check_decoded_is_not_decoded_again(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (dataset / "images/p0.png").write_bytes(b"torn")
+    asked: list[str] = []
+
+    def asked_again(photo: Path) -> Fingerprint:
+        asked.append(photo.name)
+        return fingerprint(photo)
+
+    monkeypatch.setattr("hf_detr_panoptic.steps.report.dataset.fingerprint", asked_again)
+    dataset_page(dataset, None, 0)
+    assert asked == ["p0.png"]  # for the sentence that says why it cannot be read
 
 
 def test_what_is_broken_is_shown(dataset: Path) -> None:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,7 +71,8 @@ def dataset_page(folder: Path, photos: str | Path | None, limit: int, progress: 
     if report.space is None:
         raise DatasetError("no list can be read", where=str(folder), fix="`hf-detr-panoptic check` says why.")
     answers = _answers(folder)
-    looked = list(in_threads(lambda pair: _look(*pair, answers), records, "looking at the maps", progress))
+    look = partial(_look, report.prints, answers)
+    looked = list(in_threads(lambda pair: look(*pair), records, "looking at the maps", progress))
     pairs = _pairs(looked)
     _tell_of_copies(looked, pairs)
     ranked = sorted(looked, key=lambda seen: (-seen.points, seen.part, seen.title))[:limit]
@@ -112,10 +114,10 @@ def in_threads(work: Callable[[Item], Result], items: Sequence[Item], what: str,
             yield result
 
 
-def _look(part: str, record: Record, answers: AutoLabels | None) -> _Looked:
+def _look(prints: Mapping[Path, Fingerprint], answers: AutoLabels | None, part: str, record: Record) -> _Looked:
     seen = _Looked(record, part)
     try:
-        seen.print = fingerprint(record.photo)
+        seen.print = prints.get(record.photo) or fingerprint(record.photo)
         map = record.map()
     except HfDetrPanopticError as error:
         seen.reasons.append(Reason("unreadable", 2.0, f"cannot be read: {error.what}"))
