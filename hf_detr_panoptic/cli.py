@@ -89,7 +89,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         args = parser.parse_args(words[1:])
     try:
-        return step.main(args)
+        status = step.main(args)
+        if "torch" in sys.modules:  # otherwise there are no other processes
+            from .steps.processes import end_processes
+
+            end_processes()
+        return status
     except HfDetrPanopticError as error:
         print(f"hf-detr-panoptic {command}: {error}", file=sys.stderr)
         return 2

@@ -23,13 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from .prepare.labeling import label_photos
-    from .processes import end_processes
     from .refusals import clear_errors
 
     settings = settings_of(args)
     with clear_errors(settings.out):
         labelled = label_photos(settings, progress=True, shard=_shard(args.shard))
-    end_processes()
     if labelled is None:
         return 0
     for problem in labelled.problems[:10]:

@@ -15,6 +15,7 @@ from accelerate import PartialState
 from transformers import TrainerCallback
 
 from hf_detr_panoptic.data.coco_panoptic import read_dataset
+from hf_detr_panoptic.steps.processes import end_processes
 from hf_detr_panoptic.training import evaluation_loop, stages
 
 
@@ -67,7 +68,7 @@ def main(data, model, out):
         }
         torch.save({"stages": results, "counted": counted}, out / "results.pt")
     state.wait_for_everyone()
-    state.destroy_process_group()
+    end_processes()
 
 
 if __name__ == "__main__":

@@ -33,14 +33,12 @@ def main(args: argparse.Namespace) -> int:
 
         print(dry_run(settings))
         return 0
-    from ..processes import end_processes
     from ..report.command import after_preparing
 
     done = run(settings, progress=True)
     if done is not None:
         print(done)
         print(after_preparing(settings.out, len(done.photos)))
-    end_processes()
     return 0
 
 
