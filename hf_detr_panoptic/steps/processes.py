@@ -70,7 +70,7 @@ def end_processes() -> None:
     import torch
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        gc.collect()  # a wrapped model, garbage in a cycle, holds the group's threads until Python itself is ending
+        gc.collect()  # what still knows the group keeps its threads until Python itself is ending
         torch.distributed.destroy_process_group()
 
 

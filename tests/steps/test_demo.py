@@ -66,6 +66,16 @@ def test_one_process_takes_the_batches_of_two_where_there_is_no_loopback(
     assert sizes == {"detection": 8, "mask_head": 8, "finetune": 8}
 
 
+def test_training_that_was_not_finished_is_told(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    monkeypatch.setattr("subprocess.run", lambda command, **_: subprocess.CompletedProcess(command, 1))
+    recipe = demo_recipe(DemoSettings(out=tmp_path, teacher=teacher), Place(tmp_path))
+    with pytest.raises(HfDetrPanopticError, match="training ended with 1"):
+        demo_step.trained(recipe, 2)
+
+
 # --- before any work
 
 
@@ -213,7 +223,20 @@ def test_interrupted_and_run_again_it_gives_the_figures_of_an_undisturbed_run(
 
 
 @pytest.mark.slow
-def test_two_processes_train_together(teacher: Path, tmp_path: Path) -> None:
+def test_two_processes_train_together_and_one_aborts_when_all_is_done(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = subprocess.run
+
+    def aborting(command: list[str], **options: Any) -> subprocess.CompletedProcess[Any]:
+        done = run(command, **options)
+        if "torch.distributed.run" in command:
+            assert done.returncode == 0
+            done.returncode = 1
+        return done
+
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    monkeypatch.setattr("subprocess.run", aborting)
     assert main([*arguments(teacher, tmp_path / "two"), "--processes", "2"]) == 0
     figures = json.loads((tmp_path / "two" / "figures.json").read_text())
     assert list(figures["training"]) == ["detection", "mask_head", "finetune"]

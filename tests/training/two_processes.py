@@ -7,6 +7,7 @@ Rank 0 writes OUT/results.pt: what each stage logged, the gradients of its steps
 """
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def main(data, model, out):
         torch.save({"stages": results, "counted": counted}, out / "results.pt")
     state.wait_for_everyone()
     end_processes()
+    os._exit(0)  # DDP keeps gloo's threads, with which torch now and then aborts a Python that takes itself apart
 
 
 if __name__ == "__main__":

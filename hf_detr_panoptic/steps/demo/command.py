@@ -247,11 +247,13 @@ def trained(recipe: Recipe, processes: int) -> list[StageEnd]:
     recipe.save(written, header=f"By hand: hf-detr-panoptic train {written.as_posix()}")
     threads = {"OMP_NUM_THREADS": str(max(1, THREADS // processes))}
     done = subprocess.run(launch_command(processes, [str(written)]), env=os.environ | threads, check=False)
-    if done.returncode:
+    ends = [end for stage in recipe.stages.to_run if (end := finished(recipe.output, stage.name)) is not None]
+    whole = len(ends) == len(recipe.stages.to_run) and (Path(recipe.output) / "final" / "config.json").is_file()
+    if done.returncode and not whole:  # a process that has done its work may still abort while torch takes it apart
         raise HfDetrPanopticError(
             f"training ended with {done.returncode}", where=recipe.output, fix="The same command resumes."
         )
-    return [end for stage in recipe.stages.to_run if (end := finished(recipe.output, stage.name)) is not None]
+    return ends
 
 
 def _together(recipe: Recipe, processes: int) -> Recipe:
