@@ -4,7 +4,7 @@
 
 It stands in for the COCO checkpoint that the demo cannot download. Its photos are synthetic scenes without anything of
 the four custom classes; how well it does is measured on scenes it has not seen, and written into its card. The shipped
-one took 59 minutes of CPU time, made again with the same bytes on the same kind of machine.
+one took 59 minutes of CPU time; made twice, the bytes were the same.
 
 What makes so small a DETR learn so fast: batch norm that is live until it is frozen for the last steps; queries that
 look at a grid of places from the start; a mask head whose attention channels are strengthened; and, while training
