@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .data.loading import load_panoptic
+    from .dataset.rows import load_panoptic
     from .evaluation.panoptic_quality import PanopticQuality
     from .labels import Category, LabelSpace
     from .model.modeling import DetrForPanopticSegmentation
     from .panoptic_map import PanopticMap, Segment
+    from .pictures.draw import draw
+    from .road import prepare
     from .steps.evaluate import evaluate_model
-    from .steps.prepare.command import prepare
     from .steps.push.command import push
-    from .steps.train import train
     from .training.recipe import Recipe
-    from .visual.draw import draw
+    from .training.train import train
 
 # Imported at first use: `import hf_detr_panoptic` must not cost the seconds that torch and transformers take.
 _HOMES = {

@@ -36,7 +36,7 @@ def may_know(room: str, other: str) -> bool:
 
 
 def room_of(module: str) -> str:
-    """`hf_detr_panoptic.data.check` → `data`."""
+    """`hf_detr_panoptic.dataset.check` → `data`."""
     return module.split(".")[1]
 
 
@@ -84,12 +84,12 @@ def test_every_room_is_on_a_floor(root: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "line"),
     [
-        ("data/check.py", "from ..model import modeling"),
-        ("model/modeling.py", "import hf_detr_panoptic.data.check"),
+        ("dataset/check.py", "from ..model import modeling"),
+        ("model/modeling.py", "import hf_detr_panoptic.dataset.check"),
         ("labels.py", "from .panoptic_map import PanopticMap"),
         ("labeling/overlay.py", "def f():\n    from ..training.arguments import find_recipe"),
-        ("evaluation/metric/metric.py", "from hf_detr_panoptic.visual.draw import draw"),
-        ("steps/doctor.py", "from .. import cli"),
+        ("evaluation/metric/metric.py", "from hf_detr_panoptic.pictures.draw import draw"),
+        ("doctor.py", "from .. import cli"),
     ],
 )
 def test_a_broken_rule_is_found(tmp_path: Path, file: str, line: str) -> None:

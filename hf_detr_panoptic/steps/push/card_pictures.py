@@ -12,7 +12,7 @@ from ...errors import HubError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ...data.batches import Row
+    from ...dataset.batches import Row
     from ...hub.pictures import Pictures
     from ...panoptic_map import PanopticMap
     from ...training.recipe import Recipe
@@ -24,7 +24,7 @@ def draw_card_pictures(run: Path, recipe: Recipe, count: int) -> Pictures:
 
     from ...hub.pictures import write_pictures
     from ...model.modeling import DetrForPanopticSegmentation
-    from ..train import splits_of
+    from ...training.train import splits_of
 
     if count < 1:
         raise HubError(f"{count} pictures cannot be drawn", where="--pictures", fix="Give 1 or more.")
