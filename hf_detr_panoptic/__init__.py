@@ -14,11 +14,10 @@ if TYPE_CHECKING:
     from .model.modeling import DetrForPanopticSegmentation
     from .panoptic_map import PanopticMap, Segment
     from .pictures.draw import draw
-    from .road import prepare
+    from .road import prepare, train
     from .steps.evaluate import evaluate_model
     from .steps.push.command import push
     from .training.recipe import Recipe
-    from .training.train import train
 
 # Imported at first use: `import hf_detr_panoptic` must not cost the seconds that torch and transformers take.
 _HOMES = {
@@ -29,12 +28,12 @@ _HOMES = {
     "PanopticQuality": ".evaluation.panoptic_quality",
     "Recipe": ".training.recipe",
     "Segment": ".panoptic_map",
-    "draw": ".visual.draw",
+    "draw": ".pictures.draw",
     "evaluate_model": ".steps.evaluate",
-    "load_panoptic": ".data.loading",
-    "prepare": ".steps.prepare.command",
+    "load_panoptic": ".dataset.rows",
+    "prepare": ".road",
     "push": ".steps.push.command",
-    "train": ".steps.train",
+    "train": ".road",
 }
 
 __all__ = [

@@ -120,9 +120,6 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     part.replace(path)
 
 
-# Words that are no flag of this command are the recipe's.
-OVERRIDES = True
-
 THREADS = 2  # of torch in each process; a fixed number, because figures change with it in their last digits
 PROCESSES = 2  # that train
 
@@ -299,10 +296,10 @@ def take_photos(settings: DemoSettings, place: Place, progress: bool) -> dict[st
 
 def label(recipe: Recipe, progress: bool) -> dict[str, Any]:
     """Autolabel, overlay, boxes, 80/20: what `prepare` does."""
-    from ..road import run
+    from ..labeling.prepare import prepare_dataset
     from ..training.train import prepare_settings
 
-    prepared = run(prepare_settings(recipe), progress=progress)
+    prepared = prepare_dataset(prepare_settings(recipe), progress=progress)
     assert prepared is not None
     print(prepared.tally)
     return {"photos": dict(sorted(prepared.tally.photos.items())), "pixels": prepared.tally.shares}
@@ -336,13 +333,14 @@ def trained(recipe: Recipe, processes: int) -> list[StageEnd]:
 
     from ..steps.processes import can_talk
     from ..training.run_folder import finished
-    from ..training.train import launch_command, train
+    from ..training.train import check_run, launch_command, run_recipe
 
-    if processes == 1:
-        return train(recipe)
-    if torch.accelerator.is_available() or not can_talk():
+    if processes > 1 and (torch.accelerator.is_available() or not can_talk()):
         print(f"one process takes the batches of {processes}", flush=True)
-        return train(_together(recipe, processes))
+        recipe, processes = _together(recipe, processes), 1
+    if processes == 1:
+        check_run(recipe)
+        return run_recipe(recipe)
     written = Path(recipe.output).with_suffix(".yaml")
     recipe.save(written, header=f"By hand: hf-detr-panoptic train {written.as_posix()}")
     threads = {"OMP_NUM_THREADS": str(max(1, THREADS // processes))}

@@ -402,7 +402,7 @@ def main(args: argparse.Namespace) -> int:
     """Only the labeling: every photo through the labeler, its answers kept where `prepare` and `overlay` find them.
 
       hf-detr-panoptic autolabel --images photos/ --out data/site
-      hf-detr-panoptic autolabel --images photos/ --out /mnt/shared/site --shard 2/3      # the second of three machines
+      hf-detr-panoptic autolabel --images photos/ --out /mnt/shared/site --shard 2/3    # the second of three machines
 
     With --annotations only the photos that `prepare` would use. Machines that share a folder and nothing else each
     take a shard: shards are told by number, so no machine waits for another, and none leaves a lock behind when it

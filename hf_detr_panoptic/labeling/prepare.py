@@ -23,6 +23,7 @@ from ..images import open_image
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
 from ..steps.prepare.settings import PrepareSettings, add_settings, settings_of
+from ..steps.refusals import clear_errors
 from .inputs import Earlier, Inputs, Photo, Problem, label_space, mark_counts, read_inputs
 from .overlay import Overlay, OverlayRules, overlay
 from .split import PhotoInfo, Split, split
@@ -369,6 +370,19 @@ class _Merged:
     encoded: EncodedMap
 
 
+def prepare_dataset(settings: PrepareSettings, progress: bool = False) -> Prepared | None:
+    """All of it; in several processes all of them label, and the first one writes and alone returns something."""
+    from accelerate import PartialState
+
+    from .labeler import label_photos
+
+    with clear_errors(settings.out):
+        labelled = label_photos(settings, progress)
+        prepared = write(settings, labelled, progress) if labelled is not None else None
+        PartialState().wait_for_everyone()  # whoever leaves early takes the connection down
+        return prepared
+
+
 def write(
     settings: PrepareSettings, labelled: LabelledPhotos, progress: bool = False, splitting: bool = True
 ) -> Prepared:
@@ -510,7 +524,7 @@ def _bar(items: Any, total: int, progress: bool) -> Any:
     return tqdm(items, total=total, desc="writing", unit="photo")
 
 
-def overlay_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(
         parser,
         without=(
@@ -530,7 +544,7 @@ def overlay_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def overlay_main(args: argparse.Namespace) -> int:
+def main(args: argparse.Namespace) -> int:
     """Only the merging: marks over auto-labels that are there, written as a dataset. No model is loaded.
 
       hf-detr-panoptic overlay --images photos/ --annotations export.zip --out data/site --threshold 0.9
@@ -538,7 +552,6 @@ def overlay_main(args: argparse.Namespace) -> int:
     Photos that the dataset has keep their side of the split; new ones go to train, for `split` to share out.
     """
 
-    from ..steps.refusals import clear_errors
     from .autolabels import AutoLabels
     from .inputs import Problem, read_inputs, survey
     from .labeler import LabelledPhotos, raise_first

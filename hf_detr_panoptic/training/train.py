@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import subprocess
@@ -25,131 +24,45 @@ if TYPE_CHECKING:
     from .sampling import Splits
 
 
-# Words that are no flag of this command are the recipe's.
-OVERRIDES = True
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", nargs="?", help="a YAML file, or the name of one of ours, such as construction")
-    parser.add_argument("--start", metavar="STAGE", help="begin with this stage: detection, mask_head or finetune")
-    parser.add_argument("--stop", metavar="STAGE", help="end with this stage")
-    parser.add_argument(
-        "--estimate",
-        action="store_true",
-        help="time three steps of each stage, say the cost, and stop; photos and marks are prepared first",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="check the recipe and its files, and stop")
-    parser.add_argument("--no-launch", action="store_true", help="never start processes; say how where it is needed")
-
-
-def main(args: argparse.Namespace) -> int:
-    """Three stages from one recipe: detection, mask head, everything at a lower rate. Run again, it resumes.
-
-      hf-detr-panoptic train construction.yaml
-      hf-detr-panoptic train construction.yaml --stages.mask_head.num_train_epochs 5 --seed 1
-      hf-detr-panoptic train construction.yaml --estimate
-
-    Any key of the recipe is a flag; without a stage's prefix it is set in all stages. Where several GPUs are seen, one
-    process a GPU is started; `accelerate launch examples/train.py RECIPE` is the same for those who launch themselves.
-    """
-
-    from .arguments import Recipe, recipe_names
-
-    if args.recipe is None and args.overrides and not args.overrides[0].startswith("-"):
-        args.recipe = args.overrides.pop(0)  # Python 3.11 gives up on an optional word once a flag came before it
-    if args.recipe is None:
-        raise HfDetrPanopticError(
-            "no recipe is given",
-            fix=f"Give a YAML file, or one of ours: {', '.join(recipe_names())}. "
-            "`data` in it names a dataset, or photos and marks.",
-        )
-    recipe = Recipe.load(args.recipe, args.overrides)
-    recipe.check_files()
-    if args.dry_run:
-        print(plan(recipe))
-        return 0
-    processes = processes_to_start()
-    if processes > 1:
-        return _launch(processes, args.no_launch)
-
-    from ..steps.report.command import after_training
-    from .stages import Interrupted
-
-    try:
-        ends = train(recipe, start=args.start, stop=args.stop, estimate=args.estimate)
-    except Interrupted as end:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"\n{end}", file=sys.stderr)
-        return 128 + end.number
-    if ends and os.environ.get("RANK", "0") == "0":
-        print("\n" + summary(ends, recipe))
-        print(after_training(recipe.output))
-    return 0
-
-
-def train(
-    recipe: Recipe,
-    *,
-    start: str | None = None,
-    stop: str | None = None,
-    estimate: bool = False,
-    at_stage_end: Callable[[StageEnd], None] | None = None,
-) -> list[StageEnd]:
-    """Run a recipe in this process, or in as many as a launcher has started; returns the stages that are finished.
-
-    The run's folder is `recipe.output`; what is finished there is not run again, what was interrupted is resumed.
-    `at_stage_end` is called on the main process after each stage. What the recipe's `push` names goes to the Hub.
-    """
-    from accelerate import PartialState
-
-    from ..steps.processes import guard_processes
-    from .callbacks import trackers_of, tracking
-
-    guard_processes(timedelta(days=7))  # all wait while one writes the dataset, or pushes a stage
-    from transformers.utils import logging as transformers_logging
-
-    from .run_folder import check_folder
-    from .stages import run_stages
-
-    _check_before_the_data(recipe, start, stop)
-    trackers = []
-    pushing = None
-    if not estimate:  # before photos are prepared
-        check_folder(recipe)
-        trackers = trackers_of(recipe)
-        if recipe.push is not None and PartialState().is_main_process:
-            from ..steps.push.as_it_trains import PushAsItTrains
-
-            pushing = PushAsItTrains(recipe, recipe.push)
-
-    def stage_ended(end: StageEnd) -> None:
-        for told in (at_stage_end, pushing and pushing.stage_ended):
-            if told:
-                told(end)
-
-    transformers_logging.disable_progress_bar()
-    splits = splits_of(recipe)
-    with tracking(trackers, recipe.output) as tracker:
-        ends = run_stages(
-            recipe, splits, start=start, stop=stop, estimate=estimate, at_stage_end=stage_ended, tracker=tracker
-        )
-    if pushing:
-        pushing.finished()
-    return ends
-
-
-def _check_before_the_data(recipe: Recipe, start: str | None, stop: str | None) -> None:
-    """What can be known before photos are labelled, which may take hours."""
+def check_run(recipe: Recipe, start: str | None = None, stop: str | None = None, *, estimate: bool = False) -> None:
+    """What can be known before photos are labelled, which may take hours. In every process, before `run_recipe`."""
     from accelerate import PartialState
 
     from ..model.checkpoints import hub_arguments, read_config
+    from ..steps.processes import guard_processes
     from .arguments import check_arguments
-    from .run_folder import begun_stages
+    from .run_folder import begun_stages, check_folder
     from .stages import chosen_stages
 
+    guard_processes(timedelta(days=7))  # all wait while one writes the dataset, or pushes a stage
     check_arguments(chosen_stages(recipe, start, stop), PartialState().device)
     if not begun_stages(recipe.output):
         read_config(recipe.model, hub_arguments(recipe.model, {}), {})
+    if not estimate:
+        check_folder(recipe)
+
+
+def run_recipe(
+    recipe: Recipe,
+    start: str | None = None,
+    stop: str | None = None,
+    *,
+    estimate: bool = False,
+    at_stage_end: Callable[[StageEnd], None] | None = None,
+) -> list[StageEnd]:
+    """A checked recipe's dataset, prepared where it must be, and its stages; returns those that are finished."""
+    from transformers.utils import logging as transformers_logging
+
+    from .callbacks import trackers_of, tracking
+    from .stages import run_stages
+
+    trackers = [] if estimate else trackers_of(recipe)  # before photos are prepared
+    transformers_logging.disable_progress_bar()
+    splits = splits_of(recipe)
+    with tracking(trackers, recipe.output) as tracker:
+        return run_stages(
+            recipe, splits, start=start, stop=stop, estimate=estimate, at_stage_end=at_stage_end, tracker=tracker
+        )
 
 
 def processes_to_start() -> int:
@@ -167,7 +80,7 @@ def launch_command(processes: int, words: Sequence[str]) -> list[str]:
     return [*launcher, "-m", "hf_detr_panoptic.cli", "train", *words]
 
 
-def _launch(processes: int, refuse: bool) -> int:
+def launch(processes: int, refuse: bool) -> int:
     words = sys.argv[2:] if sys.argv[1:2] == ["train"] else sys.argv[1:]
     words = [word for word in words if word != "--no-launch"]
     if refuse:
@@ -278,7 +191,7 @@ def _prepared(recipe: Recipe) -> Path:
     """Photos and marks, prepared: all processes label, one writes, and what is there already is not made again."""
     from accelerate import PartialState
 
-    from ..road import run
+    from ..labeling.prepare import prepare_dataset
     from .run_folder import begun_stages
 
     settings = prepare_settings(recipe)
@@ -286,7 +199,7 @@ def _prepared(recipe: Recipe) -> Path:
         if PartialState().is_main_process:
             print(f"{settings.out}: as this run began; for new photos or marks give another `output`")
     else:
-        run(settings, progress=True)
+        prepare_dataset(settings, progress=True)
     return settings.out
 
 
