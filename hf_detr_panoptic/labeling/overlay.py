@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from ..annotations.marks import is_void_name
 from ..errors import AnnotationError, LabelError, RecipeError, did_you_mean
@@ -416,6 +415,8 @@ def _cut_off(
     auto: PanopticMap, segment: Segment, box: Box, owner: npt.NDArray[np.int32], min_area: int
 ) -> npt.NDArray[np.int64]:
     """Flat places of the pieces below `min_area` that the marks cut off; pieces that were small before stay."""
+    from scipy import ndimage
+
     crop = _crop(box)
     body, marked = auto.ids[crop] == segment.id, owner[crop] > 0
     pieces, count = ndimage.label(body & ~marked)
@@ -440,6 +441,8 @@ def _leaked_pieces(
     visible: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64]:
     """Flat places of the pieces that reach a mark of at least their own size."""
+    from scipy import ndimage
+
     crop = _crop(box, margin=_REACH)
     pieces, count = ndimage.label((auto.ids[crop] == segment.id) & (owner[crop] == 0))
     nearby = ndimage.maximum_filter(visible[owner[crop]], size=2 * _REACH + 1)

@@ -219,7 +219,7 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def export_main(args: argparse.Namespace) -> int:
-    """A dataset, or some of its photos, as a file that CVAT imports: for a person to correct what a labeler made of it.
+    """A dataset, or some of its photos, as a file that CVAT imports: for a person to correct what was labelled.
 
       hf-detr-panoptic export-review data/site review.zip --split val
 

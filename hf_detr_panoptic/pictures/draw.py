@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
-from scipy import ndimage
 
 from ..errors import ImageError
 from ..images import Source, open_image
@@ -144,6 +143,8 @@ def inscribed_points(
     A point lies in its segment, and about the radius away from any other segment and from the picture's edge. The
     radius is 0 where a segment is too small for the grid that is searched.
     """
+    from scipy import ndimage
+
     step = max(1, -(-max(places.shape) // _GRID))
     top, left = (min(step - 1, side - 1) // 2 for side in places.shape)
     cells = places[top::step, left::step]

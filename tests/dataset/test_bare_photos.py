@@ -240,7 +240,7 @@ def test_no_place_in_the_parquet(with_places: Path, tmp_path: Path, caplog: pyte
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "photos").iterdir()}
     with caplog.at_level(logging.WARNING):
         written = write_parquet(load_panoptic(with_places), tmp_path / "hub")
-    (said,) = [record.getMessage() for record in caplog.records if record.name.endswith("parquet")]
+    (said,) = [record.getMessage() for record in caplog.records if record.name.endswith("rows")]
     assert said.startswith("Of 3 photos 2 say more than their picture, 2 where they were taken")
     rows = [row for path in written for row in pq.read_table(path, columns=["image", "file_name"]).to_pylist()]
     assert sorted(row["file_name"] for row in rows) == ["p0.jpg", "p1.jpg", "p2.jpg"]
