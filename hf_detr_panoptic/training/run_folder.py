@@ -14,11 +14,10 @@ from typing import Any
 from ..dataset.batches import Row
 from ..errors import DatasetError, RecipeError
 from ..evaluation.table import write_per_class
+from ..recipe import Recipe, read_yaml
+from ..settings import STAGES, Prepare
 from . import checkpoints
 from .checkpoints import write_json
-from .recipe import PhotosAndMarks, Recipe
-from .recipes_on_disk import read_yaml
-from .stage_recipe import STAGES
 
 DATASET = "dataset.json"
 
@@ -189,7 +188,7 @@ def check_folder(recipe: Recipe) -> None:
 
 
 def _prepared_into(output: Path, recipe: Recipe) -> bool:
-    own = isinstance(recipe.data, PhotosAndMarks) and recipe.data.out is None
+    own = isinstance(recipe.data, Prepare) and recipe.data.out is None
     return own and (output / "data" / "prepare.json").is_file()
 
 

@@ -6,7 +6,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ from .words import shown_path, without_paths
 
 if TYPE_CHECKING:
     from ...dataset.batches import Row
-    from ...training.arguments import Recipe
+    from ...recipe import Recipe
     from ...training.run_folder import StageEnd
     from ...training.sampling import Splits
 
@@ -52,11 +52,10 @@ class _Seen:
 
 def run_page(folder: Path, data: str | None, limit: int, progress: bool = False) -> RunPage:
     """A run's page, also of one that is not finished, or whose dataset is elsewhere: then it says so."""
-    from ...training.arguments import Recipe
-    from ...training.recipes_on_disk import read_yaml
+    from ...recipe import Recipe, read_yaml
 
     told, _ = read_yaml(folder / "recipe.yaml")
-    recipe = replace(Recipe.from_dict(told, where=str(folder / "recipe.yaml")), output=str(folder))
+    recipe = Recipe.from_dict(told, where=str(folder / "recipe.yaml")).changed(output=str(folder))
     source = data or (recipe.data if isinstance(recipe.data, str) else str(recipe.prepared_folder))
     notes: list[str] = []
     final = folder / "final"
@@ -113,7 +112,7 @@ def _splits(recipe: Recipe, source: str, notes: list[str], insist: bool) -> Spli
         notes.append(f"The dataset {shown_path(source)} is not here, so no photo is shown: give it with --data.")
         return None
     try:
-        return splits_of(replace(recipe, data=source))
+        return splits_of(recipe.changed(data=source))
     except HfDetrPanopticError as error:
         if insist:
             raise
@@ -285,8 +284,8 @@ def _measured(seen: _Seen, splits: Splits | None, result: Mapping[str, Any]) -> 
 
 
 def _stage_names(folder: Path) -> list[str]:
+    from ...settings import STAGES
     from ...training.run_folder import stage_folder
-    from ...training.stage_recipe import STAGES
 
     return [stage for stage in STAGES if stage_folder(folder, stage).is_dir()]
 
