@@ -20,6 +20,8 @@ LINE = [
     "images",
     "preprocess",
     "panoptic_map",
+    "checked",
+    "training_fields",
     "settings",
     "recipe",
     "pictures",
