@@ -22,6 +22,7 @@ from transformers import DetrConfig
 from hf_detr_panoptic import Category, DetrForPanopticSegmentation, LabelSpace, PanopticMap, Segment
 from hf_detr_panoptic.dataset.writer import DatasetWriter
 from hf_detr_panoptic.preprocess import Preprocess
+from hf_detr_panoptic.settings import Postprocess
 from hf_detr_panoptic.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
