@@ -51,10 +51,10 @@ from hf_detr_panoptic.demo.demo import (
 )
 from hf_detr_panoptic.demo.figures import Labelled, Merging, labelled_photos, merged_quality, mergings, without_void
 from hf_detr_panoptic.demo.photos import Place
-from hf_detr_panoptic.evaluation.table import percent
 from hf_detr_panoptic.panoptic_map import PanopticMap
 from hf_detr_panoptic.recipe import Recipe
 from hf_detr_panoptic.settings import STAGES, OverlayRules
+from hf_detr_panoptic.text import percent
 from hf_detr_panoptic.training.run_folder import StageEnd, stage_folder
 
 Relabel = Callable[[Labelled, OverlayRules], PanopticMap]

@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = run(args)
         if "torch" in sys.modules:  # otherwise there are no other processes
-            from .steps.processes import end_processes
+            from .parallel import end_processes
 
             end_processes()
         return status

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import HfDetrPanopticError
+from .text import count_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -57,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
             bad += finding.mood == "bad"
             print(_line(finding), flush=True)
     print()
-    print("Ready." if not bad else f"{bad} {'thing' if bad == 1 else 'things'} to mend, marked ✗ above.")
+    print("Ready." if not bad else f"{count_of(bad, 'thing')} to mend, marked ✗ above.")
     return 1 if bad else 0
 
 
@@ -124,7 +125,7 @@ def _cpu_has_bf16() -> bool:
 
 
 def _processes() -> Iterator[Finding]:
-    from .steps.processes import guard_processes
+    from .parallel import guard_processes
 
     try:
         count = guard_processes()

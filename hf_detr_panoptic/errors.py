@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import errno
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
+
+from .text import and_more
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # the quota of one person may be used up long before the disk is
+
+# torch loses the cause: "[enforce fail at inline_container.cc:671] . unexpected pos 576 vs 534".
+_OF_TORCH_WRITING = ("inline_container", "PytorchStreamWriter", "iostream error")
+_NEARLY_NOTHING = 16 * 2**20
 
 
 class HfDetrPanopticError(Exception):
@@ -75,11 +87,62 @@ def did_you_mean(word: object, known: Iterable[object]) -> str:
         return f"Did you mean {_either(close)}?"
     if not names:
         return "None are known here."
-    if len(names) <= 12:
-        return f"Known: {', '.join(names)}."
-    return f"Known: {', '.join(names[:12])} and {len(names) - 12} more."
+    return f"Known: {and_more(names, 12)}."
 
 
 def _either(names: list[str]) -> str:
     quoted = [f"'{name}'" for name in names]
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+
+
+@contextmanager
+def clear_errors(out: Path) -> Iterator[None]:
+    """What the system refuses, a full disk or a folder that may not be written, in one sentence."""
+    with says_a_full_disk(out, "Make room and run the same command again: it continues."):
+        try:
+            yield
+        except OSError as error:
+            if isinstance(error, HfDetrPanopticError) or is_of_a_full_disk(error, out):
+                raise
+            raise HfDetrPanopticError(
+                f"the system refuses ({error.strerror or error})",
+                where=str(error.filename or out),
+                fix="Check path, permissions and disk.",
+            ) from error
+
+
+@contextmanager
+def says_a_full_disk(folder: Path, fix: str) -> Iterator[None]:
+    """For what writes into a folder: where the disk is full, one clear error instead of the library's."""
+    try:
+        yield
+    except HfDetrPanopticError:
+        raise
+    except Exception as error:
+        if not is_of_a_full_disk(error, folder):
+            raise
+        where = getattr(error, "filename", None) or folder
+        raise HfDetrPanopticError("the disk is full", where=str(where), fix=fix) from error
+
+
+def is_of_a_full_disk(error: BaseException, folder: Path) -> bool:
+    """Whether this, or what it was raised after, is what a full disk does to those who write.
+
+    Every library says it in its own way, and some do not say it at all.
+    """
+    for cause in _chain(error):
+        if isinstance(cause, OSError) and cause.errno in _FULL:
+            return True
+        if type(cause).__name__ == "SafetensorError" and any(f"os error {number})" in str(cause) for number in _FULL):
+            return True
+        if isinstance(cause, RuntimeError) and any(word in str(cause) for word in _OF_TORCH_WRITING):
+            there = next(each for each in (folder, *folder.absolute().parents) if each.is_dir())
+            if shutil.disk_usage(there).free < _NEARLY_NOTHING:
+                return True
+    return False
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from .coco_categories import COCO_PANOPTIC
 from .errors import LabelError, did_you_mean
+from .text import and_more
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -387,9 +388,8 @@ def _kinds_of_config(
     coco = LabelSpace.coco()
     strangers = [name for name in named.values() if name not in coco.names]
     if strangers:
-        shown = ", ".join(strangers[:5]) + (f" and {len(strangers) - 5} more" if len(strangers) > 5 else "")
         raise LabelError(
-            f"the configuration does not say whether {shown} are things or stuff",
+            f"the configuration does not say whether {and_more(strangers, 5)} are things or stuff",
             where=where,
             fix='Say which are stuff: stuff=["sky", …] (an empty list when all are things).',
         )

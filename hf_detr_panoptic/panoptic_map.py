@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from .errors import LabelError, MapError, did_you_mean
 from .labels import LabelSpace
+from .text import and_more, count_of
 
 MAX_ID = 256**3 - 1
 SEGMENT_SOURCES = ("custom", "auto", "model")
@@ -202,7 +203,10 @@ class PanopticMap:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"PanopticMap({self.width}×{self.height}, {len(self.segments)} segments, {self.void_area} void pixels)"
+        return (
+            f"PanopticMap({self.width}×{self.height}, {count_of(len(self.segments), 'segment')}, "
+            f"{count_of(self.void_area, 'void pixel')})"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {"ids": self.ids, "segments": self.segments, "space": self.space}
@@ -233,6 +237,19 @@ def boxes_of_ids(ids: npt.NDArray[np.int32]) -> dict[int, Box]:
     return _Runs.of(ids).boxes()
 
 
+def shared_pixels(one: PanopticMap, other: PanopticMap) -> dict[tuple[int, int], int]:
+    """(id, the other map's id) → the pixels that both have, void (0) among the ids."""
+    if one.ids.shape != other.ids.shape:
+        raise MapError(f"maps of {one.width}×{one.height} and {other.width}×{other.height} pixels share none")
+    pairs = one.ids.astype(np.int64) << 32 | other.ids
+    return {(pair >> 32, pair & 0xFFFFFFFF): pixels for pair, pixels in _Runs.of(pairs).areas().items()}
+
+
+def run_lengths(mask: npt.NDArray[np.bool_]) -> list[int]:
+    """bool [H, W] → COCO's uncompressed run lengths, down the columns, beginning outside."""
+    return _Runs.of(mask.T.astype(np.int32)).counts().get(1, [mask.size])
+
+
 def ids_to_rgb(ids: npt.ArrayLike) -> npt.NDArray[np.uint8]:
     """int [H, W] → uint8 [H, W, 3], COCO panoptic's PNG: id = R + 256·G + 256²·B."""
     values = np.asarray(ids)
@@ -260,16 +277,16 @@ def rgb_to_ids(rgb: npt.ArrayLike) -> npt.NDArray[np.int32]:
 class _Runs:
     """The stretches of equal ids along the rows, void too: few beside the pixels, and all that areas and boxes need.
 
-    starts, lengths: int64 [R] in flattened pixels; ids: int32 [R]. No run crosses the end of a row.
+    starts, lengths: int64 [R] in flattened pixels; ids: int [R]. No run crosses the end of a row.
     """
 
     starts: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int64]
-    ids: npt.NDArray[np.int32]
+    ids: npt.NDArray[np.signedinteger[Any]]
     shape: tuple[int, int]
 
     @classmethod
-    def of(cls, ids: npt.NDArray[np.int32]) -> _Runs:
+    def of(cls, ids: npt.NDArray[np.signedinteger[Any]]) -> _Runs:
         flat = np.ascontiguousarray(ids).reshape(-1)
         begins = np.empty(flat.size, dtype=bool)
         np.not_equal(flat[1:], flat[:-1], out=begins[1:])
@@ -308,7 +325,8 @@ class _Runs:
             starts, ends = self.starts[places], self.starts[places] + self.lengths[places]
             apart = starts[1:] != ends[:-1]  # runs were cut at row ends: join what touches
             edges = np.column_stack([starts[np.r_[True, apart]], ends[np.r_[apart, True]]]).reshape(-1)
-            counts[segment_id] = np.diff(edges, prepend=0, append=[size] if edges[-1] < size else []).tolist()
+            rest = [] if edges[-1] == size else [size - int(edges[-1])]
+            counts[segment_id] = np.diff(edges, prepend=0).tolist() + rest
         return counts
 
 
@@ -331,5 +349,5 @@ def _frozen_ids(ids: npt.ArrayLike) -> npt.NDArray[np.int32]:
 
 
 def _count(ids: list[int], noun: str) -> str:
-    shown = ", ".join(map(str, ids[:5])) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+    shown = and_more(ids, 5)
     return f"{noun} {shown} is" if len(ids) == 1 else f"{noun}s {shown} are"

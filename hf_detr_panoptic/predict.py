@@ -9,7 +9,6 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,15 +18,18 @@ import numpy.typing as npt
 from PIL import Image
 
 from .dataset.coco_panoptic import GENERATOR, Record, read_dataset
-from .dataset.photos import encode_photo, shrunk, stored_names, write_atomically
+from .dataset.photos import encode_photo, shrunk, stored_names
 from .dataset.writer import encode_map, write_lists
 from .errors import DatasetError, HfDetrPanopticError, ImageError
+from .files import write_bytes
 from .images import list_images, open_image
 from .labels import LabelSpace
 from .panoptic_map import PanopticMap
+from .parallel import progress_bar, read_ahead
 from .pictures.draw import draw
 from .pictures.panels import panels
 from .steps.segment_flags import add_segment_flags, loaded_model, segment_settings, stuff_names
+from .text import count_of, first_lines
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ class PredictionFolder:
         info = {"description": "predicted panoptic maps", "generator": GENERATOR}
         (self.path / "predictions").mkdir(exist_ok=True)
         if self._rows:
-            write_atomically(self.path / "predictions.png", _png(self._grid()))
+            write_bytes(self.path / "predictions.png", _png(self._grid()))
         write_lists(self.path / "predictions.json", info, self._categories, self._images, self._annotations)
         (self.path / _UNFINISHED).unlink()
 
@@ -168,8 +170,8 @@ class PredictionFolder:
             record = None
         stem = PurePosixPath(self._stored[name]).with_suffix("")
         encoded = encode_map(map)
-        write_atomically(self.path / "predictions" / f"{stem}.png", encoded.png)
-        write_atomically(self.path / "overlays" / f"{stem}.jpg", encode_photo(draw(photo, map)))
+        write_bytes(self.path / "predictions" / f"{stem}.png", encoded.png)
+        write_bytes(self.path / "overlays" / f"{stem}.jpg", encode_photo(draw(photo, map)))
         self._write_masks(self.path / "masks" / stem, map)
         image_id: int | str = self._next_id if record is None else record.image_id
         self._next_id += record is None
@@ -195,7 +197,8 @@ class PredictionFolder:
         if not self.predicted:
             return f"no photo was predicted: {self.path} holds an empty list"
         lines = [
-            f"{self.predicted} photos: {self._segments} segments of {len(self._classes)} classes, "
+            f"{count_of(self.predicted, 'photo')}: {count_of(self._segments, 'segment')} of "
+            f"{count_of(len(self._classes), 'class')}, "
             f"{self._void / self._pixels:.1%} of the pixels void",
         ]
         if self._truth is not None:
@@ -221,7 +224,7 @@ class PredictionFolder:
                 files[f"{names[label]}.png"] = np.isin(map.ids, ids)
         stored = stored_names(files)
         for name, mask in files.items():
-            write_atomically(folder / stored[name], _png(Image.fromarray(mask.astype(np.uint8) * 255)))
+            write_bytes(folder / stored[name], _png(Image.fromarray(mask.astype(np.uint8) * 255)))
 
     def _grid(self) -> Image.Image:
         titles = ["photo", "truth", "prediction"]
@@ -299,7 +302,7 @@ def main(args: argparse.Namespace) -> int:
     overlays/, predictions.json with predictions/*.png in COCO panoptic format, and masks/.
     """
 
-    from .steps.refusals import clear_errors
+    from .errors import clear_errors
 
     folder = PredictionFolder(Path(args.out), args.masks, args.overwrite)
     with clear_errors(folder.path):
@@ -316,9 +319,7 @@ def main(args: argparse.Namespace) -> int:
     print(folder.summary())
     if problems:
         print(f"{len(problems)} not predicted:")
-        print("\n".join(f"  {problem}" for problem in problems[:_SHOWN]))
-        if len(problems) > _SHOWN:
-            print(f"  and {len(problems) - _SHOWN} more")
+        print("\n".join(f"  {line}" for line in first_lines(map(str, problems), _SHOWN)))
     if not folder.predicted:
         return 1
     how_good = f"hf-detr-panoptic evaluate --model {args.model} --data {args.truth or 'DATASET'}"
@@ -341,10 +342,8 @@ def predict(
 
     `model`: a checkpoint's folder or name, or a loaded labeler. The next photos are opened while the model works.
     """
-    from tqdm import tqdm
-
+    from .parallel import guard_processes
     from .settings import Postprocess
-    from .steps.processes import guard_processes
 
     if guard_processes() > 1:
         raise HfDetrPanopticError("predict runs in one process", fix="Start it without a launcher.")
@@ -356,17 +355,14 @@ def predict(
     known = find_truth(truth)
     loaded = loaded_model(model, stuff)
     chunks = [found[start : start + batch_size] for start in range(0, len(found), batch_size)]
-    bar = tqdm(total=len(found), desc="predicting", unit="photo", disable=not progress)
-    with folder.writing(loaded.label_space, known, found), ThreadPoolExecutor(max_workers=1) as reader, bar:
-        coming = [reader.submit(_opened, chunk) for chunk in chunks[:1]]
-        for place, chunk in enumerate(chunks):
-            pictures = coming.pop().result()
-            coming += [reader.submit(_opened, following) for following in chunks[place + 1 : place + 2]]
+    bar = progress_bar(total=len(found), what="predicting", show=progress)
+    with folder.writing(loaded.label_space, known, found), bar:
+        for pictures in read_ahead(_opened, chunks, threads=1, ahead=1):
             readable = [(name, picture) for name, picture in pictures if isinstance(picture, Image.Image)]
             problems += [error for _, error in pictures if isinstance(error, HfDetrPanopticError)]
             for name, picture, map in _segmented(loaded, readable, settings or {}, batch_size, problems):
                 folder.add(name, picture, map)
-            bar.update(len(chunk))
+            bar.update(len(pictures))
     return problems
 
 

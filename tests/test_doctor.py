@@ -14,7 +14,7 @@ from transformers import DetrForSegmentation, DetrImageProcessor
 from hf_detr_panoptic import Category, LabelSpace, doctor
 from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.errors import HfDetrPanopticError
-from hf_detr_panoptic.steps.processes import guard_processes
+from hf_detr_panoptic.parallel import guard_processes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,7 +63,7 @@ def test_processes_that_work_together(launcher: str, tmp_path: Path) -> None:
     script = tmp_path / "guarded.py"
     script.write_text(
         "import os, pathlib\n"
-        "from hf_detr_panoptic.steps.processes import guard_processes\n"
+        "from hf_detr_panoptic.parallel import guard_processes\n"
         "pathlib.Path(f'rank{os.environ[\"RANK\"]}').write_text(str(guard_processes()))\n"
     )
     accelerate = (
@@ -105,7 +105,7 @@ def test_a_launcher_that_was_asked_for_more(
 @pytest.mark.slow
 def test_accelerate_on_a_cpu(tmp_path: Path) -> None:
     script = tmp_path / "guarded.py"
-    script.write_text("from hf_detr_panoptic.steps.processes import guard_processes\nguard_processes()\n")
+    script.write_text("from hf_detr_panoptic.parallel import guard_processes\nguard_processes()\n")
     launch = "-m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no"
     done = run_python(*launch.split(), script, fails=True)
     assert "asked for several processes and started one" in done.stderr

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pycocotools import mask as coco_mask
 
 from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment
 from hf_detr_panoptic.errors import LabelError, MapError
-from hf_detr_panoptic.panoptic_map import MAX_ID, ids_to_rgb, rgb_to_ids
+from hf_detr_panoptic.panoptic_map import MAX_ID, ids_to_rgb, rgb_to_ids, run_lengths, shared_pixels
 
 SPACE = LabelSpace(
     [Category("pipe", True), Category("sky", False), Category("brick", True), Category("grass", False, source="auto")]
@@ -279,3 +280,24 @@ def test_official_areas_and_boxes_to_the_pixel(shared_data: Path) -> None:
         assert m.areas() == {info["id"]: info["area"] for info in infos}
         assert m.boxes() == {info["id"]: tuple(info["bbox"]) for info in infos}
         assert np.array_equal(rgb_to_ids(ids_to_rgb(m.ids)), m.ids)
+
+
+@given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
+def test_run_lengths_are_those_of_pycocotools(mask: np.ndarray) -> None:
+    rle = coco_mask.frPyObjects({"size": list(mask.shape), "counts": run_lengths(mask)}, *mask.shape)
+    assert np.array_equal(coco_mask.decode(rle).astype(bool), mask)
+    assert rle == coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+
+
+@given(*[arrays(np.int32, (3, 5), elements=st.sampled_from([0, 1, 7, 2**24 - 1]))] * 2)
+def test_shared_pixels_are_counted_one_by_one(one: np.ndarray, other: np.ndarray) -> None:
+    left, right = (
+        PanopticMap(ids, [Segment(i, 0) for i in np.unique(ids).tolist() if i], SPACE) for ids in (one, other)
+    )
+    assert shared_pixels(left, right) == Counter(zip(one.flat, other.flat, strict=True))
+
+
+def test_maps_of_other_sizes_share_no_pixel() -> None:
+    maps = [PanopticMap(np.zeros((height, 4), dtype=np.int32), [], SPACE) for height in (3, 5)]
+    with pytest.raises(MapError, match="4×3 and 4×5"):
+        shared_pixels(*maps)

@@ -135,7 +135,7 @@ def test_evaluate_takes_what_predict_wrote(photos, dataset, tmp_path, capsys):
     predict(Told(), [photos], PredictionFolder(tmp_path / "out"), truth=dataset)
     truth, found = dataset / "annotations" / "panoptic_val.json", tmp_path / "out" / "predictions.json"
     assert main(["evaluate", "--truth", str(truth), "--predictions", str(found)]) == 0
-    assert "1 images" in capsys.readouterr().out
+    assert "1 image" in capsys.readouterr().out
 
 
 def test_unreadable_photos_are_told_at_the_end(photos, tmp_path):

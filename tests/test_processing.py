@@ -19,10 +19,10 @@ from hf_detr_panoptic import AutoLabel, BoxesFromMasks, DetrPanopticProcessor, M
 from hf_detr_panoptic.annotations.marks import Mark
 from hf_detr_panoptic.dataset.rows import to_panoptic_map
 from hf_detr_panoptic.errors import AnnotationError, HfDetrPanopticError, LabelError, MapError
-from hf_detr_panoptic.labeling.overlay import OverlayRules
 from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.panoptic_map import PanopticMap, Segment, ids_to_rgb
 from hf_detr_panoptic.preprocess import Preprocess
+from hf_detr_panoptic.settings import OverlayRules
 
 COCO = LabelSpace([Category("car", isthing=True), Category("sky", isthing=False)])
 SITE = LabelSpace([Category("pipe", isthing=True), Category("sky", isthing=False)])

@@ -85,9 +85,10 @@ def test_the_papers_schedule() -> None:
 
 GUARDED = """
 import sys, torch
-from hf_detr_panoptic.steps.processes import guard_processes
 from hf_detr_panoptic.recipe import Recipe
 from hf_detr_panoptic.training.arguments import training_arguments
+from hf_detr_panoptic.parallel import guard_processes
+from hf_detr_panoptic.recipe import Recipe
 
 count = guard_processes()
 stage = Recipe.load("quick").stages.detection

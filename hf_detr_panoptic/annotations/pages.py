@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import AnnotationError, HfDetrPanopticError
 from ..images import SUFFIXES, image_size, list_images
+from ..text import count_of
 from .marks import Annotations, Mark, MarkedPhoto, Skipped, Unmatched
 from .shapes import Canvas, Rectangle, Several, Shape, draw
 from .sources import is_inside
@@ -231,13 +232,16 @@ class Desk:
         names = dict.fromkeys(mark.name for photo in photos for mark in photo.marks if not mark.void)
         marks = sum(len(photo.marks) for photo in photos)
         aside = len({row.photo for row in self._skipped if row.photo is not None})
-        parts = [_counted(len(photos), "photo"), f"{_counted(marks, 'mark')} of {_counted(len(names), 'class')}"]
-        parts += [f"{_counted(aside, 'photo')} set aside"] if aside else []
-        parts += [f"{_counted(len(self._unmatched), 'name')} without a photo"] if self._unmatched else []
+        parts = [count_of(len(photos), "photo"), f"{count_of(marks, 'mark')} of {count_of(len(names), 'class')}"]
+        parts += [f"{count_of(aside, 'photo')} set aside"] if aside else []
+        parts += [f"{count_of(len(self._unmatched), 'name')} without a photo"] if self._unmatched else []
         if self._skipped:
-            logger.warning("%s set aside or left out; see `skipped`", _counted(len(self._skipped), "mark or photo"))
+            logger.warning(
+                "%s set aside or left out; see `skipped`",
+                count_of(len(self._skipped), "mark or photo", "marks or photos"),
+            )
         if self._unmatched:
-            logger.warning("%s without a photo; see `unmatched`", _counted(len(self._unmatched), "name"))
+            logger.warning("%s without a photo; see `unmatched`", count_of(len(self._unmatched), "name"))
         return Annotations(
             tuple(photos),
             tuple(self._skipped),
@@ -381,8 +385,3 @@ def _leads_out(name: str, page: Page) -> AnnotationError:
         where=page.where,
         fix="Copy the photo to where the link is.",
     )
-
-
-def _counted(count: int, noun: str) -> str:
-    plurals = {"class": "classes", "mark or photo": "marks or photos"}
-    return f"{count:,} {noun if count == 1 else plurals.get(noun, noun + 's')}"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ from ..errors import ImageError
 from ..images import image_size, list_images
 from ..labels import Category, LabelSpace
 from ..panoptic_map import PanopticMap, Segment
+from ..parallel import progress_bar, read_ahead
+from ..text import count_of
 from .coco_panoptic import KINDS, FoundError, PanopticSplit, Record, find_splits, load_json, parse_split, read_ids
 from .copies import Fingerprint, fingerprint, near_pairs
 
@@ -133,13 +134,14 @@ class Report:
         for name, split in self.splits.items():
             everything = split.pixels.total() + split.void
             void = f", {split.void / everything:.1%} void" if everything else ""
-            lines.append(f"{name}: {split.images} photos, {split.segments.total()} segments{void}")
+            segments = count_of(split.segments.total(), "segment")
+            lines.append(f"{name}: {count_of(split.images, 'photo')}, {segments}{void}")
         lines += ["", *self._class_table()]
         errors, warnings = self.of_level("error"), self.of_level("warning")
         lines += ["", *(str(finding) for finding in errors + warnings)]
         found = [
-            f"{sum(f.count for f in group)} {noun} of {len(group)} kind{'s' if len(group) != 1 else ''}"
-            for noun, group in (("errors", errors), ("warnings", warnings))
+            f"{count_of(sum(f.count for f in group), noun)} of {count_of(len(group), 'kind')}"
+            for noun, group in (("error", errors), ("warning", warnings))
             if group
         ]
         lines.append(" and ".join(found) if found else "nothing to report: JSON, PNG and photos agree")
@@ -204,9 +206,8 @@ def check_dataset(
     seen: dict[str, list[_Seen]] = {}
     for name, split in splits.items():
         instances = _instances(split, report)
-        with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-            looked_at = pool.map(lambda record: _look(record, size, instances), split.records)  # noqa: B023
-            seen[name] = list(_watched(looked_at, len(split), name, progress))
+        looked_at = read_ahead(partial(_look, size=size, instances=instances), split.records, threads=workers)
+        seen[name] = list(progress_bar(looked_at, total=len(split), what=f"checking {name}", show=progress))
         report.splits[name] = _count(seen[name], report)
         report.prints |= {image.photo: image.print for image in seen[name] if image.photo and image.print}
     _extra_files(splits, seen, report)
@@ -413,14 +414,6 @@ def _classes(report: Report) -> None:
         report.tell("imbalance", "", detail)
 
 
-def _watched(items: Iterator[_Seen], total: int, name: str, progress: bool) -> Iterable[_Seen]:
-    if not progress:
-        return items
-    from tqdm import tqdm
-
-    return tqdm(items, total=total, desc=f"checking {name}", unit="photo")
-
-
 def _text(counts: str | bytes) -> str:
     return counts.decode("ascii") if isinstance(counts, bytes) else counts
 
@@ -438,10 +431,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Say what is wrong with a COCO panoptic dataset, and what is in it. Exit status 1 if anything is an error."""
-    import json
     import sys
 
-    from .photos import write_atomically
+    from ..files import write_json
 
     report = check_dataset(
         args.dataset,
@@ -452,7 +444,7 @@ def main(args: argparse.Namespace) -> int:
     )
     print(report)
     if args.json:
-        write_atomically(args.json, (json.dumps(report.to_dict(), indent=1, ensure_ascii=False) + "\n").encode())
+        write_json(args.json, report.to_dict(), ascii_only=False)
         print(f"the whole report: {args.json}")
     if report.ok and "train" in report.splits:
         print(f"next: hf-detr-panoptic train RECIPE, with data: {args.dataset}")

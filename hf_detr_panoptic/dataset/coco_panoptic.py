@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import DatasetError, LabelError, MapError, did_you_mean
+from ..files import parse_json
 from ..labels import LabelSpace
 from ..panoptic_map import MAX_ID, SEGMENT_SOURCES, PanopticMap, Segment, rgb_to_ids
 
@@ -419,18 +419,14 @@ def parse_split(files: SplitFiles, tell: Tell) -> PanopticSplit | None:
 def load_json(path: Path, tell: Tell) -> dict[str, Any] | None:
     """A JSON object, without NaN and infinities, which JSON does not know."""
     try:
-        content = json.loads(path.read_bytes().decode("utf-8-sig"), parse_constant=_no_constant)
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse_json(path.read_bytes(), finite=True)
+    except (OSError, ValueError) as error:
         tell("json-unreadable", path.name, str(error)[:200])
         return None
     if not isinstance(content, dict):
         tell("json-shape", path.name, f"a {type(content).__name__} stands where an object should")
         return None
     return content
-
-
-def _no_constant(word: str) -> float:
-    raise ValueError(f"{word} is not a number that JSON knows")
 
 
 def _images(entries: list[Any], where: str, tell: Tell) -> dict[int | str, dict[str, Any]]:

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from ..errors import DatasetError, ImageError
+from ..files import replacing, write_bytes
 from ..images import exif_of, image_size, needs_reencoding, open_image
 from ..panoptic_map import PanopticMap
 
@@ -79,7 +80,7 @@ def store_photo(source: str | Path | Image.Image, target: Path, size: tuple[int,
     lossy = target.suffix.lower() in _LOSSY
     plain = target.suffix.lower() in (".jpg", ".jpeg", ".png")
     target = target if plain else target.with_suffix(".jpg" if lossy else ".png")
-    write_atomically(target, encode_photo(photo, "JPEG" if lossy else "PNG"))
+    write_bytes(target, encode_photo(photo, "JPEG" if lossy else "PNG"))
     return target
 
 
@@ -119,14 +120,6 @@ def resized_map(map: PanopticMap, size: tuple[int, int]) -> PanopticMap:
     return PanopticMap(ids, [s for s in map.segments if s.id in left], map.space)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """All of the file or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)
-
-
 def _copy(source: Path, target: Path) -> None:
     """Byte for byte, with its time: an equal file that lies there already is not copied once more."""
     if target.exists():
@@ -135,11 +128,10 @@ def _copy(source: Path, target: Path) -> None:
         old, new = target.stat(), source.stat()
         if (old.st_size, old.st_mtime_ns) == (new.st_size, new.st_mtime_ns):
             return
-    part = target.with_name(f".{target.name}.part")
-    shutil.copyfile(source, part)
-    times = source.stat()
-    os.utime(part, ns=(times.st_atime_ns, times.st_mtime_ns))
-    part.replace(target)
+    with replacing(target) as part:
+        shutil.copyfile(source, part)
+        times = source.stat()
+        os.utime(part, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def _ascii(name: str) -> str:

@@ -20,11 +20,12 @@ from datasets.table import embed_table_storage
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import DatasetError, LabelError, MapError
+from ..files import write_json
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap, Segment, rgb_to_ids
 from .builder import PanopticBuilder, annotation_fingerprint
 from .coco_panoptic import PanopticSplit, read_dataset
-from .photos import bare_photo, write_atomically
+from .photos import bare_photo
 
 SPACE_FILE = "label_space.json"
 
@@ -283,7 +284,7 @@ def write_parquet(
             path = data / f"{split}-{place:05d}-of-{len(files):05d}.parquet"
             part.replace(path)
             written.append(path)
-    write_atomically(root / SPACE_FILE, (json.dumps({"categories": space.to_coco()}, indent=1) + "\n").encode())
+    write_json(root / SPACE_FILE, {"categories": space.to_coco()})
     if told["more"]:
         logger.warning(
             "Of %d photos %d say more than their picture, %d where they were taken: that stays out of the Parquet.",

@@ -18,10 +18,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..errors import DatasetError
+from ..files import replacing, write_bytes
 from ..labels import LabelSpace
 from ..panoptic_map import MAX_ID, PanopticMap
 from .coco_panoptic import GENERATOR, UNFINISHED, fail, inside, load_json, raise_errors, read_dataset
-from .photos import stem_key, store_photo, write_atomically
+from .photos import stem_key, store_photo
 
 SPLITS = ("train", "val", "test")
 
@@ -137,7 +138,7 @@ class DatasetWriter:
         stored = store_photo(photo, images / name, encoded.size)
         png_name = PurePosixPath(name).with_suffix(".png").as_posix()
         png = self._annotations / f"panoptic_{split}" / png_name
-        write_atomically(png, encoded.png)
+        write_bytes(png, encoded.png)
         self._stems[stem_key(name)] = name
         self._image_ids.add(image_id)
         self._files |= {stored, png}
@@ -238,15 +239,13 @@ def write_lists(
     annotations: Iterable[str],
 ) -> None:
     """A COCO JSON from entries that are JSON already, one a line, so that two versions can be compared."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="ascii", newline="\n") as file:
+    with replacing(path) as part, part.open("w", encoding="ascii", newline="\n") as file:
         file.write(f'{{"info": {json.dumps(info)},\n"categories": {json.dumps(categories)},\n')
         for key, lines in (("images", images), ("annotations", annotations)):
             file.write(f'"{key}": [')
             for place, line in enumerate(lines):
                 file.write((",\n" if place else "\n") + line)
             file.write("\n]" + (",\n" if key == "images" else "}\n"))
-    part.replace(path)
 
 
 def reassign(folder: str | Path, assignment: Mapping[str, str]) -> dict[str, int]:
@@ -293,10 +292,8 @@ def _carry_out(
     moves: Sequence[tuple[Path, Path]],
 ) -> None:
     for old, new in moves:
-        new.parent.mkdir(parents=True, exist_ok=True)
-        part = new.with_name(f".{new.name}.part")
-        shutil.copyfile(old, part)
-        part.replace(new)
+        with replacing(new) as part:
+            shutil.copyfile(old, part)
     (home / UNFINISHED).touch()
     for split, found in lists.items():
         by_image = {entry["image_id"]: entry for entry in found["annotations"]}

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HfDetrPanopticError, ModelError, RecipeError
-from ..steps.processes import by_first
+from ..files import write_json
+from ..parallel import by_first
+from ..text import count_of
 
 if TYPE_CHECKING:
     from ..recipe import Recipe
@@ -105,11 +107,11 @@ class Parts:
     def finish(self) -> dict[str, Any]:
         """figures.json: no seconds in it, so that the same seed gives the same bytes."""
         figures = {name: part["figures"] for name, part in self.done.items()}
-        by_first(lambda: _write_json(self.folder / "figures.json", {"settings": self.told, **figures}))
+        by_first(lambda: write_json(self.folder / "figures.json", {"settings": self.told, **figures}))
         return figures
 
     def _write(self) -> None:
-        _write_json(self.folder / _STATE, {"settings": self.told, "parts": self.done})
+        write_json(self.folder / _STATE, {"settings": self.told, "parts": self.done})
 
 
 _AFRESH = "Give another --out, or take that folder away."
@@ -128,13 +130,6 @@ def _say(line: str) -> None:
 
     if PartialState().is_main_process:
         print(line, flush=True)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
 
 
 THREADS = 2  # of torch in each process; a fixed number, because figures change with it in their last digits
@@ -193,7 +188,7 @@ def main(args: argparse.Namespace) -> int:
     flag. Under torchrun or accelerate launch the processes that it started label, train and measure together.
     """
 
-    from ..steps.processes import launched
+    from ..parallel import launched
     from ..training.stages import Interrupted
 
     settings = DemoSettings(
@@ -232,7 +227,7 @@ def demo(settings: DemoSettings, overrides: Sequence[str] = (), *, progress: boo
     """
     from datetime import timedelta
 
-    from ..steps.processes import by_first, guard_processes, launched
+    from ..parallel import by_first, guard_processes, launched
     from .photos import Place
 
     if launched() > 1:
@@ -314,7 +309,7 @@ def take_photos(settings: DemoSettings, place: Place, progress: bool) -> dict[st
     from .photos import make_photos
 
     marks = make_photos(place, settings.photos, settings.held_out, settings.seed, settings.size, progress)
-    print(f"{settings.photos} photos in {place.photos}, {settings.held_out} held out")
+    print(f"{count_of(settings.photos, 'photo')} in {place.photos}, {settings.held_out} held out")
     print(f"marked: {', '.join(f'{count} × {name}' for name, count in marks.items())}, in {place.marks}")
     return {"photos": settings.photos, "held_out": settings.held_out, "marks": dict(marks)}
 
@@ -359,7 +354,7 @@ def trained(recipe: Recipe, processes: int) -> list[StageEnd]:
     """
     import torch
 
-    from ..steps.processes import can_talk, launched
+    from ..parallel import can_talk, launched
     from ..training.run_folder import finished
     from ..training.train import check_run, launch_command, run_recipe
 
@@ -395,8 +390,8 @@ def measure(model: Path, held_out: Path) -> dict[str, Any]:
     """PQ by groups, box and mask AP on the held-out truth."""
     from accelerate import PartialState
 
-    from ..evaluation.table import percent
     from ..steps.evaluate import evaluate_model
+    from ..text import percent
     from .figures import GROUPS, grouped
 
     result = evaluate_model(model, held_out, batch_size=8)
@@ -444,7 +439,7 @@ def found_by_pipeline(model: Path, photo: Path) -> list[str]:
 
 def table(title: str, rows: Mapping[str, Mapping[str, float | None]]) -> str:
     """Percent, a line a row, a column a group."""
-    from ..evaluation.table import percent
+    from ..text import percent
 
     groups = list(next(iter(rows.values())))
     wide = max(len(name) for name in (*rows, title))

@@ -14,8 +14,8 @@ from scipy import ndimage
 
 from ..annotations.read import Mark, read_annotations
 from ..dataset.coco_panoptic import Record, read_split
-from ..dataset.photos import write_atomically
 from ..evaluation.panoptic_quality import PanopticQuality
+from ..files import write_bytes
 from ..images import open_image
 from ..labeling.autolabels import AutoLabels
 from ..labeling.inputs import survey
@@ -165,4 +165,4 @@ def _picture(photo: Image.Image, map: PanopticMap | None) -> Image.Image:
 def _save(picture: Image.Image, path: Path) -> None:
     stream = io.BytesIO()
     picture.save(stream, "PNG")
-    write_atomically(path, stream.getvalue())
+    write_bytes(path, stream.getvalue())

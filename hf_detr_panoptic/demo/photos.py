@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from ..dataset.photos import encode_photo, write_atomically
+from ..dataset.photos import encode_photo
 from ..dataset.writer import DatasetWriter
-from ..labeling.review import run_lengths
+from ..files import replacing, write_bytes
 from ..labels import LabelSpace
-from ..panoptic_map import PanopticMap
+from ..panoptic_map import PanopticMap, run_lengths
+from ..parallel import progress_bar
 from .scenes import CUSTOM, SITE, Scene, scene
 
 Points = npt.NDArray[np.float64]
@@ -72,11 +73,8 @@ class CvatExport:
             "images": self.images,
             "annotations": self.annotations,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+        with replacing(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(zipfile.ZipInfo(_INSTANCES, _DATE), json.dumps(told), zipfile.ZIP_DEFLATED)
-        part.replace(path)
 
 
 def drawn(mask: npt.NDArray[np.bool_], hand: np.random.Generator) -> dict[str, Any]:
@@ -235,12 +233,12 @@ def make_photos(
     Both truths are datasets in COCO panoptic format whose photos are in the split val.
     """
     export = CvatExport(CUSTOM)
-    bar = _bar(count + held_out, progress)
+    bar = progress_bar(total=count + held_out, what="taking photos", show=progress, leave=False)
     with DatasetWriter(place.truth, SITE, "What the photos really show, every pixel of it.") as writer, bar:
         for index, made in _scenes(seed, range(count), size, bar):
             name = f"site_{index:04}.jpg"
             path = place.photos / name
-            write_atomically(path, encode_photo(made.photo))
+            write_bytes(path, encode_photo(made.photo))
             writer.add("val", name, path, _as_truth(made.truth))
             export.add(name, made.truth, np.random.default_rng([_HAND, seed, index]))
         with DatasetWriter(place.held_out, SITE, "Photos that nobody learns from, and what they show.") as other:
@@ -259,9 +257,3 @@ def _scenes(seed: int, indices: Iterable[int], size: Size, bar: Any) -> Iterator
     for index in indices:
         yield index, scene(SCENES + seed, index, size)
         bar.update()
-
-
-def _bar(total: int, progress: bool) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(total=total, desc="taking photos", unit="photo", disable=not progress, leave=False)

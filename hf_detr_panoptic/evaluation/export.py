@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 from ..errors import DatasetError
+from ..files import write_bytes, write_text
 
 METRIC = Path(__file__).parent / "metric"
 SIBLINGS = ("annotations.py", "counting.py")
@@ -56,10 +56,7 @@ def export_metric(folder: str | Path, name: str | None = None) -> Path:
             f"the metric cannot be called '{stem}': its module would not import",
             fix="Use letters, digits, - and _, and neither of annotations and counting.",
         )
-    target.mkdir(parents=True, exist_ok=True)
     for source, written in [("metric.py", f"{stem}.py"), *((sibling, sibling) for sibling in SIBLINGS)]:
-        partial = target / f".{written}.partial"
-        shutil.copyfile(METRIC / source, partial)
-        partial.replace(target / written)
-    (target / "README.md").write_text(README.format(place=name or f"./{stem}"), encoding="utf-8")
+        write_bytes(target / written, (METRIC / source).read_bytes())
+    write_text(target / "README.md", README.format(place=name or f"./{stem}"))
     return target

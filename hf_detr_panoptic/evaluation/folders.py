@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import DatasetError
+from ..files import read_json
 from ..labels import LabelSpace
 from .metric.annotations import count_pair
 from .metric.counting import Counts
@@ -117,12 +117,7 @@ def _count(pair: _Pair) -> Counts:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DatasetError(f"the JSON cannot be read: {error.strerror}", where=str(path)) from None
-    except ValueError as error:
-        raise DatasetError(f"this is not JSON: {error}", where=str(path)) from None
+    content = read_json(path, DatasetError)
     if not isinstance(content, dict):
         raise DatasetError("COCO panoptic JSON is an object with 'annotations'", where=str(path))
     return content

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..files import write_csv
+from ..text import count_of, percent
+
 AGREEMENT = "agreement with the labeler"
-NOTHING = "n/a"
 
 Row = Sequence[object]
 
@@ -18,10 +19,6 @@ def headline(result: Mapping[str, Any]) -> str:
     return AGREEMENT if set(result.get("sources", ())) == {"auto"} else "panoptic quality"
 
 
-def percent(fraction: float | None) -> str:
-    return NOTHING if fraction is None else f"{100 * fraction:.1f}"
-
-
 def format_table(result: Mapping[str, Any], per_class: bool = True) -> str:
     """What `PanopticQuality.compute` found, and AP where there is one, in percent; "n/a" where a group is empty."""
     groups = [("all", result), ("things", result["things"]), ("stuff", result["stuff"])]
@@ -29,7 +26,8 @@ def format_table(result: Mapping[str, Any], per_class: bool = True) -> str:
     if len(result["sources"]) > 1:
         groups += [(names[source], group) for source, group in result["sources"].items()]
     rows: list[Row] = [
-        (name, *(percent(group[key]) for key in ("pq", "sq", "rq")), f"{group['n']} classes") for name, group in groups
+        (name, *(percent(group[key]) for key in ("pq", "sq", "rq")), count_of(group["n"], "class"))
+        for name, group in groups
     ]
     lines = [headline(result), *_aligned([("", "PQ", "SQ", "RQ", ""), *rows])]
     for kind in ("box", "mask"):
@@ -53,8 +51,8 @@ def format_table(result: Mapping[str, Any], per_class: bool = True) -> str:
         lines += ["", *_aligned([("class", "PQ", "SQ", "RQ", "kind", "found", "invented", "missed"), *rows])]
         absent = len(result["per_class"]) - len(rows)
         if absent:
-            classes = "class that occurs" if absent == 1 else "classes that occur"
-            lines.append(f"and {absent} {classes} on neither side")
+            classes = count_of(absent, "class that occurs", "classes that occur")
+            lines.append(f"and {classes} on neither side")
     return "\n".join(lines)
 
 
@@ -71,14 +69,7 @@ def per_class_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 def write_per_class(result: Mapping[str, Any], path: str | Path) -> None:
     """A CSV with one line a class; an empty cell where there is nothing to measure."""
     rows = per_class_rows(result)
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else ["label", "name"])
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(target)
+    write_csv(path, list(rows[0]) if rows else ["label", "name"], rows)
 
 
 def _aligned(rows: Iterable[Row]) -> list[str]:

@@ -21,6 +21,7 @@ from ..images import open_image
 from ..labels import LabelSpace
 from ..panoptic_map import Box, PanopticMap, Segment
 from ..pictures.draw import class_color, draw
+from ..text import count_of
 
 SHOWN_SIDE = 1280  # pixels of a picture's longer side in the browser; the download has all of them
 MAX_PIXELS = 60_000_000
@@ -140,7 +141,7 @@ def legend_html(look: Look) -> str:
     if look.void_area:
         chips.append(_chip("repeating-linear-gradient(135deg,#3c3c40 0 3px,#bebec4 3px 6px)", "", "void", 1))
     void = look.void_area / (look.size[0] * look.size[1])
-    said = f"{_count(len(look.areas), 'segment')} of {_count(len(counts), 'class', 'classes')}, {void:.1%} void"
+    said = f"{count_of(len(look.areas), 'segment')} of {count_of(len(counts), 'class', 'classes')}, {void:.1%} void"
     if not look.areas:
         said = "No segment passes this threshold. Move the slider to the left."
     return f'<p class="said">{said}</p><div class="chips">{"".join(chips)}</div>'
@@ -184,7 +185,3 @@ def _facts(background: str, title: str, facts: dict[str, str]) -> str:
 
 def _css(color: tuple[int, int, int]) -> str:
     return "rgb({}, {}, {})".format(*color)
-
-
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..labels import LabelSpace
+from ..text import count_of
 from . import usage
 from .front_matter import checked_license, with_front_matter
 from .markdown import code, table, text
@@ -136,18 +137,18 @@ def _classes(contents: _Contents) -> list[str]:
 def _sources(contents: _Contents) -> list[str]:
     settings = contents.told.get("settings") or {}
     custom, auto = contents.count(source="custom"), contents.count(source="auto")
-    lines = [f"- `custom`: people marked {custom} segments."] if custom else []
+    lines = [f"- `custom`: people marked {count_of(custom, 'segment')}."] if custom else []
     if auto:
         name, threshold = settings.get("labeler"), settings.get("threshold")
         whose = code(name) if isinstance(name, str) else "a pretrained model whose name is not recorded"
-        line = f"- `auto`: {whose} added {auto} segments"
+        line = f"- `auto`: {whose} added {count_of(auto, 'segment')}"
         line += f", those that it was surer of than {threshold:g}" if isinstance(threshold, int | float) else ""
         fingerprint = (contents.told.get("labeler") or {}).get("fingerprint")
         line += f" (weights and settings {code(fingerprint)})" if fingerprint else ""
         line += ". Nobody checked them. Each has its `score`."
         lines += [line, *_merging(settings)]
     if predicted := contents.count(source="model"):
-        lines.append(f"- `model`: a model predicted {predicted} segments. Nobody checked them.")
+        lines.append(f"- `model`: a model predicted {count_of(predicted, 'segment')}. Nobody checked them.")
     lines += ["", *_shares(contents.told)]
     if auto:
         lines += ["Quality that is measured on `auto` segments is agreement with the labeler, not quality."]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ from typing import Any
 
 from PIL import Image
 
-from ..dataset.photos import encode_photo, shrunk, write_atomically
+from ..dataset.photos import encode_photo, shrunk
 from ..errors import HubError
+from ..files import write_bytes, write_json
 from ..panoptic_map import PanopticMap
 from ..pictures.draw import draw
 from ..pictures.panels import panels
@@ -92,10 +92,10 @@ def write_pictures(
         pictures = {"photo": small, "prediction": drawn, "panel": panels(side_by_side, titles)}
         names = {"photo": f"{number}.jpg"} | {key: f"{number}-{key}.jpg" for key in ("prediction", "panel")}
         for key, picture in pictures.items():
-            write_atomically(folder / names[key], encode_photo(picture))
+            write_bytes(folder / names[key], encode_photo(picture))
         entries.append(names)
     told = {"split": split, "threshold": threshold, "pictures": entries}
-    write_atomically(folder / _LIST, (json.dumps(told, indent=1) + "\n").encode())
+    write_json(folder / _LIST, told)
     return Pictures.read(run)
 
 

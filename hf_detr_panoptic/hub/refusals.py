@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ..errors import HubError
+from ..errors import HubError, is_of_a_full_disk
 
 AGAIN = "Run the same command again: what is there is not sent again."
 
@@ -90,7 +90,7 @@ def _failure(error: BaseException, where: str) -> HubError:
     if type(error).__module__.startswith("hf_xet"):  # an OSError too, though no file of ours is meant
         return HubError(f"the upload broke ({said})", where=where, fix=AGAIN)
     if isinstance(error, OSError):
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_of_a_full_disk(error, Path()):
             return HubError("the disk is full", where=where, fix=f"Make room. {AGAIN}")
         return HubError(f"a file cannot be read ({said})", where=where, fix="Look at the folder and its rights.")
     if "metadata in README.md" in said:

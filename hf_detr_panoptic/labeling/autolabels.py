@@ -6,12 +6,9 @@ folder named by everything else that decides it, so that what is there never has
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
-import os
-import secrets
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
@@ -24,6 +21,7 @@ from PIL import Image
 
 from ..dataset.writer import encode_ids
 from ..errors import DatasetError, HfDetrPanopticError
+from ..files import write_bytes
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap, Segment, rgb_to_ids
 
@@ -51,7 +49,7 @@ class AutoLabels:
         about = (json.dumps(told, indent=1, sort_keys=True) + "\n").encode()
         path = labels.folder / _ABOUT
         if not path.is_file() or path.read_bytes() != about:
-            _write(path, about)
+            write_bytes(path, about, shared=True)
         return labels
 
     @classmethod
@@ -96,7 +94,7 @@ class AutoLabels:
         ]
         text = _KEYWORD + b"\0" + json.dumps({"segments": segments}).encode("ascii")
         png = encode_ids(map.ids)
-        _write(self.path(digest), png[:_HEADER_END] + _chunk(b"tEXt", text) + png[_HEADER_END:])
+        write_bytes(self.path(digest), png[:_HEADER_END] + _chunk(b"tEXt", text) + png[_HEADER_END:], shared=True)
 
     def read(self, digest: str) -> PanopticMap:
         """The answer for a photo; its segments are `auto`."""
@@ -122,19 +120,6 @@ class AutoLabels:
         """Take away what killed processes left half written. Only once everything is there: nobody is writing then."""
         for path in self.folder.glob(".*.part"):
             path.unlink(missing_ok=True)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Like `write_atomically`, and safe when several machines write one file at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from PIL import Image
 
 from ..annotations.marks import is_void_name
-from ..dataset.photos import write_atomically
 from ..errors import DatasetError, did_you_mean
+from ..files import write_bytes
 from ..images import SUFFIXES, list_images
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ def _content(cell: Any, where: str) -> bytes | None:
 def _write(path: Path, content: bytes) -> Path:
     """Unless it is there already: what has not changed keeps its time."""
     if not path.is_file() or path.read_bytes() != content:
-        write_atomically(path, content)
+        write_bytes(path, content)
     return path
 
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ..dataset.copies import Fingerprint, fingerprint
 from ..errors import DatasetError, HfDetrPanopticError, ImageError, LabelError
+from ..files import read_json
 from ..images import image_size, list_images
 from ..labels import Category, LabelSpace
+from ..parallel import progress_bar, read_ahead
 from ..settings import Prepare
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
     from ..annotations.read import Annotations, MarkedPhoto
     from .schemes import Scheme
-
-
-_AT_A_TIME = 256  # files in memory are few, whatever the number of photos
 
 
 @dataclass(frozen=True)
@@ -63,15 +61,10 @@ def survey(
     """Look at every photo once, in order. What cannot be decoded to its end is a problem, not an error."""
     photos: list[Photo] = []
     problems: list[Problem] = []
-    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-        for found in _shown(_mapped(pool, folder, names), len(names), progress):
-            (photos if isinstance(found, Photo) else problems).append(found)  # type: ignore[arg-type]
+    seen = read_ahead(partial(_look, folder), names, threads=workers)
+    for found in progress_bar(seen, total=len(names), what="looking at the photos", show=progress, leave=False):
+        (photos if isinstance(found, Photo) else problems).append(found)  # type: ignore[arg-type]
     return photos, problems
-
-
-def _mapped(pool: ThreadPoolExecutor, folder: Path, names: Sequence[str]) -> Iterator[Photo | Problem]:
-    for start in range(0, len(names), _AT_A_TIME):
-        yield from pool.map(lambda name: _look(folder, name), names[start : start + _AT_A_TIME])
 
 
 def _look(folder: Path, name: str) -> Photo | Problem:
@@ -92,14 +85,6 @@ def read_photo(folder: Path, name: str) -> bytes:
         raise ImageError(
             f"cannot be read ({error.strerror})", where=name, fix="Check that it is there, and its permissions."
         ) from error
-
-
-def _shown(items: Iterable[Photo | Problem], total: int, progress: bool) -> Iterable[Photo | Problem]:
-    if not progress:
-        return items
-    from tqdm import tqdm
-
-    return tqdm(items, total=total, desc="looking at the photos", unit="photo", leave=False)
 
 
 _SNAPSHOT = ".earlier.json"
@@ -146,10 +131,10 @@ class Earlier:
 
     def remember(self, out: Path) -> None:
         """Before anything is written: until `forget`, this is what a run goes by."""
-        from ..dataset.photos import write_atomically
+        from ..files import write_bytes
 
         content = {"parts": dict(self.parts), "stored": dict(self.stored), "ids": dict(self.ids)}
-        write_atomically(out / "annotations" / _SNAPSHOT, json.dumps(content).encode())
+        write_bytes(out / "annotations" / _SNAPSHOT, json.dumps(content).encode())
 
     @staticmethod
     def forget(out: Path) -> None:
@@ -157,12 +142,7 @@ class Earlier:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DatasetError(
-            f"cannot be read ({error})", where=str(path), fix="Restore it, or write to a new folder."
-        ) from error
+    content = read_json(path, DatasetError, "Restore it, or write to a new folder.")
     if not isinstance(content, dict):
         raise DatasetError("is no dataset of ours", where=str(path), fix=_ELSEWHERE)
     return content
@@ -200,13 +180,14 @@ def as_files(
 ) -> Prepare:
     """The settings with files in place of a dataset, which is given or which `images` names: in out/source, or in
     `folder`. Every process calls this, and the first one unpacks."""
-    from ..steps.processes import by_first, guard_processes
     from .from_datasets import load, names_a_dataset, unpack
 
     if dataset is None and not names_a_dataset(settings.images):
         return settings
     if dataset is None and settings.images.is_dir():
         check_places(settings)
+    from ..parallel import by_first, guard_processes
+
     guard_processes(timedelta(days=7))
     unpacked = by_first(
         lambda: unpack(

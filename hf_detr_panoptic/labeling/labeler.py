@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,8 +19,10 @@ from ..errors import HfDetrPanopticError, ImageError, LabelError, ModelError, Re
 from ..images import open_image
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
+from ..parallel import progress_bar, read_ahead
 from ..recipe import add_prepare_flags, prepare_settings
 from ..settings import DEFAULT_MODEL, FLOOR, Prepare
+from ..text import are, count_of
 from .autolabels import AutoLabels
 from .inputs import Photo, Problem, read_photo
 
@@ -230,15 +233,16 @@ def label(
     """
     mine = plan(labeler, photos, batch_size)[share[0] :: share[1]]
     done = Labelled()
-    with ThreadPoolExecutor(_READERS) as readers, ThreadPoolExecutor(_WRITERS) as writers:
-        there = list(readers.map(lambda batch: [answers.has(photo.digest) for photo in batch], mine))
-        todo = [batch for batch, has in zip(mine, there, strict=True) if not all(has)]
-        done.there = sum(map(sum, there))
-        total = sum(map(len, mine))
-        bar = _bar(total, total - sum(map(len, todo)), share, progress)
+    there = list(read_ahead(lambda batch: [answers.has(photo.digest) for photo in batch], mine, threads=_READERS))
+    todo = [batch for batch, has in zip(mine, there, strict=True) if not all(has)]
+    done.there = sum(map(sum, there))
+    total = sum(map(len, mine))
+    what = f"labeling, process {share[0] + 1} of {share[1]}" if share[1] > 1 else "labeling"
+    bar = progress_bar(total=total, initial=total - sum(map(len, todo)), what=what, unit="image", show=progress)
+    with ThreadPoolExecutor(_WRITERS) as writers, bar:
         writing: deque[Future[None]] = deque()
         try:
-            for batch in _opened(folder, todo, readers):
+            for batch in _opened(folder, todo, batch_size):
                 readable = [item for item in batch if not isinstance(item, Problem)]
                 done.problems += [item for item in batch if isinstance(item, Problem)]
                 for photo, found in _segmented(labeler, readable, threshold):
@@ -251,25 +255,20 @@ def label(
             for written in writing:
                 written.result()
         except BaseException:
-            # Reads and writes that have not begun are pointless now; without this they would all be waited for.
-            readers.shutdown(wait=False, cancel_futures=True)
+            # Writes that have not begun are pointless now; without this they would all be waited for.
             writers.shutdown(wait=False, cancel_futures=True)
             raise
-        finally:
-            bar.close()
     return done
 
 
 def _opened(
-    folder: Path, batches: Sequence[Batch], readers: ThreadPoolExecutor
+    folder: Path, batches: Sequence[Batch], batch_size: int
 ) -> Iterator[list[tuple[Photo, Image.Image] | Problem]]:
     """The photos of each batch, decoded while the batches before are in the model."""
-    coming: deque[list[Future[tuple[Photo, Image.Image] | Problem]]] = deque()
-    ahead = iter(batches)
-    for _ in batches:
-        while len(coming) <= _AHEAD and (following := next(ahead, None)) is not None:
-            coming.append([readers.submit(_open, folder, photo) for photo in following])
-        yield [future.result() for future in coming.popleft()]
+    photos = chain.from_iterable(batches)
+    opened = read_ahead(partial(_open, folder), photos, threads=_READERS, ahead=_AHEAD * batch_size)
+    for batch in batches:
+        yield list(islice(opened, len(batch)))
 
 
 def _open(folder: Path, photo: Photo) -> tuple[Photo, Image.Image] | Problem:
@@ -308,24 +307,6 @@ def _segmented(
         yield photo, found
 
 
-def _bar(total: int, initial: int, share: tuple[int, int], progress: bool) -> Any:
-    """Done of all, images a second and the time that is left; a line a minute where nobody watches."""
-    from tqdm import tqdm
-
-    name = f"labeling, process {share[0] + 1} of {share[1]}" if share[1] > 1 else "labeling"
-    often = 0.2 if sys.stderr.isatty() else 60.0
-    return tqdm(
-        total=total,
-        initial=initial,
-        desc=name,
-        unit="image",
-        mininterval=often,
-        maxinterval=often,
-        smoothing=0.05,
-        disable=not progress,
-    )
-
-
 @dataclass(frozen=True)
 class LabelledPhotos:
     """Every photo that can be used, with the labeler's answers on disk."""
@@ -343,7 +324,7 @@ def label_photos(settings: Prepare, progress: bool = False, shard: tuple[int, in
     """
     from accelerate import PartialState
 
-    from ..steps.processes import guard_processes, told_to_all
+    from ..parallel import guard_processes, results_of_all
     from .autolabels import AutoLabels
     from .inputs import Earlier, label_space, read_inputs, survey
 
@@ -357,7 +338,7 @@ def label_photos(settings: Prepare, progress: bool = False, shard: tuple[int, in
     inputs = read_inputs(settings)
     Earlier.of(settings.folder)  # raises where the folder is somebody else's: better now than after a night
     names = inputs.names[state.process_index :: processes]
-    shares = told_to_all(lambda: survey(settings.images, names, progress=progress and first))
+    shares = results_of_all(lambda: survey(settings.images, names, progress=progress and first))
     photos = sorted((photo for found, _ in shares for photo in found), key=lambda photo: photo.name)
     problems = sorted((problem for _, found in shares for problem in found), key=lambda problem: problem.photo)
     if settings.strict:
@@ -368,7 +349,7 @@ def label_photos(settings: Prepare, progress: bool = False, shard: tuple[int, in
         settings.folder / "autolabels", labeler.label_space, labeler_settings(labeler, FLOOR, settings.batch_size)
     )
     share = (state.process_index * shard[1] + shard[0], processes * shard[1])
-    done = told_to_all(
+    done = results_of_all(
         lambda: label(
             labeler,
             settings.images,
@@ -412,7 +393,7 @@ def main(args: argparse.Namespace) -> int:
     dies. What a machine left undone the next command makes up for, on any machine.
     """
 
-    from ..steps.refusals import clear_errors
+    from ..errors import clear_errors
     from .inputs import as_files
 
     settings = prepare_settings(args)
@@ -424,11 +405,13 @@ def main(args: argparse.Namespace) -> int:
     for problem in labelled.problems[:10]:
         print(problem)
     if args.shard:
-        print(f"shard {args.shard} of {len(labelled.photos)} photos is labelled: {labelled.answers.folder}")
+        print(
+            f"shard {args.shard} of {count_of(len(labelled.photos), 'photo')} is labelled: {labelled.answers.folder}"
+        )
         print("next: when all shards are, hf-detr-panoptic prepare with the same settings, on one machine")
         return 0
     labelled.answers.sweep()
-    print(f"{len(labelled.photos)} photos are labelled: {labelled.answers.folder}")
+    print(f"{count_of(len(labelled.photos), 'photo')} {are(len(labelled.photos))} labelled: {labelled.answers.folder}")
     print(f"next: hf-detr-panoptic overlay --images {settings.images} --annotations MARKS --out {settings.folder}")
     return 0
 

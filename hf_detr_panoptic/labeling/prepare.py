@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
-import io
-import json
-import os
 import tempfile
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..dataset.coco_panoptic import Record, read_dataset
-from ..dataset.photos import shrunk, stored_names, write_atomically
+from ..dataset.photos import shrunk, stored_names
 from ..dataset.writer import DatasetWriter, EncodedMap, encode_map
-from ..errors import AnnotationError, DatasetError, did_you_mean
+from ..errors import AnnotationError, DatasetError, clear_errors, did_you_mean
+from ..files import write_csv, write_json, write_text
 from ..images import open_image
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
+from ..parallel import default_threads, progress_bar, read_ahead
 from ..recipe import add_prepare_flags, prepare_settings
 from ..settings import Prepare
-from ..steps.refusals import clear_errors
+from ..text import and_more, are, count_of, first_lines
 from .inputs import Earlier, Inputs, Photo, Problem, as_files, label_space, mark_counts, read_inputs
 from .overlay import Overlay, overlay
 from .split import PhotoInfo, Split, split
@@ -121,9 +118,9 @@ class Tally:
 
     def __str__(self) -> str:
         photos = ", ".join(f"{part} {count}" for part, count in sorted(self.photos.items(), key=_part))
-        lines = [f"{sum(self.photos.values())} photos: {photos}"]
+        lines = [f"{count_of(sum(self.photos.values()), 'photo')}: {photos}"]
         if self.mixed:
-            lines.append(f"and {self.mixed} photos of another dataset, in train")
+            lines.append(f"and {count_of(self.mixed, 'photo')} of another dataset, in train")
         lines.append("pixels: " + ", ".join(f"{share:.1%} {whose}" for whose, share in self.shares.items()))
         void = {fate: n for fate, n in self.pixels.items() if fate not in ("custom", "auto") and n}
         if void:
@@ -212,7 +209,8 @@ class Prepared:
         skipped = self.skipped
         if skipped:
             reasons = Counter(row["what"].split(" (")[0][:80] for row in skipped)
-            lines += ["", f"{len(skipped)} photos or marks are not in the dataset; skipped.csv lists them:"]
+            what = count_of(len(skipped), "photo or mark", "photos or marks")
+            lines += ["", f"{what} {are(len(skipped))} not in the dataset; skipped.csv lists them:"]
             lines += [f"  {count} × {reason}" for reason, count in reasons.most_common(_MOST)]
         lines += ["", f"next: hf-detr-panoptic check {self.settings.folder}"]
         lines += [f"then: hf-detr-panoptic train RECIPE, with data: {self.settings.folder}"]
@@ -222,16 +220,11 @@ class Prepared:
 def write_papers(prepared: Prepared) -> None:
     """skipped.csv, prepare.json and README.md. A README that a person made their own stays."""
     out = prepared.settings.folder
-    table = io.StringIO()
-    rows = csv.DictWriter(table, ["photo", "what", "fix", "where"], lineterminator="\n")
-    rows.writeheader()
-    rows.writerows(prepared.skipped)
-    write_atomically(out / "skipped.csv", table.getvalue().encode("utf-8", "surrogateescape"))
+    write_csv(out / "skipped.csv", ["photo", "what", "fix", "where"], prepared.skipped, newline="\n")
     card = out / "README.md"
     if not card.is_file() or _MARKER in card.read_text(encoding="utf-8", errors="replace"):
-        write_atomically(card, dataset_card(prepared).encode())
-    told = json.dumps(prepared.to_dict(), indent=1, ensure_ascii=False) + "\n"
-    write_atomically(out / "prepare.json", told.encode("utf-8", "surrogateescape"))
+        write_text(card, dataset_card(prepared))
+    write_json(out / "prepare.json", prepared.to_dict(), ascii_only=False)
 
 
 def plain_settings(settings: Prepare) -> dict[str, Any]:
@@ -258,22 +251,27 @@ def _dry_run(settings: Prepare) -> str:
     photos, unreadable = survey(settings.images, inputs.names)
     labeler = labeler_space(settings.labeler, settings.labeler_stuff) or LabelSpace([])
     _, space = label_space(settings, labeler, inputs.custom)
-    lines = [inputs.description, f"{len(photos)} photos would be labelled by {_public_name(settings.labeler)}"]
+    lines = [
+        inputs.description,
+        f"{count_of(len(photos), 'photo')} would be labelled by {_public_name(settings.labeler)}",
+    ]
     if inputs.unannotated and settings.annotations is not None:
         fate = "taken as the labeler sees them" if settings.unannotated == "auto" else "left out (--unannotated auto)"
-        lines.append(f"{len(inputs.unannotated)} photos without annotation, {inputs.unannotated[0]} first: {fate}")
+        lines.append(
+            f"{count_of(len(inputs.unannotated), 'photo')} without annotation, {inputs.unannotated[0]} first: {fate}"
+        )
     counts = mark_counts(inputs)
-    lines.append(f"{len(space)} classes, {len(inputs.custom)} of them yours:")
+    lines.append(f"{count_of(len(space), 'class')}, {len(inputs.custom)} of them yours:")
     for name in inputs.custom:
         kind = "thing" if space[space.index(name)].isthing else "stuff"
-        lines.append(f"  {name}: {kind}, {counts[name]} marks")
+        lines.append(f"  {name}: {kind}, {count_of(counts[name], 'mark')}")
     if any(space[space.index(name)].isthing for name in inputs.custom):
         lines.append("  (--stuff A,B makes classes stuff: what has no instances, such as a road)")
     auto = [category for category in space if category.name not in inputs.custom]
     things = [category.name for category in auto if category.isthing]
     stuff = [category.name for category in auto if not category.isthing]
-    lines += [f"  and of the labeler {len(things)} things: {_some(things)}"] if things else []
-    lines += [f"  and of the labeler {len(stuff)} stuff: {_some(stuff)}"] if stuff else []
+    lines += [f"  and of the labeler {len(things)} things: {and_more(things)}"] if things else []
+    lines += [f"  and of the labeler {len(stuff)} stuff: {and_more(stuff)}"] if stuff else []
     if photos:
         lines += ["", "split: " + str(share_out(settings, inputs, photos, earlier.parts).report)]
     lines += _remarks(settings, inputs, labeler)
@@ -312,7 +310,7 @@ def dataset_card(prepared: Prepared) -> str:
             "",
             f"Panoptic segmentation in COCO's format: {photos}; {len(things)} kinds of things, {len(stuff)} of stuff.",
             "",
-            f"People marked {len(prepared.inputs.custom)} classes ({_some(prepared.inputs.custom)}): "
+            f"People marked {count_of(len(prepared.inputs.custom), 'class')} ({and_more(prepared.inputs.custom)}): "
             f"{shares['custom']:.1%} of the pixels. {_public_name(prepared.settings.labeler)} labelled "
             f"{shares['auto']:.1%}, and {shares['void']:.1%} are void: nobody knows what they are. In `segments_info` "
             "each segment says where it comes from (`source`) and how sure the labeler was (`score`).",
@@ -339,8 +337,7 @@ def _remarks(settings: Prepare, inputs: Inputs, labeler: LabelSpace) -> list[str
     lines: list[str] = []
     for remarks in (same, partly):
         if remarks:
-            lines += ["", *remarks[:_MOST]]
-            lines += [f"… and {len(remarks) - _MOST} more of this kind"] if len(remarks) > _MOST else []
+            lines += ["", *first_lines(remarks, _MOST, "more of this kind")]
     return lines
 
 
@@ -349,11 +346,6 @@ def _public_name(labeler: Any) -> str:
     if isinstance(labeler, Path) or (isinstance(labeler, str) and Path(labeler).exists()):
         return Path(labeler).resolve().name
     return labeler if isinstance(labeler, str) else type(labeler).__name__
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
 
 
 _AHEAD = 8  # merged photos that wait to be written
@@ -425,8 +417,10 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
         return _Merged(source, merged, encode_map(small))
 
     earlier.remember(settings.folder)
+    coming = read_ahead(merge, photos, threads=min(4, default_threads()), ahead=_AHEAD)
+    pairs = progress_bar(zip(photos, coming, strict=True), total=len(photos), what="writing", show=progress)
     with DatasetWriter(settings.folder, space, _DESCRIPTION) as writer:
-        for photo, merged in _bar(_in_order(merge, photos), len(photos), progress):
+        for photo, merged in pairs:
             if isinstance(merged, Problem):
                 problems.append(merged)
                 continue
@@ -466,21 +460,6 @@ def share_out(settings: Prepare, inputs: Inputs, photos: list[Photo], previous: 
     )
 
 
-def _in_order(merge: Any, photos: list[Photo]) -> Iterator[tuple[Photo, _Merged | Problem]]:
-    """Merged by a few threads, handed on in the order of the photos; memory does not grow with their number."""
-    coming: deque[Future[_Merged | Problem]] = deque()
-    ahead = iter(photos)
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        try:
-            for photo in photos:
-                while len(coming) < _AHEAD and (following := next(ahead, None)) is not None:
-                    coming.append(pool.submit(merge, following))
-                yield photo, coming.popleft().result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
 def _foreign(settings: Prepare) -> tuple[Record, ...]:
     """The records of the dataset that is mixed in: its own validation photos stay out, where it has any."""
     if settings.mix is None:
@@ -506,14 +485,6 @@ def _ids(names: list[str], earlier: Mapping[str, int]) -> dict[str, int]:
         if name not in ids:
             ids[name], free = free, free + 1
     return ids
-
-
-def _bar(items: Any, total: int, progress: bool) -> Any:
-    if not progress:
-        return items
-    from tqdm import tqdm
-
-    return tqdm(items, total=total, desc="writing", unit="photo")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

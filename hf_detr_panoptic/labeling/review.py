@@ -5,21 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..annotations.pages import PhotoIndex
 from ..dataset.coco_panoptic import Record
 from ..dataset.writer import encode_ids
 from ..errors import AnnotationError, LabelError, did_you_mean
+from ..files import replacing
 from ..labels import Category, LabelSpace, default_color
-from ..panoptic_map import PanopticMap, Segment
+from ..panoptic_map import PanopticMap, Segment, run_lengths, shared_pixels
 from ..settings import OverlayRules
+from ..text import count_of
 from .overlay import overlay
 
 if TYPE_CHECKING:
@@ -50,8 +51,7 @@ def export_review(
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     count = 0
-    part = path.with_name(f".{path.name}.part")
-    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+    with replacing(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
         for number, record in enumerate(records, start=1):
             name = record.file_name if stored_names else known_name(record)
             map = record.map()
@@ -66,7 +66,6 @@ def export_review(
         kind = "panoptic" if format == "coco-panoptic" else "instances"
         told = {"categories": categories, "images": images, "annotations": annotations}
         _add(archive, f"annotations/{kind}_default.json", json.dumps(told).encode())
-    part.replace(path)
     return count
 
 
@@ -93,7 +92,7 @@ def reviewed(old: PanopticMap, marks: Sequence[Mark], space: LabelSpace) -> Revi
     before = old.relabelled(space)
     nothing = PanopticMap(np.zeros_like(before.ids), [], space)
     drawn = overlay(nothing, marks, space, rules=OverlayRules(leakage=None, min_area=0, boxes="rectangle")).map
-    shared = _shared_pixels(before, drawn)
+    shared = shared_pixels(before, drawn)
     areas, new_areas = before.areas(), drawn.areas()
     segments: list[Segment] = []
     found: set[int] = set()
@@ -185,21 +184,6 @@ def _shapes(map: PanopticMap, image_id: int, first: int) -> Iterable[dict[str, A
         }
 
 
-def run_lengths(mask: npt.NDArray[np.bool_]) -> list[int]:
-    """bool [H, W] → COCO's uncompressed run lengths, down the columns, beginning outside."""
-    flat = mask.T.reshape(-1)
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    runs: list[int] = np.diff(edges, prepend=0, append=flat.size).tolist()
-    return [0, *runs] if flat[0] else runs
-
-
-def _shared_pixels(one: PanopticMap, other: PanopticMap) -> Mapping[tuple[int, int], int]:
-    """(id, other's id) → pixels that both have."""
-    pairs = one.ids.astype(np.int64) << 32 | other.ids
-    values, counts = np.unique(pairs, return_counts=True)
-    return {(int(v >> 32), int(v & 0xFFFFFFFF)): int(n) for v, n in zip(values, counts, strict=True)}
-
-
 def _iou(shared: int, one: int, other: int) -> float:
     return shared / (one + other - shared)
 
@@ -229,9 +213,8 @@ def export_main(args: argparse.Namespace) -> int:
     """
 
     from ..dataset.coco_panoptic import read_dataset
-    from ..dataset.photos import write_atomically
-    from ..errors import DatasetError, RecipeError, did_you_mean
-    from ..steps.refusals import clear_errors
+    from ..errors import DatasetError, RecipeError, clear_errors, did_you_mean
+    from ..files import write_json
 
     for what, word, known in (("--format", args.format, FORMATS), ("--names", args.names, ("original", "stored"))):
         if word not in known:
@@ -256,8 +239,11 @@ def export_main(args: argparse.Namespace) -> int:
     with clear_errors(args.file):
         count = export_review(records, args.file, args.format, stored_names=args.names == "stored")
         labels = args.file.with_name(f"{args.file.stem}_labels.json")
-        write_atomically(labels, (json.dumps(labels_for_cvat(records[0].space), indent=1) + "\n").encode())
-    print(f"{count} segments on {len(records)} photos: {args.file}; the labels of the task: {labels}")
+        write_json(labels, labels_for_cvat(records[0].space))
+    print(
+        f"{count_of(count, 'segment')} on {count_of(len(records), 'photo')}: {args.file}; "
+        f"the labels of the task: {labels}"
+    )
     if args.names == "original" and _was_shrunk(args.dataset):
         print("the dataset has its photos smaller than they were: upload its images/ to CVAT, and use --names stored")
     print(f"next: correct them in CVAT, then hf-detr-panoptic import-review {args.dataset} CORRECTED.zip --out NEW")
@@ -293,8 +279,7 @@ def import_main(args: argparse.Namespace) -> int:
     from ..annotations.read import read_annotations
     from ..dataset.coco_panoptic import read_dataset
     from ..dataset.writer import SPLITS, DatasetWriter
-    from ..errors import DatasetError
-    from ..steps.refusals import clear_errors
+    from ..errors import DatasetError, clear_errors
 
     dataset = read_dataset(args.dataset)
     if args.out.resolve() == args.dataset.resolve():
@@ -328,9 +313,12 @@ def import_main(args: argparse.Namespace) -> int:
                 )
     done = len(marks) - len(empty)
     print(f"{read.description}")
-    print(f"{done} photos were reviewed: " + ", ".join(f"{count} segments {what}" for what, count in counts.items()))
+    print(
+        f"{count_of(done, 'photo')} reviewed: "
+        + ", ".join(f"{count_of(count, 'segment')} {what}" for what, count in counts.items())
+    )
     if empty:
-        print(f"{len(empty)} photos came back without any mark and stay as they were, {empty[0]} first")
+        print(f"{count_of(len(empty), 'photo')} came back without any mark and changed nothing, {empty[0]} first")
     for row in read.skipped[:10]:
         print(f"not read: {row.where}: {row.what}")
     print(f"next: hf-detr-panoptic check {args.out}")

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from ..dataset.copies import Fingerprint, Groups, near_pairs
 from ..errors import DatasetError, did_you_mean
+from ..parallel import read_ahead
+from ..text import count_of, first_lines
 
 if TYPE_CHECKING:
     from ..dataset.coco_panoptic import PanopticSplit
@@ -145,7 +147,7 @@ class SplitReport:
     def __str__(self) -> str:
         total = sum(self.counts.values())
         share = ", ".join(f"{part} {count} ({count / max(total, 1):.0%})" for part, count in self.counts.items())
-        lines = [f"{total} photos in {self.groups} groups: {share}"]
+        lines = [f"{count_of(total, 'photo')} in {count_of(self.groups, 'group')}: {share}"]
         if total > 1 and not self.counts.get("val"):
             lines.append(
                 "nothing is left for val: each group is the only one of some class. Mark these on more photos."
@@ -169,9 +171,8 @@ class SplitReport:
             lines.append(f"in train alone, for want of a second group: {', '.join(self.only_in_train)}")
         if self.one_sided:
             lines.append(f"on one side alone, though there are several groups: {', '.join(self.one_sided)}")
-        lines += [f"leak: {tie.one} and {tie.other} ({tie.why}) were parted before" for tie in self.leaks[:10]]
-        if len(self.leaks) > 10:
-            lines.append(f"… and {len(self.leaks) - 10} more leaks")
+        leaks = (f"leak: {tie.one} and {tie.other} ({tie.why}) were parted before" for tie in self.leaks)
+        lines += first_lines(leaks, 10, "more leaks")
         if not self.leaks:
             lines.append("nothing that belongs together was parted")
         return "\n".join(lines)
@@ -414,13 +415,10 @@ def _assignment(dataset: Mapping[str, PanopticSplit]) -> dict[str, str]:
 
 def _photos(dataset: Mapping[str, PanopticSplit]) -> Sequence[PhotoInfo]:
     """Classes that a person marked are what must be on both sides. Where nobody says who marked, a person did."""
-    from concurrent.futures import ThreadPoolExecutor
-
     from ..dataset.copies import fingerprint
 
     records = [record for split in dataset.values() for record in split]
-    with ThreadPoolExecutor() as pool:
-        prints = list(pool.map(lambda record: fingerprint(record.photo), records))
+    prints = list(read_ahead(lambda record: fingerprint(record.photo), records))
     return [
         PhotoInfo(
             record.file_name,

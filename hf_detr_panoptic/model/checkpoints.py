@@ -25,6 +25,7 @@ from transformers.utils.hub import cached_file
 from ..errors import ModelError
 from ..labels import LabelSpace
 from ..preprocess import Preprocess
+from ..text import and_more, count_of
 
 # Arguments of `from_pretrained` that say where and how to look for files.
 HUB_ARGUMENTS = (
@@ -104,7 +105,7 @@ def check_everything_found(info: Mapping[str, Any], mask_head: set[str], where: 
         "unreadable": [str(message) for message in info.get("error_msgs") or []],
     }
     if any(lists.values()):
-        text = "; ".join(f"{len(keys)} {what}: {_some(keys)}" for what, keys in lists.items() if keys)
+        text = "; ".join(f"{len(keys)} {what}: {and_more(keys)}" for what, keys in lists.items() if keys)
         raise ModelError(
             f"the weights do not fit the model ({text})",
             where=where,
@@ -199,10 +200,6 @@ def _quietly(hub: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _some(keys: list[str]) -> str:
-    return ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
-
-
 logger = logging.getLogger(__name__)
 
 # Attention is spread over heads × height × width, so it enters the mask head about a thousand times weaker than the
@@ -223,8 +220,8 @@ class Carried:
     gone: tuple[str, ...]
 
     def __str__(self) -> str:
-        classes = "1 class" if len(self.kept) == 1 else f"{len(self.kept)} classes"
-        text = f"carried {classes}, {len(self.new)} new{': ' if self.new else ''}{', '.join(self.new)}"
+        kept = count_of(len(self.kept), "class")
+        text = f"carried {kept}, {len(self.new)} new{': ' if self.new else ''}{', '.join(self.new)}"
         return f"{text}; {len(self.gone)} left behind" if self.gone else text
 
 

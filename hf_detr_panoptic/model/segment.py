@@ -147,17 +147,24 @@ def _chosen_masks(
 
 def fingerprint(model: DetrForPanopticSegmentation) -> str:
     """Of all that decides what a photo's map will be, but for the machine and the number of threads."""
+    return fingerprint_of(
+        model,
+        {
+            "classes": [(category.name, category.isthing) for category in model.label_space],
+            "columns": model.label_space.columns,
+            "preprocess": asdict(model.preprocess),
+            "settings": model.settings.to_dict(),
+        },
+    )
+
+
+def fingerprint_of(model: nn.Module, settings: dict[str, Any]) -> str:
+    """Of every weight, its name, type and shape, and of settings."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    settings = {
-        "classes": [(category.name, category.isthing) for category in model.label_space],
-        "columns": model.label_space.columns,
-        "preprocess": asdict(model.preprocess),
-        "settings": model.settings.to_dict(),
-    }
-    digest.update(json.dumps(settings, sort_keys=True).encode())
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return digest.hexdigest()[:16]
 
 

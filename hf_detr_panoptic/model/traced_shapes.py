@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..panoptic_map import PanopticMap
+from ..text import count_of
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -105,7 +106,7 @@ def traced_shapes(
         stride = _stride(canvas, (mask[-2], mask[-1]))
         rows.append(TracedShape(6, f"kept masks{name}", "choose_queries", mask, mask, stride, "surer than threshold"))
         size = (map.height, map.width)
-        count = f"{len(map.segments)} segments" if len(map.segments) != 1 else "1 segment"
+        count = count_of(len(map.segments), "segment")
         rows.append(TracedShape(7, f"map{name}", "postprocess", size, size, None, f"the best mask a pixel: {count}"))
     return tuple(sorted(rows, key=lambda row: row.move))
 

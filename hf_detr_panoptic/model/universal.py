@@ -6,8 +6,6 @@ one id to two segments where stuff was fused (transformers#23461) and stretches 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -24,6 +22,7 @@ from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap, Segment
 from .checkpoints import hub_arguments, quiet_transformers
 from .postprocess import Kept, choose_queries
+from .segment import fingerprint_of
 
 # As the authors of MaskFormer have it, and all after them: a mask that others cover to more than a fifth is dropped.
 OVERLAP = 0.8
@@ -157,10 +156,6 @@ def _valid_size(
 
 
 def _fingerprint(model: Any, processor: Any, space: LabelSpace, precision: str) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     settings = {
         "model": type(model).__name__,
         "classes": [(category.name, category.isthing) for category in space],
@@ -168,5 +163,4 @@ def _fingerprint(model: Any, processor: Any, space: LabelSpace, precision: str) 
         "processor": {key: value for key, value in processor.to_dict().items() if not key.startswith("_")},
         "precision": precision,
     }
-    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    return digest.hexdigest()[:16]
+    return fingerprint_of(model, settings)

@@ -79,10 +79,10 @@ def app_model(model: str | Path | DetrForPanopticSegmentation, stuff: Iterable[s
 
 def save_example_photos(folder: Path) -> Path:
     """Synthetic photos of a site, for whoever has none at hand."""
-    from ..dataset.photos import write_atomically
+    from ..files import write_bytes
 
     for name, photo in example_photos().items():
-        write_atomically(folder / name, photo)
+        write_bytes(folder / name, photo)
     return folder
 
 

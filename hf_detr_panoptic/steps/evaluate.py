@@ -10,7 +10,6 @@ The last takes panopticapi's own options too. Under torchrun or accelerate launc
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -18,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import HfDetrPanopticError
+from ..files import write_json
+from ..parallel import progress_bar
+from ..text import count_of
 from .segment_flags import add_segment_flags, loaded_model, segment_settings, stuff_names
 
 PAPER = "paper"
@@ -87,9 +89,9 @@ def main(args: argparse.Namespace) -> int:
         print("\ntaken for another class:")
         for true, predicted, count in result["mix_ups"]:
             print(f"  {true} → {predicted}: {count}")
-    print(f"\n{result['images']} images")
+    print(f"\n{count_of(result['images'], 'image')}")
     if args.json:
-        _write_json(Path(args.json), result)
+        write_json(args.json, result, indent=2)
     if args.per_class:
         write_per_class(result, args.per_class)
     return 0
@@ -123,8 +125,8 @@ def evaluate_model(
     are planned from the whole list, so that the number of processes does not touch the pixels.
     """
     from ..dataset.coco_panoptic import PanopticSplit, read_split
+    from ..parallel import guard_processes
     from .measuring import Measured, measure
-    from .processes import guard_processes
 
     guard_processes()
     chosen: dict[str, Any] = {"threshold": threshold, "mask_threshold": mask_threshold, "min_area": min_area}
@@ -174,14 +176,5 @@ def _side(args: argparse.Namespace, name: str, prefix: str) -> list[str] | None:
 
 
 def _progress(images: Iterable[Any], total: int) -> Iterator[Any]:
-    from tqdm import tqdm
-
     quiet = os.environ.get("RANK", "0") != "0" or not sys.stderr.isatty()
-    yield from tqdm(images, total=total, unit="image", disable=quiet)
-
-
-def _write_json(path: Path, result: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    yield from progress_bar(images, total=total, unit="image", show=not quiet)

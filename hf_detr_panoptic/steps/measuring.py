@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from accelerate import PartialState
@@ -18,8 +17,9 @@ from ..evaluation.panoptic_quality import PanopticQuality, image_counts, overlap
 from ..images import open_image
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
+from ..parallel import read_ahead, results_of_all
+from ..text import and_more
 from ..training.evaluation_loop import plan_batches
-from .processes import told_to_all
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def measure(
         return mine.images
 
     measured = Measured(space)
-    for images in told_to_all(measure_mine):
+    for images in results_of_all(measure_mine):
         measured.images.update(images)
     return measured
 
@@ -114,15 +114,10 @@ def _segmented(
     def read(batch: Sequence[Row]) -> list[tuple[Any, PanopticMap]]:
         return [(open_image(record.photo), record.map()) for record in batch]
 
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        coming = reader.submit(read, batches[0]) if batches else None
-        for place, batch in enumerate(batches):
-            assert coming is not None
-            photos, truths = zip(*coming.result(), strict=True)
-            if place + 1 < len(batches):
-                coming = reader.submit(read, batches[place + 1])
-            predictions = model.segment(list(photos), **settings, batch_size=batch_size)
-            yield from zip(batch, truths, predictions, strict=True)
+    for batch, loaded in zip(batches, read_ahead(read, batches, threads=1, ahead=1), strict=True):
+        photos, truths = zip(*loaded, strict=True)
+        predictions = model.segment(list(photos), **settings, batch_size=batch_size)
+        yield from zip(batch, truths, predictions, strict=True)
 
 
 def _translation(known: LabelSpace, space: LabelSpace) -> Callable[[PanopticMap], PanopticMap]:
@@ -143,19 +138,16 @@ def _names(known: LabelSpace, wanted: LabelSpace) -> dict[str, str | None]:
     shared = [name for name in names.values() if name]
     if not shared:
         raise LabelError(
-            f"no class of the data, {_some(wanted.names)}, is among the model's: {_some(known.names)}",
+            f"no class of the data, {and_more(wanted.names, 5)}, is among the model's: {and_more(known.names, 5)}",
             fix="Classes meet by name: rename those of the data, or take a model that was trained on them.",
         )
     if len(shared) < len(wanted):
         unknown = [name for name in wanted.names if name not in known.names]
-        logger.warning("%d of %d classes are unknown to the model: %s", len(unknown), len(wanted), _some(unknown))
+        logger.warning(
+            "%d of %d classes are unknown to the model: %s", len(unknown), len(wanted), and_more(unknown, 5)
+        )
     return names
 
 
 def _kind(space: LabelSpace, name: str) -> bool:
     return space[space.index(name)].isthing
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:5])
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown

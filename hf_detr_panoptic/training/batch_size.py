@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from transformers import TrainingArguments
 
 from ..dataset.batches import PanopticDataset
 from ..errors import HfDetrPanopticError, RecipeError
+from ..files import read_json, write_json
 from ..model.modeling import DetrForPanopticSegmentation
-from .checkpoints import write_json
+from ..text import count_of
 from .sampling import collate_for_training
 
 FITTED = "batch_size.json"
@@ -76,7 +76,7 @@ def fit_batch_size(
             _write(fitted, size)
     args.gradient_accumulation_steps = -(-wanted // size)
     args.per_device_train_batch_size = size
-    say(f"batches of {size} photos fit, {args.gradient_accumulation_steps} of them a step")
+    say(f"batches of {count_of(size, 'photo')} fit, {args.gradient_accumulation_steps} of them a step")
 
 
 def halve_batch_size(folder: Path) -> int | None:
@@ -132,7 +132,9 @@ def training_memory_error(
     else:
         fix = f"Set {stage}.gradient_checkpointing to true and resume, or start a run with smaller photos (`size`)."
     return HfDetrPanopticError(
-        f"memory ran out in {stage}, at {args.per_device_train_batch_size} photos a batch", where=str(folder), fix=fix
+        f"memory ran out in {stage}, at {count_of(args.per_device_train_batch_size, 'photo')} a batch",
+        where=str(folder),
+        fix=fix,
     )
 
 
@@ -141,7 +143,9 @@ def evaluation_memory_error(stage: str, args: TrainingArguments) -> HfDetrPanopt
     fix = "Start a run with smaller photos (`size`)."
     if size > 1:
         fix = f"Lower {stage}.per_device_eval_batch_size; the same command resumes from the last checkpoint."
-    return HfDetrPanopticError(f"memory ran out while {stage} was evaluated, at {size} photos a batch", fix=fix)
+    return HfDetrPanopticError(
+        f"memory ran out while {stage} was evaluated, at {count_of(size, 'photo')} a batch", fix=fix
+    )
 
 
 def _fits(model: Any, batch: Any, args: TrainingArguments, attempt: Any) -> bool:
@@ -164,8 +168,8 @@ def _fits(model: Any, batch: Any, args: TrainingArguments, attempt: Any) -> bool
 
 
 def _read(path: Path) -> int:
-    return int(json.loads(path.read_text(encoding="utf-8"))["per_device_train_batch_size"])
+    return int(read_json(path)["per_device_train_batch_size"])
 
 
 def _write(path: Path, size: int) -> None:
-    write_json(path, {"per_device_train_batch_size": size})
+    write_json(path, {"per_device_train_batch_size": size}, indent=2, durable=True)

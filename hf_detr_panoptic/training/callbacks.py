@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import importlib.util
-import json
 import logging
 import math
 import os
@@ -29,9 +27,9 @@ from transformers import TrainerCallback
 
 from .. import __version__
 from ..errors import RecipeError, did_you_mean
-from ..evaluation.table import percent
+from ..files import read_json, write_csv, write_json
 from ..panoptic_map import PanopticMap
-from .checkpoints import write_json
+from ..text import clock, percent
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -143,7 +141,7 @@ class ProgressLine(TrainerCallback):
         began, at = self._since
         seconds = (time.perf_counter() - began) / max(state.global_step - at, 1)
         parts = " ".join(f"{name[5:]} {value:.3g}" for name, value in logs.items() if name.startswith("loss_"))
-        left = _duration(seconds * (state.max_steps - state.global_step))
+        left = clock(seconds * (state.max_steps - state.global_step))
         where = f"epoch {state.epoch:.2f}/{state.num_train_epochs:g}  step {state.global_step}/{state.max_steps}"
         pace = f"{self.images_per_step / seconds:.1f} images/s  {left} left  {peak_memory(args.device):.1f} GB"
         self._say(f"{self.stage}  {where}  loss {logs['loss']:.3g} ({parts})  {pace}")
@@ -258,12 +256,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """A CSV, atomically."""
     present = {name for row in rows for name in row}
     columns = [name for name in _COLUMNS if name in present] + sorted(present.difference(_COLUMNS))
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows({name: _figure(value) for name, value in row.items()} for row in rows)
-    partial.replace(path)
+    write_csv(path, columns, ({name: _figure(value) for name, value in row.items()} for row in rows))
 
 
 def _figure(value: Any) -> Any:
@@ -273,14 +266,6 @@ def _figure(value: Any) -> Any:
 def _title(name: str) -> str:
     words = name.removeprefix("eval_").split("_")
     return " ".join(word.upper() if word[:2] in ("pq", "sq", "rq", "ap") else word for word in words)
-
-
-def _duration(seconds: float) -> str:
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"
 
 
 def peak_memory(device: torch.device) -> float:
@@ -329,11 +314,11 @@ def write_environment(output: str | Path, device: torch.device) -> None:
     """environment.json: what the run runs on now; where it began elsewhere, that is kept under "earlier"."""
     path = Path(output) / ENVIRONMENT
     now = environment(device)
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    before = read_json(path) if path.is_file() else {}
     earlier = before.pop("earlier", [])
     if before and before != now:
         earlier = [*earlier, before]
-    write_json(path, now | ({"earlier": earlier} if earlier else {}))
+    write_json(path, now | ({"earlier": earlier} if earlier else {}), indent=2, durable=True)
 
 
 class Cost:
@@ -465,12 +450,12 @@ def _started(name: str, output: Path) -> Any:
 
 def _run_id(output: Path) -> str:
     """What the run is called in a tracker that must find it again; made once, kept in its folder."""
-    from .checkpoints import write_json
+    from ..files import read_json, write_json
 
     path = output / RUN_ID
     if not path.is_file():
-        write_json(path, {"id": secrets.token_hex(4)})
-    return str(json.loads(path.read_text(encoding="utf-8"))["id"])
+        write_json(path, {"id": secrets.token_hex(4)}, indent=2, durable=True)
+    return str(read_json(path)["id"])
 
 
 def _log_picture(name: str, tracker: Any, title: str, picture: Image.Image, step: int) -> None:

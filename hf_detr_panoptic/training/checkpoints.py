@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 from pathlib import Path
 from typing import Any
+
+from ..files import read_json, write_json
 
 MARKER = "complete.json"
 
@@ -32,7 +33,7 @@ def mark_complete(folder: Path, **content: Any) -> None:
         if path.is_file():
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
-    write_json(folder / MARKER, content)
+    write_json(folder / MARKER, content, indent=2, durable=True)
 
 
 def unmark(folder: Path) -> None:
@@ -46,7 +47,7 @@ def is_complete(folder: Path) -> bool:
 
 def read_marker(folder: Path) -> dict[str, Any]:
     """What `mark_complete` was told."""
-    content: dict[str, Any] = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_json(folder / MARKER)
     return content
 
 
@@ -74,14 +75,3 @@ def rotate(output: str | Path, limit: int | None, best_step: int | None) -> None
     for folder in checkpoints(output):
         if not is_complete(folder) or step_of(folder) not in kept:
             remove(folder)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Atomically, on the disk when this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -6,19 +6,15 @@ Every process measures its share; what it found travels as whole numbers and box
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
 from torch import Tensor
 
 from ..dataset.batches import Row
-from ..errors import DatasetError, HfDetrPanopticError
+from ..errors import DatasetError
 from ..evaluation.average_precision import AveragePrecision, Objects
 from ..evaluation.panoptic_quality import PanopticQuality, image_counts
 from ..images import open_image
@@ -26,6 +22,7 @@ from ..model.detector import detect
 from ..model.modeling import DetrForPanopticSegmentation
 from ..model.segment import segment_batch
 from ..panoptic_map import PanopticMap
+from ..parallel import read_ahead, results_of_all
 from ..preprocess import as_pixels
 
 ImageId = int | str
@@ -115,26 +112,20 @@ def _measured(
         raise DatasetError("there is no photo to evaluate on", fix="Give the dataset a split called val.")
     state = PartialState()
     batches = plan_batches(rows, batch_size)[state.process_index :: state.num_processes]
-    found: dict[ImageId, Any] = {}
-    error: Exception | None = None
-    training = model.training
-    model.eval()
-    try:
-        for batch in _read_ahead(model, batches):
-            found.update(zip(batch.image_ids, measure(batch), strict=True))
-    except Exception as failure:
-        if state.num_processes == 1:
-            raise
-        # Told to all: a process that dies alone leaves the others waiting in the gather.
-        error = failure if isinstance(failure, HfDetrPanopticError) else RuntimeError(repr(failure))
-    finally:
-        model.train(training)
-    shares = gather_object([(found, error)])
-    for _, reported in shares:
-        if reported is not None:
-            raise reported
+
+    def measure_mine() -> dict[ImageId, Any]:
+        found: dict[ImageId, Any] = {}
+        training = model.training
+        model.eval()
+        try:
+            for batch in _read_ahead(model, batches):
+                found.update(zip(batch.image_ids, measure(batch), strict=True))
+        finally:
+            model.train(training)
+        return found
+
     together: dict[ImageId, Any] = {}
-    for share, _ in shares:
+    for share in results_of_all(measure_mine):
         together.update(share)
     # In the order of the list, so that sums and ties come out alike however the photos were shared out.
     return {row.image_id: together[row.image_id] for row in rows}
@@ -153,15 +144,7 @@ def _read_ahead(model: DetrForPanopticSegmentation, batches: Sequence[Sequence[R
             tuple(row.map() for row in batch),
         )
 
-    with ThreadPoolExecutor(max_workers=2) as readers:
-        coming = iter(batches)
-        waiting: deque[Future[Loaded]] = deque(readers.submit(load, batch) for batch in islice(coming, _BATCHES_AHEAD))
-        while waiting:
-            ready = waiting.popleft().result()
-            following = next(coming, None)
-            if following is not None:
-                waiting.append(readers.submit(load, following))
-            yield ready
+    return read_ahead(load, batches, threads=2, ahead=_BATCHES_AHEAD)
 
 
 def eval_metrics(mode: str, result: Mapping[str, Any]) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,10 +13,11 @@ from typing import Any
 from ..dataset.batches import Row
 from ..errors import DatasetError, RecipeError
 from ..evaluation.table import write_per_class
+from ..files import read_json, write_json
 from ..recipe import Recipe, read_yaml
 from ..settings import STAGES, Prepare
+from ..text import and_more
 from . import checkpoints
-from .checkpoints import write_json
 
 DATASET = "dataset.json"
 
@@ -39,7 +39,7 @@ def check_dataset(output: str | Path, parts: Mapping[str, Sequence[Row]]) -> Non
     path = Path(output) / DATASET
     if not path.is_file():
         return
-    before, now = json.loads(path.read_text(encoding="utf-8")), dataset_record(parts)
+    before, now = read_json(path, DatasetError), dataset_record(parts)
     for name, entry in now.items():
         if before.get(name) != entry:
             then = before.get(name, {}).get("photos", 0)
@@ -53,7 +53,8 @@ def check_dataset(output: str | Path, parts: Mapping[str, Sequence[Row]]) -> Non
 
 def write_dataset_record(output: str | Path, parts: Mapping[str, Sequence[Row]]) -> None:
     """dataset.json: what `check_dataset` compares with, and how many segments there are, for the model card."""
-    write_json(Path(output) / DATASET, dataset_record(parts) | {"segments": segment_counts(parts)})
+    content = dataset_record(parts) | {"segments": segment_counts(parts)}
+    write_json(Path(output) / DATASET, content, indent=2, durable=True)
 
 
 def segment_counts(parts: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, dict[str, int]]]:
@@ -176,8 +177,7 @@ def check_folder(recipe: Recipe) -> None:
             fixed = []
         if fixed:
             raise RecipeError(
-                f"the run there was begun with other settings: {', '.join(fixed[:5])}"
-                + (f" and {len(fixed) - 5} more" if len(fixed) > 5 else ""),
+                f"the run there was begun with other settings: {and_more(fixed, 5)}",
                 where=str(output),
                 fix="Give this run another `output`, or take the settings back to resume that one.",
             )
@@ -269,7 +269,8 @@ def _matters(key: str, begun: list[str]) -> bool:
 def write_metrics(output: str | Path, ends: list[StageEnd]) -> None:
     """metrics.json and per_class.csv of the stages so far; "final" is the last one's."""
     stages = {end.name: end.result for end in ends}
-    checkpoints.write_json(Path(output) / "metrics.json", {"final": ends[-1].result, "stages": stages})
+    content = {"final": ends[-1].result, "stages": stages}
+    write_json(Path(output) / "metrics.json", content, indent=2, durable=True)
     per_class = ends[-1].result.get("per_class")
     if per_class:
         write_per_class(ends[-1].result, Path(output) / "per_class.csv")

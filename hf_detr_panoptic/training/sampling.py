@@ -16,6 +16,7 @@ from ..dataset.transforms import rng_of
 from ..errors import DatasetError, RecipeError
 from ..labels import LabelSpace
 from ..settings import Stage
+from ..text import and_more
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def check_splits(splits: Splits, stages: Iterable[Stage]) -> None:
     absent = [category.name for label, category in enumerate(splits.space) if label not in learnt]
     if absent:
         logger.warning(
-            "%d of %d classes have no segment to learn from: %s", len(absent), len(splits.space), _some(absent)
+            "%d of %d classes have no segment to learn from: %s", len(absent), len(splits.space), and_more(absent)
         )
 
 
@@ -65,10 +66,6 @@ def _check_metric(stage: Stage, splits: Splits) -> None:
                 where=f"stages.{stage.name}.metric_for_best_model",
                 fix=f"Write `{whole.removeprefix('eval_')}`.",
             )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 # A key of the dataset: (epoch, index), or with "filler" (epoch, index, True).

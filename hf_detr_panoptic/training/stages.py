@@ -20,12 +20,13 @@ from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..dataset.batches import PanopticDataset
-from ..errors import DatasetError, HfDetrPanopticError, RecipeError, did_you_mean
+from ..errors import DatasetError, HfDetrPanopticError, RecipeError, did_you_mean, says_a_full_disk
 from ..labels import LabelSpace
 from ..model.criterion import write_losses
 from ..model.modeling import DetrForPanopticSegmentation
 from ..recipe import Recipe
 from ..settings import STAGES, Stage
+from ..text import clock
 from . import checkpoints
 from .arguments import check_arguments, process_kept, training_arguments
 from .batch_size import fit_batch_size, halve_batch_size, ran_out_of_memory, training_memory_error, training_step
@@ -38,12 +39,10 @@ from .callbacks import (
     StopOnSignal,
     Tracker,
     Tracking,
-    _duration,
     peak_memory,
     write_environment,
 )
 from .evaluation_loop import box_precision, panoptic_quality
-from .full_disk import says_a_full_disk
 from .run_folder import (
     StageEnd,
     begun_stages,
@@ -81,7 +80,7 @@ class Estimate:
     def lines(self, folder: Path) -> list[str]:
         """What is printed: the cost, and a warning where the disk will not do."""
         lines = [
-            f"{self.stage}: about {_duration(self.seconds)} ({self.steps} steps of {self.step_seconds:.2f} s, "
+            f"{self.stage}: about {clock(self.seconds)} ({self.steps} steps of {self.step_seconds:.2f} s, "
             f"{self.evaluations} evaluations of {self.evaluation_seconds:.1f} s), "
             f"{self.memory:.1f} GB of memory, {self.disk:.1f} GB of disk"
         ]
@@ -157,6 +156,9 @@ def _first_batches(trainer: PanopticTrainer) -> Iterator[dict[str, Any]]:
 Say = Callable[[str], None]
 
 
+_MAKE_ROOM = "Make room and run the same command: it resumes from the last checkpoint."
+
+
 class Interrupted(HfDetrPanopticError):
     """A signal ended the run; a checkpoint says where it goes on."""
 
@@ -167,7 +169,6 @@ class Interrupted(HfDetrPanopticError):
         )
 
 
-@says_a_full_disk
 def run_stages(
     recipe: Recipe,
     splits: Splits,
@@ -198,39 +199,40 @@ def run_stages(
                 with process_kept():
                     _Stage(recipe, stage, splits, model, speak, Path(scratch)).estimate()
         return []
-    check_folder(recipe)
-    check_order(recipe.output, [stage.name for stage in chosen])
-    begun = begun_stages(recipe.output)
-    if begun:
-        check_dataset(recipe.output, splits.by_name)
-    state.wait_for_everyone()
-    if state.is_main_process:
-        claim_folder(recipe)
-        if not begun:
-            write_dataset_record(recipe.output, splits.by_name)
-    state.wait_for_everyone()
-    ends: list[StageEnd] = []
-    interruption = Interruption()
-    with interruption.listening():
-        for stage in recipe.stages:
-            end = finished(recipe.output, stage.name)
-            if stage in chosen and end is None:
-                with process_kept():
-                    end = _run(recipe, stage, splits, speak, interruption, ends, tracker)
-                if state.is_main_process:
-                    write_metrics(recipe.output, [*ends, end])
-                    if at_stage_end is not None:
-                        at_stage_end(end)
-            elif end is not None and stage in chosen:
-                speak(f"{stage.name}: finished before, taken from {end.folder}")
-            if end is not None:
-                ends.append(end)
-            if stage is recipe.stages.to_run[-1]:
-                break
-    if state.is_main_process:
-        _copy_final(ends[-1], Path(recipe.output) / "final")
-        write_metrics(recipe.output, ends)
-    state.wait_for_everyone()
+    with says_a_full_disk(Path(recipe.output), _MAKE_ROOM):
+        check_folder(recipe)
+        check_order(recipe.output, [stage.name for stage in chosen])
+        begun = begun_stages(recipe.output)
+        if begun:
+            check_dataset(recipe.output, splits.by_name)
+        state.wait_for_everyone()
+        if state.is_main_process:
+            claim_folder(recipe)
+            if not begun:
+                write_dataset_record(recipe.output, splits.by_name)
+        state.wait_for_everyone()
+        ends: list[StageEnd] = []
+        interruption = Interruption()
+        with interruption.listening():
+            for stage in recipe.stages:
+                end = finished(recipe.output, stage.name)
+                if stage in chosen and end is None:
+                    with process_kept():
+                        end = _run(recipe, stage, splits, speak, interruption, ends, tracker)
+                    if state.is_main_process:
+                        write_metrics(recipe.output, [*ends, end])
+                        if at_stage_end is not None:
+                            at_stage_end(end)
+                elif end is not None and stage in chosen:
+                    speak(f"{stage.name}: finished before, taken from {end.folder}")
+                if end is not None:
+                    ends.append(end)
+                if stage is recipe.stages.to_run[-1]:
+                    break
+        if state.is_main_process:
+            _copy_final(ends[-1], Path(recipe.output) / "final")
+            write_metrics(recipe.output, ends)
+        state.wait_for_everyone()
     return ends
 
 

@@ -28,7 +28,7 @@ def check_run(recipe: Recipe, start: str | None = None, stop: str | None = None,
     from accelerate import PartialState
 
     from ..model.checkpoints import hub_arguments, read_config
-    from ..steps.processes import guard_processes
+    from ..parallel import guard_processes
     from .arguments import check_arguments
     from .run_folder import begun_stages, check_folder
     from .stages import chosen_stages
@@ -221,7 +221,8 @@ def plan(recipe: Recipe) -> str:
 
 def summary(ends: Sequence[StageEnd], recipe: Recipe) -> str:
     """What each stage ended with, best and last, and what to type next."""
-    from ..evaluation.table import headline, percent
+    from ..evaluation.table import headline
+    from ..text import percent
 
     lines = [f"{'':10}  {'measured by':<12}  {'best':>6}  {'at epoch':>8}  {'last':>6}"]
     for end in ends:

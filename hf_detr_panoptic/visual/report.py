@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..pictures.panels import FAULTS
+from ..text import duration
 from . import report_tables as tables
 from .report_charts import line_chart, stack
 from .report_gallery import gallery, store
@@ -74,15 +75,6 @@ def run_report(run: RunPage) -> str:
     ]
     sections = _with_notes(sections, run.notes)
     return page(run.name, "training run", tiles, sections, store(run.cards), run.version)
-
-
-def duration(seconds: float) -> str:
-    """As people say it: "2 h 05 min", "3 min 20 s"."""
-    whole = round(seconds)
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def _with_notes(sections: list[Section], notes: Sequence[str]) -> list[Section]:

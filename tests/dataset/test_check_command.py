@@ -24,7 +24,7 @@ def dataset(tmp_path: Path) -> Path:
 def test_a_right_dataset_ends_with_0(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(dataset)]) == 0
     out = capsys.readouterr().out
-    assert "train: 1 photos, 1 segments, 0.0% void" in out
+    assert "train: 1 photo, 1 segment, 0.0% void" in out
     assert "nothing to report: JSON, PNG and photos agree" in out
     assert "next: hf-detr-panoptic train" in out
 

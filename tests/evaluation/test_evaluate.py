@@ -121,7 +121,7 @@ def test_stuff_that_the_model_takes_for_things_is_one_segment(records):
 
 
 def test_processes_share_the_images(records, monkeypatch):
-    monkeypatch.setattr(measuring, "told_to_all", lambda work: [work()])
+    monkeypatch.setattr(measuring, "results_of_all", lambda work: [work()])
     seen = []
     for rank in range(3):
         state = SimpleNamespace(process_index=rank, num_processes=3)
@@ -228,7 +228,7 @@ def test_folders_as_panopticapi_asks(dataset, tmp_path, capsys):
         (["--truth", "t", "--gt_json_file", "t", "--predictions", "p"], "the same thing twice"),
         (["--truth", "a", "b", "c", "--predictions", "p"], "--truth takes a JSON and a folder, not 3 paths"),
         (["--gt_folder", "g", "--predictions", "p"], "--gt_folder needs --gt_json_file"),
-        (["--truth", "gone.json", "--predictions", "p"], "gone.json: the JSON cannot be read"),
+        (["--truth", "gone.json", "--predictions", "p"], "gone.json: cannot be read"),
         (["--model", "gone/", "--data", "gone"], "gone: there is no such folder"),
     ],
 )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hf_detr_panoptic import PanopticMap, Segment
-from hf_detr_panoptic.labeling.overlay import OverlayRules
+from hf_detr_panoptic.settings import OverlayRules
 
 
 @pytest.fixture(scope="module")

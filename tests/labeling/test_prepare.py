@@ -232,7 +232,7 @@ def test_a_dry_run_needs_no_model_and_writes_nothing(site: Path, tmp_path: Path,
     said = capsys.readouterr().out
     assert tree(tmp_path) == before
     assert "6 photos would be labelled by facebook/detr-resnet-50-panoptic" in said
-    assert "1 photos without annotation, extra.png first: left out" in said
+    assert "1 photo without annotation, extra.png first: left out" in said
     assert "135 classes, 3 of them yours:" in said  # COCO's 133, and pipe and crack
     assert "  pipe: thing, 6 marks" in said
     assert "  crack: stuff, 3 marks" in said
@@ -434,10 +434,10 @@ def test_a_full_disk_is_one_sentence_and_then_it_continues(
         written.append(path)
         if len(written) > 3:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        write_atomically(path, content)
+        write_bytes(path, content)
 
-    write_atomically = writer.write_atomically
-    monkeypatch.setattr(writer, "write_atomically", full)
+    write_bytes = writer.write_bytes
+    monkeypatch.setattr(writer, "write_bytes", full)
     with pytest.raises(HfDetrPanopticError, match=r"the disk is full. Make room and run the same command again"):
         prepare(site / "photos", tmp_path / "b/site", site / "marks.json", labeler=Halves())
     monkeypatch.undo()

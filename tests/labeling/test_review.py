@@ -6,9 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -17,14 +14,7 @@ from hf_detr_panoptic.annotations.read import Mark, read_annotations
 from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
 from hf_detr_panoptic.dataset.writer import DatasetWriter
 from hf_detr_panoptic.errors import AnnotationError, LabelError
-from hf_detr_panoptic.labeling.review import (
-    export_review,
-    labels_for_cvat,
-    match_records,
-    reviewed,
-    reviewed_space,
-    run_lengths,
-)
+from hf_detr_panoptic.labeling.review import export_review, labels_for_cvat, match_records, reviewed, reviewed_space
 
 SPACE = LabelSpace(
     [Category("pipe", True), Category("car", True, (1, 2, 255), source="auto"), Category("sky", False, source="auto")]
@@ -96,13 +86,6 @@ def test_the_layout_that_cvat_wants(dataset: Path, tmp_path: Path) -> None:
     rle = coco_mask.frPyObjects(pipe["segmentation"], 30, 40)
     assert np.array_equal(coco_mask.decode(rle).astype(bool), first_map().mask(70000))
     assert labels_for_cvat(SPACE)[1] == {"name": "car", "color": "#0102ff", "attributes": []}
-
-
-@given(hnp.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
-def test_run_lengths_are_those_of_pycocotools(mask: np.ndarray) -> None:
-    rle = coco_mask.frPyObjects({"size": list(mask.shape), "counts": run_lengths(mask)}, *mask.shape)
-    assert np.array_equal(coco_mask.decode(rle).astype(bool), mask)
-    assert rle == coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
 
 
 def mark(name: str, mask: np.ndarray) -> Mark:

@@ -35,7 +35,7 @@ def test_the_round_trip_without_a_change(dataset: Path, tmp_path: Path, format: 
     assert json.loads((tmp_path / "r_labels.json").read_text())[0]["name"] == "person"
     assert main(["import-review", str(dataset), str(tmp_path / "r.zip"), "--out", str(tmp_path / "new")]) == 0
     said = capsys.readouterr().out
-    assert "6 photos were reviewed" in said
+    assert "6 photos reviewed" in said
     assert "0 segments changed, 0 segments deleted" in said
     assert maps(tmp_path / "new") == maps(dataset)
     assert check_dataset(tmp_path / "new").ok
@@ -59,8 +59,8 @@ def test_some_photos_corrected(dataset: Path, tmp_path: Path, capsys) -> None:
     assert "no class 'hose'" in capsys.readouterr().err
     assert main(["import-review", *words, "--add", "hose"]) == 0
     said = capsys.readouterr().out
-    assert "1 photos were reviewed" in said
-    assert "1 photos came back without any mark and stay as they were, site_0002.jpg first" in said
+    assert "1 photo reviewed" in said
+    assert "1 photo came back without any mark and changed nothing, site_0002.jpg first" in said
     old, new = maps(dataset), maps(tmp_path / "new")
     changed = [
         name for name in old if [s.label for s in old[name][2].segments] != [s.label for s in new[name][2].segments]
@@ -78,7 +78,7 @@ def test_some_photos_corrected(dataset: Path, tmp_path: Path, capsys) -> None:
         (["export-review", "DATA", "OUT", "--format", "coko"], "Did you mean 'coco'?"),
         (["export-review", "DATA", "OUT", "--split", "trian"], "Did you mean 'train'?"),
         (["export-review", "DATA", "OUT", "--photos", "site_9.jpg"], "there is no photo 'site_9.jpg'"),
-        (["export-review", "DATA", "DATA/no/such/x.zip"], "the system refuses (No such file or directory)"),
+        (["export-review", "DATA", "DATA/prepare.json/x.zip"], "the system refuses (File exists)"),
         (["import-review", "DATA", "OUT", "--out", "DATA"], "would replace the old one"),
         (["import-review", "DATA", "OUT", "--out", "NEW"], "there is no such file or folder"),
     ],

@@ -223,6 +223,22 @@ def test_the_fingerprint_is_of_all_that_decides(model):
 # --- masks kept for other thresholds
 
 
+def assert_same_but_for_ties(found, expected, kept, threshold):
+    """The number of queries changes how products are added up, on some processors: see `KeptMasks`."""
+    masks = kept.mask_logits[np.array(kept.kept.scores, dtype=np.float32) > np.float32(threshold)]
+    masks = torch.cat([masks, masks.new_full((2, *kept.mask_logits.shape[1:]), -1e9)])  # so that there are two
+    values = torch.nn.functional.interpolate(masks[None], size=kept.photo_size, mode="bilinear")[0]
+    limit = 0.0 if kept.settings.fill == "void" else -1e8  # 0 is the logit of the mask_threshold, 0.5
+    first, second = values.topk(2, dim=0).values.numpy()
+    tied = (first > limit) & (first - second < 2e-5) | (abs(first - limit) < 2e-5)
+    assert tied.mean() < 0.01
+    assert np.array_equal(found.ids[~tied], expected.ids[~tied])
+    assert [(s.id, s.label, s.source) for s in found.segments] == [
+        (s.id, s.label, s.source) for s in expected.segments
+    ]
+    assert [s.score for s in found.segments] == pytest.approx([s.score for s in expected.segments], abs=1e-3)
+
+
 def test_kept_masks_give_the_map_of_every_threshold_without_the_model(model, monkeypatch):
     for seed, size in enumerate([(60, 80), (91, 70), (150, 200)]):
         image = photo(*size, seed)
@@ -234,9 +250,8 @@ def test_kept_masks_give_the_map_of_every_threshold_without_the_model(model, mon
             for name in ("detect", "masks_for"):
                 patch.setattr(module, name, pytest.fail)
             found = [kept.map(threshold) for threshold in thresholds]
-        for one, other in zip(found, expected, strict=True):
-            assert np.array_equal(one.ids, other.ids)
-            assert one == other
+        for one, other, threshold in zip(found, expected, thresholds, strict=True):
+            assert_same_but_for_ties(one, other, kept, threshold)
         assert found[-1].segments == ()
 
 
@@ -246,7 +261,8 @@ def test_kept_masks_go_by_what_the_model_remembers(model):
     kept = module.keep_masks(model, np.asarray(photo(60, 80)), floor=0.2)
     assert model.training
     model.eval()
-    assert [kept.map(0.5)] == model.segment(photo(60, 80))
+    (expected,) = model.segment(photo(60, 80))
+    assert_same_but_for_ties(kept.map(0.5), expected, kept, 0.5)
     assert kept.map(0.5).void_area == 0
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hf_detr_panoptic.steps.report.advice import dataset_advice, run_advice
-from hf_detr_panoptic.steps.report.words import shown_path, without_paths
 from hf_detr_panoptic.visual.report_values import Curve, DatasetClass, Pair, Part, Remark, RunClass, Score, StageReport
 
 PIPE = DatasetClass("pipe", True, (0, 0, 0), 40, 0, 0.1, {"train": 30, "val": 8})
@@ -93,11 +92,3 @@ def test_threshold_advice_goes_both_ways() -> None:
 
 def test_an_unfinished_run_is_resumed() -> None:
     assert of_run(finished=False)[0].startswith("The run is not finished")
-
-
-def test_no_home_directory_goes_with_a_report(tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert shown_path("runs/a") == shown_path(tmp_path / "runs" / "a") == "runs/a"
-    assert shown_path("/home/somebody/site") == "site"
-    told = {"data": "/home/somebody/site", "deep": [{"photos": "C:\\Users\\me\\photos"}, "~/x/y", "data/site", 3]}
-    assert without_paths(told) == {"data": "…/site", "deep": [{"photos": "…/photos"}, "…/y", "data/site", 3]}

@@ -130,7 +130,7 @@ def test_without_leave_to_shrink_it_says_what_to_lower(
     (end,) = run_stages(make(tmp_path / "run", **halved), even_splits, stop="detection", say=str)
     assert end.steps == 6
     memory.room = memory.from_step = 0
-    with pytest.raises(HfDetrPanopticError, match=r"at 1 photos.*gradient_checkpointing"):
+    with pytest.raises(HfDetrPanopticError, match=r"at 1 photo a.*gradient_checkpointing"):
         run_stages(make(tmp_path / "one", **halved), even_splits, stop="detection", say=str)
 
 

@@ -17,7 +17,7 @@ from made import recipe_of
 from transformers import TrainerCallback
 
 from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
-from hf_detr_panoptic.steps.processes import end_processes
+from hf_detr_panoptic.parallel import end_processes
 from hf_detr_panoptic.training import evaluation_loop, stages
 
 

@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...errors import HfDetrPanopticError, HubError
-from ..refusals import clear_errors
+from ...errors import HfDetrPanopticError, HubError, clear_errors
 from .card_pictures import draw_card_pictures
 from .command import planned, send, stage_upload
 

@@ -21,7 +21,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import HubError, did_you_mean
+from ...errors import HfDetrPanopticError, HubError, did_you_mean
+from ...text import count_of
 
 if TYPE_CHECKING:
     from ...hub.contents import Files, Upload
@@ -128,8 +129,8 @@ def planned(
     license: str | None = None,
 ) -> Iterator[list[Upload]]:
     """What would be sent, in this order; nothing is asked of the network. Files made for it are gone afterwards."""
+    from ...errors import clear_errors
     from ...hub.repository import check_name
-    from ..refusals import clear_errors
 
     if (run is None) != (repository is None):
         raise HubError("a run and a name go together", fix="Give both, such as `push runs/site user/site`.")
@@ -201,9 +202,10 @@ def finished_recipe(run: Path) -> Recipe:
     for stage in recipe.stages.to_run:
         try:
             end = finished(run, stage.name)
-        except (ValueError, KeyError, TypeError) as error:
+        except (HfDetrPanopticError, KeyError, TypeError, ValueError) as error:
             where = str(stage_folder(run, stage.name) / "complete.json")
-            raise HubError(f"this cannot be read ({error})", where=where, fix="Train the stage again.") from error
+            why = getattr(error, "what", error)
+            raise HubError(f"this cannot be read ({why})", where=where, fix="Train the stage again.") from error
         if end is None:
             state = "is not finished" if stage_folder(run, stage.name).is_dir() else "has not begun"
             raise HubError(
@@ -331,7 +333,7 @@ def _demo_upload(repository: str, model: str) -> Upload:
 
 
 def _count(upload: Upload) -> str:
-    return f"{len(upload.files)} files, {_size(upload.size)}"
+    return f"{count_of(len(upload.files), 'file')}, {_size(upload.size)}"
 
 
 def _size(count: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
+from ...text import and_more, count_of
 from ...visual.report_values import Advice, DatasetClass, Pair, Part, Remark, RunClass, Score, StageReport
 
 FEW_PHOTOS = 10  # of a class in train: fewer, and what is learned is those photos
@@ -28,7 +29,7 @@ def dataset_advice(
     if errors:
         listed.append(
             Advice(
-                f"Mend the {_many(errors, 'error')} first: training would stop at some, and learn from the others.",
+                f"Mend the {count_of(errors, 'error')} first: training would stop at some, and learn from the others.",
                 f"hf-detr-panoptic check {place}",
             )
         )
@@ -36,7 +37,7 @@ def dataset_advice(
     if leaks:
         listed.append(
             Advice(
-                f"{_many(leaks, 'photo')} in two splits. Quality would be flattered: share the "
+                f"{count_of(leaks, 'photo')} in two splits. Quality would be flattered: share the "
                 "photos out again, like ones together.",
                 f"hf-detr-panoptic split {place}",
             )
@@ -50,13 +51,13 @@ def dataset_advice(
         (row for row in mine if row.photos.get("train", 0) < FEW_PHOTOS), key=lambda r: r.photos.get("train", 0)
     )
     if few and "train" in parts:
-        some = _some(f"{row.name} ({row.photos.get('train', 0)})" for row in few)
+        some = and_more((f"{row.name} ({row.photos.get('train', 0)})" for row in few), 6)
         listed.append(Advice(f"Mark more photos of what is rare. Fewer than {FEW_PHOTOS} to learn from: {some}."))
     unseen = [
         row.name for row in mine if "val" in parts and 0 == row.photos.get("val", 0) < row.photos.get("train", 0)
     ]
     if unseen:
-        listed.append(Advice(f"No validation photo shows {_some(unseen)}: their quality cannot be measured."))
+        listed.append(Advice(f"No validation photo shows {and_more(unseen, 6)}: their quality cannot be measured."))
     void = sum(part.void for part in parts.values())
     whole = sum(part.custom + part.auto + part.void for part in parts.values()) or 1
     if void / whole > MUCH_VOID:
@@ -106,7 +107,7 @@ def run_advice(
     listed += [advice for stage in stages for advice in _on_stage(stage)]
     if val_photos is not None and val_photos < 30:
         listed.append(
-            Advice(f"{_many(val_photos, 'validation photo')}: differences of a few points mean nothing yet.")
+            Advice(f"{count_of(val_photos, 'validation photo')}: differences of a few points mean nothing yet.")
         )
     if finished:
         model = f"{run}/final"
@@ -128,19 +129,20 @@ def _on_classes(classes: Sequence[RunClass], agreement: bool) -> list[Advice]:
         row for row in there if row.train_photos is not None and row.train_photos < FEW_PHOTOS and (row.pq or 0) < 0.5
     ]
     if rare:
-        some = _some(
-            f"{row.name} ({_many(row.train_photos or 0, 'photo')}, PQ {100 * (row.pq or 0):.0f})" for row in rare
+        some = and_more(
+            [f"{row.name} ({count_of(row.train_photos or 0, 'photo')}, PQ {100 * (row.pq or 0):.0f})" for row in rare],
+            6,
         )
         listed.append(Advice(f"Mark more photos of what is rare and weak: {some}."))
     blind = [row for row in there if not row.found and row.missed and row not in rare]
     if blind:
-        some = _some(f"{row.name} ({row.missed} missed)" for row in blind)
+        some = and_more((f"{row.name} ({row.missed} missed)" for row in blind), 6)
         listed.append(
             Advice(f"Never found: {some}. Are the marks right? Is it large enough to be seen at the size of training?")
         )
     unsure = [row for row in there if 0 < row.found + row.missed < FEW_TO_MEASURE]
     if unsure:
-        some = _some(f"{row.name} ({row.found + row.missed})" for row in unsure)
+        some = and_more((f"{row.name} ({row.found + row.missed})" for row in unsure), 6)
         listed.append(Advice(f"Hardly measured, with fewer than {FEW_TO_MEASURE} segments to find: {some}."))
     return listed
 
@@ -156,7 +158,7 @@ def _on_mix_ups(classes: Sequence[RunClass], mix_ups: Iterable[tuple[str, str, i
         return []
     return [
         Advice(
-            f"Often taken for another: {_some(often)}. Compare their marks; if people cannot tell them apart, "
+            f"Often taken for another: {and_more(often, 6)}. Compare their marks; if people cannot tell them apart, "
             "merge the classes."
         )
     ]
@@ -207,12 +209,3 @@ def _on_stage(stage: StageReport) -> list[Advice]:
             )
         ]
     return []
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:6]) + (f" and {len(listed) - 6} more" if len(listed) > 6 else "")
-
-
-def _many(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from ..refusals import clear_errors
+    from ...errors import clear_errors
 
     if args.limit is not None and args.limit < 0:
         raise HfDetrPanopticError(f"--limit is {args.limit}", fix="Give 0 or more.")
@@ -66,7 +66,7 @@ def write_report(
     progress: bool = False,
 ) -> Path:
     """The report of a dataset or a run, into `out`, or into the folder as report.html; returns the file."""
-    from ...dataset.photos import write_atomically
+    from ...files import write_text
 
     folder = Path(folder)
     if not folder.is_dir():
@@ -98,7 +98,7 @@ def write_report(
             raise HfDetrPanopticError(what, where=str(folder), fix=_meant(folder) or error.fix) from error
         text = dataset_report(page)
     target = Path(out) if out is not None else folder / NAME
-    write_atomically(target, text.encode("utf-8"))
+    write_text(target, text)
     return target
 
 

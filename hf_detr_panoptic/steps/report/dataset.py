@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,15 +15,16 @@ from ...dataset.coco_panoptic import KINDS, Record, find_splits, parse_split
 from ...dataset.copies import Fingerprint, fingerprint, near_pairs
 from ...dataset.photos import shrunk
 from ...errors import DatasetError, HfDetrPanopticError
+from ...files import parse_json, read_csv, shown_path, without_paths
 from ...images import open_image
 from ...labeling.autolabels import AutoLabels
 from ...labels import LabelSpace
+from ...parallel import progress_bar, read_ahead
 from ...pictures.draw import class_color, draw
 from ...visual.report_values import Card, DatasetClass, DatasetPage, Pair, Part, Remark, Skipped, Thumbnail
 from ...visual.thumbnails import Thumbnails
 from .advice import dataset_advice
 from .suspicion import Reason, suspicions
-from .words import shown_path, without_paths
 
 _BOTH = 600  # photos; of more than these, the gallery shows the labels alone, larger
 _ROWS = 500  # of a list
@@ -69,12 +65,14 @@ def dataset_page(folder: Path, photos: str | Path | None, limit: int, progress: 
         raise DatasetError("no list can be read", where=str(folder), fix="`hf-detr-panoptic check` says why.")
     answers = _answers(folder)
     look = partial(_look, report.prints, answers)
-    looked = list(in_threads(lambda pair: look(*pair), records, "looking at the maps", progress))
+    seen = read_ahead(lambda pair: look(*pair), records)
+    looked = list(progress_bar(seen, total=len(records), what="looking at the maps", show=progress))
     pairs = _pairs(looked)
     _tell_of_copies(looked, pairs)
     ranked = sorted(looked, key=lambda seen: (-seen.points, seen.part, seen.title))[:limit]
     sizes = Thumbnails(len(ranked) * (2 if len(ranked) <= _BOTH else 1))
-    cards = list(in_threads(lambda seen: _card(seen, sizes, len(ranked) <= _BOTH), ranked, "drawing", progress))
+    drawn = read_ahead(lambda seen: _card(seen, sizes, len(ranked) <= _BOTH), ranked)
+    cards = list(progress_bar(drawn, total=len(ranked), what="drawing", show=progress))
     skipped = _skipped(folder)
     classes = _classes(report.space, looked, report)
     parts = {name: _part([seen for seen in looked if seen.part == name]) for name in splits}
@@ -94,21 +92,6 @@ def dataset_page(folder: Path, photos: str | Path | None, limit: int, progress: 
         notes=_notes(looked, cards, answers),
         version=__version__,
     )
-
-
-def in_threads(work: Callable[[Item], Result], items: Sequence[Item], what: str, progress: bool) -> Iterator[Result]:
-    """In order, by a few threads, with a bar that says how long it takes; a bounded number waits in memory."""
-    from tqdm import tqdm
-
-    workers = min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(items), desc=what, disable=not progress) as bar:
-        coming = iter(items)
-        waiting = [pool.submit(work, item) for item in islice(coming, 4 * workers)]
-        while waiting:
-            result = waiting.pop(0).result()
-            waiting += [pool.submit(work, item) for item in islice(coming, 1)]
-            bar.update()
-            yield result
 
 
 def _look(prints: Mapping[Path, Fingerprint], answers: AutoLabels | None, part: str, record: Record) -> _Looked:
@@ -236,18 +219,14 @@ def _answers(folder: Path) -> AutoLabels | None:
 
 
 def _skipped(folder: Path) -> list[Skipped]:
-    path = folder / "skipped.csv"
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(folder / "skipped.csv")
     return [Skipped(row.get("photo") or "", row.get("what") or "", row.get("fix") or "") for row in rows]
 
 
 def _settings(folder: Path) -> list[tuple[str, str]]:
     """What prepare.json says: settings that were given, the labeler, what became void and why."""
     try:
-        told = json.loads((folder / "prepare.json").read_text(encoding="utf-8", errors="surrogateescape"))
+        told = parse_json((folder / "prepare.json").read_bytes(), errors="surrogateescape")
         settings: Mapping[str, Any] = without_paths(told["settings"])
         counts: Mapping[str, Any] = told["counts"]
     except (OSError, ValueError, KeyError, TypeError):

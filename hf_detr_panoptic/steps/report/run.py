@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,16 +16,17 @@ from ...errors import HfDetrPanopticError
 from ...evaluation.confusion import Matching, match_segments
 from ...evaluation.panoptic_quality import PanopticQuality, image_counts, overlaps_of
 from ...evaluation.table import AGREEMENT, headline
+from ...files import read_csv, read_json, shown_path, without_paths
 from ...images import open_image
 from ...labels import LabelSpace, default_color
 from ...panoptic_map import PanopticMap
+from ...parallel import progress_bar
 from ...pictures.draw import class_color, draw
 from ...pictures.panels import difference
 from ...visual.report_values import Card, Curve, Mixed, RunClass, RunPage, Score, StageReport
 from ...visual.thumbnails import Thumbnails
 from ..measuring import Measured, segmented
 from .advice import run_advice
-from .words import shown_path, without_paths
 
 if TYPE_CHECKING:
     from ...dataset.batches import Row
@@ -122,7 +121,6 @@ def _splits(recipe: Recipe, source: str, notes: list[str], insist: bool) -> Spli
 
 def _segment(final: Path, splits: Splits, limit: int, progress: bool) -> _Seen:
     from accelerate import PartialState
-    from tqdm import tqdm
 
     from ...model.modeling import DetrForPanopticSegmentation
 
@@ -136,7 +134,7 @@ def _segment(final: Path, splits: Splits, limit: int, progress: bool) -> _Seen:
     measured = Measured(splits.space)
     pages: list[tuple[float, Card]] = []
     done = segmented(model, rows, splits.space, batch_size=4)
-    for row, truth, prediction in tqdm(done, total=len(rows), desc="segmenting", unit="photo", disable=not progress):
+    for row, truth, prediction in progress_bar(done, total=len(rows), what="segmenting", show=progress):
         measured.add(row.image_id, prediction, truth)
         pages.append(_card(row, truth, prediction, sizes))
     pages.sort(key=lambda page: page[0])
@@ -293,7 +291,7 @@ def _stage_names(folder: Path) -> list[str]:
 def _stage(folder: Path, name: str, metrics: Mapping[str, Any]) -> StageReport:
     from ...training.run_folder import finished, stage_folder
 
-    rows = [row for row in _rows(folder / "results.csv") if row.get("stage") == name]
+    rows = [row for row in read_csv(folder / "results.csv") if row.get("stage") == name]
     rows = rows or _logged(stage_folder(folder, name))
     end = finished(folder, name)
     metric = (end.metric if end else None) or ("box_ap" if name == "detection" else "pq")
@@ -341,13 +339,6 @@ def _curves(rows: Sequence[Mapping[str, str]], names: Mapping[str, str]) -> list
     return curves
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def _number(row: Mapping[str, str], column: str) -> float | None:
     try:
         return float(row.get(column) or "")
@@ -372,7 +363,7 @@ def _recipe_text(told: Mapping[str, Any]) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_json(path)
+    except HfDetrPanopticError:
         return {}
     return content if isinstance(content, dict) else {}

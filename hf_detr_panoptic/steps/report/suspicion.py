@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from ...labels import LabelSpace
-from ...panoptic_map import PanopticMap
+from ...panoptic_map import PanopticMap, shared_pixels
+from ...text import count_of
 
 VOID, UNSURE, TINY, CONFLICT = 0.2, 0.9, 64, (0.1, 0.9)
 SURE = 0.85  # the labeler's answers that can contradict a mark: it keeps others, down to a floor
@@ -50,7 +48,9 @@ def _unsure(map: PanopticMap) -> Iterator[Reason]:
     if unsure:
         points = sum(2 * (1 - s.score) * (areas[s.id] / map.ids.size) ** 0.5 for s in unsure)
         some = ", ".join(f"{map.space[s.label].name} {s.score:.0%}" for s in unsure[:3])
-        yield Reason("low score", min(points, 1.0), f"the labeler is unsure of {_count(len(unsure))}: {some}")
+        yield Reason(
+            "low score", min(points, 1.0), f"the labeler is unsure of {count_of(len(unsure), 'segment')}: {some}"
+        )
 
 
 def _tiny(map: PanopticMap) -> Iterator[Reason]:
@@ -58,13 +58,13 @@ def _tiny(map: PanopticMap) -> Iterator[Reason]:
     tiny = sorted((s for s in map.segments if areas[s.id] < TINY), key=lambda s: areas[s.id])
     if tiny:
         some = ", ".join(f"{map.space[s.label].name} {areas[s.id]} px" for s in tiny[:3])
-        yield Reason("tiny pieces", min(0.1 * len(tiny), 0.6), f"tiny: {_count(len(tiny))}: {some}")
+        yield Reason("tiny pieces", min(0.1 * len(tiny), 0.6), f"tiny: {count_of(len(tiny), 'segment')}: {some}")
 
 
 def _cut(map: PanopticMap, answer: PanopticMap) -> Iterator[Reason]:
     """A thing that the labeler is sure of, and that marks cover neither wholly nor hardly: whose border is wrong?"""
     custom = {segment.id for segment in map.segments if segment.source == "custom"}
-    areas, shared = answer.areas(), _shared(map, answer)
+    areas, shared = answer.areas(), shared_pixels(map, answer)
     for segment in answer.segments:
         if not answer.space[segment.label].isthing or segment.score < SURE:
             continue
@@ -82,7 +82,7 @@ def _cut(map: PanopticMap, answer: PanopticMap) -> Iterator[Reason]:
 
 def _contradicted(map: PanopticMap, answer: PanopticMap) -> Iterator[Reason]:
     """A mark of a class that the labeler knows, most of which it is sure is another."""
-    areas, shared = map.areas(), _shared(map, answer)
+    areas, shared = map.areas(), shared_pixels(map, answer)
     for mark in map.segments:
         name = map.space[mark.label].name
         if mark.source != "custom" or not _known(answer.space, name):
@@ -96,16 +96,5 @@ def _contradicted(map: PanopticMap, answer: PanopticMap) -> Iterator[Reason]:
                 yield Reason("marks against labeler", min(2 * pixels / map.ids.size, 1.0), text)
 
 
-def _shared(map: PanopticMap, answer: PanopticMap) -> Counter[tuple[int, int]]:
-    """(id in the map, id in the answer) → pixels."""
-    pairs = map.ids.astype(np.int64) << 32 | answer.ids
-    keys, counts = np.unique(pairs, return_counts=True)
-    return Counter({(int(key >> 32), int(key & 0xFFFFFFFF)): int(n) for key, n in zip(keys, counts, strict=True)})
-
-
 def _known(space: LabelSpace, name: str) -> bool:
     return name in space.names
-
-
-def _count(number: int) -> str:
-    return f"{number} segment{'s' if number != 1 else ''}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import HfDetrPanopticError, ModelError
+from ...files import write_text
 
 if TYPE_CHECKING:
     from ...model.modeling import DetrForPanopticSegmentation
@@ -60,12 +61,12 @@ def trace_photo(
 ) -> Trace:
     """One photo's trace, with its page and pictures in `out`."""
 
-    from ...dataset.photos import write_atomically
+    from ...errors import clear_errors
+    from ...files import write_bytes
     from ...images import open_image
     from ...model.trace import trace
     from ...preprocess import as_pixels
     from ...visual.trace_page import html_page
-    from ..refusals import clear_errors
     from .story import story
 
     settings = model.settings if threshold is None else model.settings.changed(threshold=threshold)
@@ -81,10 +82,10 @@ def trace_photo(
     )
     page = html_page(f"{Path(photo).name} in seven moves", about, sections)
     with clear_errors(out):
-        write_atomically(out / _PAGE, page.encode())
+        write_text(out / _PAGE, page)
         for section in sections:
             for picture in section.pictures:
-                write_atomically(out / picture.name, picture.png)
+                write_bytes(out / picture.name, picture.png)
     return traced
 
 
@@ -93,7 +94,7 @@ def load_model(name: str | Path, stuff: Iterable[str] | None = None) -> DetrForP
     from accelerate import PartialState
 
     from ...model.modeling import DetrForPanopticSegmentation
-    from ..processes import guard_processes
+    from ...parallel import guard_processes
 
     if guard_processes() > 1:
         raise HfDetrPanopticError("trace runs in one process", fix="Start it without a launcher.")

@@ -1,17 +1,23 @@
-"""The guard of every entry point: the processes that were asked for are the processes that run."""
+"""Work shared out: the guard of processes, telling all of them, threads that read ahead, and the progress bar."""
 
 from __future__ import annotations
 
 import gc
 import os
 import socket
-from collections.abc import Callable
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
-from typing import Any, TypeVar
+from itertools import islice
+from typing import Any, TypeVar, cast
 
-from ..errors import HfDetrPanopticError
+from .errors import HfDetrPanopticError
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
+
 
 _HOW = (
     "On a CPU start them with `accelerate launch --multi_gpu --num_processes N` or `torchrun`, "
@@ -47,7 +53,7 @@ def guard_processes(patience: timedelta | None = None) -> int:
     return started
 
 
-def told_to_all(work: Callable[[], Any]) -> list[Any]:
+def results_of_all(work: Callable[[], Result]) -> list[Result]:
     """The results of all processes. An error of one is raised in each: one that dies alone leaves the rest waiting."""
     from accelerate import PartialState
     from accelerate.utils import gather_object
@@ -64,7 +70,7 @@ def told_to_all(work: Callable[[], Any]) -> list[Any]:
     for _, reported in shares:
         if reported is not None:
             raise reported
-    return [found for found, _ in shares]
+    return [share for share, _ in shares]
 
 
 def by_first(work: Callable[[], Result]) -> Result:
@@ -72,8 +78,8 @@ def by_first(work: Callable[[], Result]) -> Result:
     from accelerate import PartialState
 
     first = PartialState().is_main_process
-    made: Result = told_to_all(lambda: work() if first else None)[0]
-    return made
+    made = results_of_all(lambda: work() if first else None)[0]
+    return cast(Result, made)
 
 
 def launched() -> int:
@@ -116,3 +122,56 @@ def can_talk() -> bool:
     except OSError:
         return False
     return True
+
+
+def default_threads() -> int:
+    """For what opens and decodes photos: beyond eight the disk is what is waited for."""
+    return min(8, os.cpu_count() or 1)
+
+
+def read_ahead(
+    work: Callable[[Item], Result], items: Iterable[Item], *, threads: int | None = None, ahead: int | None = None
+) -> Iterator[Result]:
+    """`work` on each item, in a few threads, in the order of the items.
+
+    At most `ahead` items are at work or wait for the caller, so that memory does not grow with their number. After an
+    error, or when the caller stops, what has not begun is dropped.
+    """
+    threads = threads or default_threads()
+    coming = iter(items)
+    pool = ThreadPoolExecutor(threads)
+    try:
+        waiting: deque[Future[Result]] = deque()
+        waiting.extend(pool.submit(work, item) for item in islice(coming, ahead or 4 * threads))
+        while waiting:
+            ready = waiting.popleft().result()
+            waiting.extend(pool.submit(work, item) for item in islice(coming, 1))
+            yield ready
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def progress_bar(
+    items: Iterable[Any] | None = None,
+    *,
+    total: int,
+    what: str | None = None,
+    unit: str = "photo",
+    show: bool = True,
+    **options: Any,
+) -> Any:
+    """tqdm around the items, or one to be updated by hand; a line a minute where nobody watches."""
+    from tqdm import tqdm
+
+    often = 0.2 if sys.stderr.isatty() else 60.0
+    return tqdm(
+        items,
+        total=total,
+        desc=what,
+        unit=unit,
+        disable=not show,
+        mininterval=often,
+        maxinterval=often,
+        smoothing=0.05,
+        **options,
+    )
