@@ -30,7 +30,7 @@ from scipy import ndimage
 
 from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment
 from hf_detr_panoptic.annotations.marks import Mark
-from hf_detr_panoptic.evaluation.panoptic_quality import PanopticQuality
+from hf_detr_panoptic.evaluation.quality import PanopticQuality
 from hf_detr_panoptic.labeling.overlay import OverlayRules, box_iou, overlay, shapes_of
 
 HEIGHT, WIDTH = 480, 640

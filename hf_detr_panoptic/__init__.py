@@ -9,7 +9,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .dataset.rows import load_panoptic
-    from .evaluation.panoptic_quality import PanopticQuality
+    from .evaluation.evaluate import evaluate_model
+    from .evaluation.quality import PanopticQuality
     from .labels import Category, LabelSpace
     from .model.modeling import DetrForPanopticSegmentation
     from .panoptic_map import PanopticMap, Segment
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from .processing import AutoLabel, BoxesFromMasks, DetrPanopticProcessor, MergeMarks
     from .recipe import Recipe
     from .road import prepare, train
-    from .steps.evaluate import evaluate_model
     from .steps.push.command import push
 
 # Imported at first use: `import hf_detr_panoptic` must not cost the seconds that torch and transformers take.
@@ -30,11 +30,11 @@ _HOMES = {
     "LabelSpace": ".labels",
     "MergeMarks": ".processing",
     "PanopticMap": ".panoptic_map",
-    "PanopticQuality": ".evaluation.panoptic_quality",
+    "PanopticQuality": ".evaluation.quality",
     "Recipe": ".recipe",
     "Segment": ".panoptic_map",
     "draw": ".pictures.draw",
-    "evaluate_model": ".steps.evaluate",
+    "evaluate_model": ".evaluation.evaluate",
     "load_panoptic": ".dataset.rows",
     "prepare": ".road",
     "push": ".steps.push.command",

@@ -144,7 +144,7 @@ class LabelSpace(Sequence[Category]):
         return _coco()
 
     @classmethod
-    def from_coco(cls, categories: Iterable[Mapping[str, Any]], source: str = "auto") -> LabelSpace:
+    def from_coco(cls, categories: Iterable[Mapping[str, Any]]) -> LabelSpace:
         """The space of a COCO file's `categories`: the n-th entry is label n, whatever its id."""
         chosen: list[Category] = []
         ids: dict[int, int] = {}
@@ -169,7 +169,7 @@ class LabelSpace(Sequence[Category]):
                     name=name,
                     isthing=bool(isthing) if isthing is not None else _coco_kind(name, default=True),
                     color=tuple(color) if color is not None else None,
-                    source=str(entry.get("source", source)),
+                    source=str(entry.get("source", "auto")),
                     supercategory=entry.get("supercategory"),
                 )
             )

@@ -163,13 +163,11 @@ class PanopticMap:
             kept.append(replace(segment, label=space.index(new)))
         return self._renumbered(dict.fromkeys(gone, 0), kept, space)
 
-    def fused_stuff(self, space: LabelSpace | None = None) -> PanopticMap:
+    def fused_stuff(self) -> PanopticMap:
         """Stuff of one class becomes one segment: the first one's id, the mean score weighted by area.
 
-        Sources may differ: custom wins over auto over model. Crowds stay apart. With `space`, relabelled first.
+        Sources may differ: custom wins over auto over model. Crowds stay apart.
         """
-        if space is not None and space != self.space:
-            return self.relabelled(space).fused_stuff()
         groups: dict[int, list[Segment]] = {}
         for segment in self.segments:
             if segment.label in self.space.stuff_labels and not segment.crowd:

@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from .dataset.coco_panoptic import GENERATOR, Record, read_dataset
+from .dataset.coco_panoptic import GENERATOR, Record, is_ours, load_json, read_dataset
 from .dataset.photos import encode_photo, shrunk, stored_names
 from .dataset.writer import encode_map, write_lists
 from .errors import DatasetError, HfDetrPanopticError, ImageError
+from .evaluation.evaluate import add_segment_flags, loaded_model, segment_settings, stuff_names
 from .files import write_bytes
 from .images import list_images, open_image
 from .labels import LabelSpace
@@ -28,7 +29,6 @@ from .panoptic_map import PanopticMap
 from .parallel import progress_bar, read_ahead
 from .pictures.draw import draw
 from .pictures.panels import panels
-from .steps.segment_flags import add_segment_flags, loaded_model, segment_settings, stuff_names
 from .text import count_of, first_lines
 
 
@@ -264,9 +264,8 @@ def _is_ours(path: Path) -> bool:
     if (path / _UNFINISHED).exists():
         return True
     try:
-        info = json.loads((path / "predictions.json").read_bytes())["info"]
-        return bool(info["generator"] == GENERATOR)
-    except (OSError, ValueError, KeyError, TypeError):
+        return is_ours(load_json(path / "predictions.json"))
+    except DatasetError:
         return False
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -173,10 +172,10 @@ def as_pixels(photo: Photo) -> torch.Tensor:
     return photo
 
 
-def pad(images: Sequence[torch.Tensor], *, size: Size | None = None, multiple: int = 1) -> Batch:
+def pad(images: Sequence[torch.Tensor]) -> Batch:
     """Float [3, h, w] each → one batch, filled up with zeros to the right and below.
 
-    As large as the largest, or `size`, rounded up to a multiple. A lone image that fits already is not copied.
+    A lone image is not copied.
     """
     if not images:
         raise ImageError("a batch needs at least one photo")
@@ -195,10 +194,7 @@ def pad(images: Sequence[torch.Tensor], *, size: Size | None = None, multiple: i
                 fix="Bring all photos to one type and device first.",
             )
     valid = [(int(image.shape[1]), int(image.shape[2])) for image in images]
-    largest = (max(h for h, _ in valid), max(w for _, w in valid))
-    height, width = (math.ceil(edge / multiple) * multiple for edge in size or largest)
-    if height < largest[0] or width < largest[1]:
-        raise ImageError(f"photos up to {largest} (height, width) do not fit into {(height, width)}")
+    height, width = max(h for h, _ in valid), max(w for _, w in valid)
     mask = torch.zeros((len(images), height, width), dtype=torch.int64, device=first.device)
     for row, (h, w) in zip(mask, valid, strict=True):
         row[:h, :w] = 1

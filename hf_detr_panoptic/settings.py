@@ -416,7 +416,7 @@ _DROP: Mapping[str, float] = {"detection": 0.8, "mask_head": 0.6, "finetune": 0.
 
 _PARTS = ("stem", "layer1", "layer2", "layer3", "layer4", "backbone", "transformer", "heads", "detr", "mask_head")
 
-# What an evaluation of each stage gives to choose the best checkpoint by (`evaluation_loop.eval_metrics`).
+# What an evaluation of each stage gives to choose the best checkpoint by (`evaluate.eval_metrics`).
 METRICS: Mapping[str, tuple[str, ...]] = {
     "detection": ("box_ap", "box_ap50", "box_ap75", "box_ap_things", "box_ap_stuff"),
     "mask_head": ("pq", "sq", "rq", "pq_things", "pq_stuff"),

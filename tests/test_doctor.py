@@ -27,22 +27,6 @@ def test_here_everything_is_ready(capsys: pytest.CaptureFixture[str]) -> None:
     assert said.endswith("Ready.\n")
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    real = metadata.version
-
-    def version(name: str) -> str:
-        if name == "timm":
-            raise metadata.PackageNotFoundError(name)
-        return "0.0.1" if name == "scipy" else real(name)
-
-    monkeypatch.setattr(doctor.metadata, "version", version)
-    assert main(["doctor", "--offline"]) == 1
-    said = capsys.readouterr().out
-    assert "pip install 'timm>=" in said
-    assert "0.0.1, needs >=" in said
-    assert "2 things to mend" in said
-
-
 def test_a_hub_that_does_not_answer_is_no_fault(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

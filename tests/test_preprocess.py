@@ -207,14 +207,9 @@ def test_pad_by_hand():
     assert valid == [(1, 2), (2, 1)]
 
 
-def test_pad_to_a_size_or_a_multiple():
+def test_a_lone_image_is_not_copied():
     image = torch.ones(3, 5, 7)
-    assert pad([image], size=(6, 9)).pixel_mask.shape == (1, 6, 9)
-    assert pad([image], multiple=4).pixel_values.shape == (1, 3, 8, 8)
-    assert pad([image], size=(6, 9), multiple=4).pixel_mask.sum() == 35
     assert pad([image]).pixel_values.data_ptr() == image.data_ptr()
-    with pytest.raises(ImageError, match="do not fit"):
-        pad([image], size=(4, 9))
 
 
 @pytest.mark.parametrize(

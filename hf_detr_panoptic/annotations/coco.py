@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
+from ..dataset.coco_panoptic import KINDS, annotated, listed_segments
 from ..errors import AnnotationError
 from .pages import Drawn, Found, Lazy, Page
 from .shapes import Polygons, Rectangle, Runs, Shape, checked_rle, mask_colors, mask_size, regions
-from .sources import Source, class_name, entries, folder_of, is_inside, number, ring, shown, size
+from .sources import Source, class_name, entries, folder_of, number, ring, shown, size
 
 MOST_CATEGORIES = 10_000
 
@@ -172,8 +173,8 @@ def read_panoptic(source: Source, name: str, data: Mapping[str, Any]) -> Iterato
     where = source.where(name)
     names = category_names(data, where)
     pages: dict[Any, Page] = {}
-    for place, image in enumerate(entries(data, "images", where) if "images" in data else ()):
-        at = f"{where}, images[{place}]"
+    for index, image in enumerate(entries(data, "images", where) if "images" in data else ()):
+        at = f"{where}, images[{index}]"
         try:
             page = image_page(source, name, image, at)
             if image["id"] in pages:
@@ -182,31 +183,26 @@ def read_panoptic(source: Source, name: str, data: Mapping[str, Any]) -> Iterato
             yield error
             continue
         pages[image["id"]] = page
-    done: set[Any] = set()
-    for place, entry in enumerate(entries(data, "annotations", where)):
-        image_id = entry.get("image_id")
+    for index, found in enumerate(annotated(list(entries(data, "annotations", where)), where)):
+        image_id = found.image_id
         at = f"{where}, annotation of image {str(image_id)[:40]}"
-        if type(image_id) not in (int, str) or ("images" in data and image_id not in pages) or image_id in done:
-            twice = type(image_id) in (int, str) and image_id in done
-            what = "is described twice" if twice else "is not in 'images'"
-            problem = AnnotationError(f"the image of annotations[{place}] {what}", where=at, fix="Export it again.")
-            if twice:
-                pages[image_id].drawn = [problem]
-            else:
-                yield problem
+        if image_id is None or ("images" in data and image_id not in pages):
+            yield AnnotationError(
+                f"the image of annotations[{index}] is not in 'images'", where=at, fix="Export it again."
+            )
             continue
-        done.add(image_id)
-        file_name = entry.get("file_name")
         if image_id not in pages:  # Cityscapes lists no images: the PNG is named after its photo
             pages[image_id] = Page(str(image_id), at, where, (), near=near(source, name))
         page = pages[image_id]
         try:
-            png = _png(source, name, file_name, at)
+            if found.wrong is not None:
+                raise _wrong(found.wrong[0], at, found.wrong[1])
+            png = _png(source, name, found.png_name, at)
             page.size = page.size or mask_size(source.read(png), source.where(png))
         except AnnotationError as error:
             page.drawn = [error]
             continue
-        page.drawn = Lazy(partial(_segment_drawn, source, png, entry, names, at, page.size))
+        page.drawn = Lazy(partial(_segment_drawn, source, png, found.entries, names, at, page.size))
     for page in pages.values():
         yield page
 
@@ -214,33 +210,36 @@ def read_panoptic(source: Source, name: str, data: Mapping[str, Any]) -> Iterato
 def _segment_drawn(
     source: Source,
     png: str,
-    entry: Mapping[str, Any],
+    segments: list[Any],
     names: Mapping[int, str],
     where: str,
-    told: tuple[int, int] | None,
+    stated: tuple[int, int] | None,
 ) -> Iterator[Drawn | AnnotationError]:
     data = source.read(png)
     size = mask_size(data, source.where(png))
-    if told is not None and size != told:
+    if stated is not None and size != stated:
         raise AnnotationError(
-            f"the PNG is {size[0]}×{size[1]}, the JSON says {told[0]}×{told[1]}",
+            f"the PNG is {size[0]}×{size[1]}, the JSON says {stated[0]}×{stated[1]}",
             where=source.where(png),
             fix="Export it again: the two come from different versions.",
         )
-    found = regions(mask_colors(data, source.where(png)))
-    seen: set[int] = set()
-    for segment in entries(entry, "segments_info", where):
-        segment_id = segment.get("id")
-        at = f"{where}, segment {str(segment_id)[:40]}"
-        if type(segment_id) is not int or segment_id not in found:
+    pixels = regions(mask_colors(data, source.where(png)))
+    listed: set[int] = set()
+    problems: list[AnnotationError] = []
+
+    def tell(kind: str, at: str, detail: str) -> None:
+        problems.append(_wrong(kind, at, detail))
+
+    for segment in listed_segments(segments, names, where, tell):
+        at = f"{where}, segment {segment['id']}"
+        listed.add(segment["id"])
+        if segment["id"] not in pixels:
             yield AnnotationError("it has no pixel in the PNG", where=at, fix="Take it off the list.")
-        elif segment_id in seen:
-            yield AnnotationError("it is listed twice", where=at, fix="List each segment once.")
         else:
-            seen.add(segment_id)
-            name = category_name(names, segment.get("category_id"), at)
-            yield Drawn(name, Runs(found[segment_id]), at, bool(segment.get("iscrowd", 0)))
-    if unlisted := sorted(found.keys() - seen):
+            name = names[segment["category_id"]]
+            yield Drawn(name, Runs(pixels[segment["id"]]), at, bool(segment.get("iscrowd", 0)))
+    yield from problems
+    if not problems and (unlisted := sorted(pixels.keys() - listed)):
         yield AnnotationError(
             f"the PNG has {len(unlisted):,} id(s) that segments_info does not list, {unlisted[0]} first",
             where=where,
@@ -248,16 +247,13 @@ def _segment_drawn(
         )
 
 
-def _png(source: Source, name: str, file_name: Any, where: str) -> str:
-    if not isinstance(file_name, str) or not is_inside(file_name):
-        raise AnnotationError(
-            f"the PNG's name {str(file_name)[:80]!r} does not lie in the folder of PNGs",
-            where=where,
-            fix="Write names relative to the folder that is called like the JSON.",
-        )
+def _wrong(kind: str, where: str, detail: str) -> AnnotationError:
+    return AnnotationError(f"{KINDS[kind].what}: {detail[:200]}", where=where, fix=KINDS[kind].fix)
+
+
+def _png(source: Source, name: str, file_name: str, where: str) -> str:
     folder, stem = folder_of(name), PurePosixPath(name).stem
-    places = (f"{folder}/{stem}", folder)
-    found = source.first(f"{place}/{file_name}".strip("/") for place in places)
+    found = source.first(f"{home}/{file_name}".strip("/") for home in (f"{folder}/{stem}", folder))
     if found is None:
         raise AnnotationError(
             f"the PNG {file_name} is missing", where=where, fix=f"Put it into a folder '{stem}' beside the JSON."

@@ -36,8 +36,8 @@ class Row(Protocol):
 class PanopticDataset(Dataset[dict[str, Any]]):
     """Photos and targets, ready for the model: `dataset[epoch, index]`, or `dataset[index]` for epoch 0.
 
-    An item has `pixel_values`, float32 [3, h, w], and `labels` (see `make_labels`); with `truth=True` also `truth`,
-    the map at the photo's own size. What an augmentation draws depends on (seed, epoch, image id) alone.
+    An item has `pixel_values`, float32 [3, h, w], and `labels` (see `make_labels`). What an augmentation draws depends
+    on (seed, epoch, image id) alone.
     """
 
     def __init__(
@@ -47,7 +47,6 @@ class PanopticDataset(Dataset[dict[str, Any]]):
         augmentation: Augmentation | None = None,
         *,
         seed: int = 0,
-        truth: bool = False,
     ) -> None:
         self.rows = rows
         self.preprocess = preprocess or Preprocess()
@@ -55,7 +54,6 @@ class PanopticDataset(Dataset[dict[str, Any]]):
             self.preprocess.shortest_edge or 800, self.preprocess.longest_edge
         )
         self.seed = seed
-        self.truth = truth
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -63,22 +61,22 @@ class PanopticDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         row = self.rows[index]
-        map = row.map()
+        panoptic = row.map()
         pixels = as_pixels(open_image(row.photo))
         height, width = pixels.shape[-2:]
-        if (height, width) != (map.height, map.width):
+        if (height, width) != (panoptic.height, panoptic.width):
             raise DatasetError(
-                f"the photo is {width}×{height}, its map {map.width}×{map.height}",
+                f"the photo is {width}×{height}, its map {panoptic.width}×{panoptic.height}",
                 where=row.where,
                 fix="Scale marks and photo together; `hf-detr-panoptic check` finds all such photos.",
             )
         rng = rng_of(self.seed, epoch, row.image_id)
         draw = Draw.of(self.augmentation, height, width, self.preprocess, rng)
-        item = {
+        ids = draw.ids(panoptic.ids)
+        return {
             "pixel_values": draw.photo(pixels, self.preprocess),
-            "labels": make_labels(draw.ids(map.ids), map.segments, image_id=row.image_id),
+            "labels": make_labels(ids, panoptic.segments, image_id=row.image_id, where=row.where),
         }
-        return item | {"truth": map} if self.truth else item
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -89,10 +87,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
     after `skip_first_batches` in several processes it does not get through, so that whoever resumes calls both.
     """
 
-    def __init__(self, length: int, *, seed: int = 0, shuffle: bool = True) -> None:
+    def __init__(self, length: int, *, seed: int = 0) -> None:
         self.length = length
         self.seed = seed
-        self.shuffle = shuffle
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -103,28 +100,24 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = list(range(self.length))
-        if self.shuffle:
-            rng_of(self.seed, self.epoch, "order").shuffle(order)
+        rng_of(self.seed, self.epoch, "order").shuffle(order)
         epoch = self.epoch
         return ((epoch, index) for index in order)
 
 
-def collate(items: Sequence[Mapping[str, Any]], multiple: int = 1) -> dict[str, Any]:
-    """Items → one batch, padded to the right and below, to a multiple of `multiple`.
+def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Items → one batch, padded to the right and below.
 
     `pixel_values` float32 [B, 3, H, W], `pixel_mask` bool [B, H, W], `labels` a list of dicts whose maps stay as
-    large as their photos: `valid_size` says so. `truth` is a list too.
+    large as their photos: `valid_size` says so.
     """
     # What a worker hands over is copied into shared memory, page by fresh page: stock's int64 mask would be a third.
-    batch = pad([item["pixel_values"] for item in items], multiple=multiple)
-    collated: dict[str, Any] = {
+    batch = pad([item["pixel_values"] for item in items])
+    return {
         "pixel_values": batch.pixel_values,
         "pixel_mask": batch.pixel_mask.bool(),
         "labels": _packed([item["labels"] for item in items]),
     }
-    if "truth" in items[0]:
-        collated["truth"] = [item["truth"] for item in items]
-    return collated
 
 
 def _packed(labels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -134,14 +127,14 @@ def _packed(labels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     packed = [dict(label) for label in labels]
     for dtype in (torch.int64, torch.float32):
-        places = [
+        owners = [
             (label, key)
             for label in packed
             for key, value in label.items()
             if isinstance(value, torch.Tensor) and value.dtype == dtype
         ]
-        values = [label[key] for label, key in places]
+        values = [label[key] for label, key in owners]
         parts = torch.cat([value.reshape(-1) for value in values]).split([value.numel() for value in values])
-        for (label, key), value, part in zip(places, values, parts, strict=True):
+        for (label, key), value, part in zip(owners, values, parts, strict=True):
             label[key] = part.view(value.shape)
     return packed

@@ -21,7 +21,17 @@ from ..labels import Category, LabelSpace
 from ..panoptic_map import PanopticMap, Segment
 from ..parallel import progress_bar, read_ahead
 from ..text import count_of
-from .coco_panoptic import KINDS, FoundError, PanopticSplit, Record, find_splits, load_json, parse_split, read_ids
+from .coco_panoptic import (
+    KINDS,
+    FoundError,
+    PanopticSplit,
+    Record,
+    find_splits,
+    lists_of,
+    load_json,
+    parse_split,
+    read_ids,
+)
 from .copies import Fingerprint, fingerprint, near_pairs
 
 _EXAMPLES = 5
@@ -328,12 +338,14 @@ def _instances(split: PanopticSplit, report: Report) -> dict[tuple[Any, Any], tu
     if not path.is_file():
         report.tell("instances-stale", path.name, "the file is missing")
         return None
-    content = load_json(path, report.tell)
-    if content is None or not isinstance(content.get("annotations"), list):
+    try:
+        (annotations,) = lists_of(load_json(path), path.name, "annotations")
+    except FoundError as error:
+        report.tell(error.kind, path.name, error.detail)
         return None
     found: dict[tuple[Any, Any], tuple[Any, ...]] = {}
     listed = {(record.image_id, entry["id"]) for record in split for entry in record.entries}
-    for place, entry in enumerate(content["annotations"]):
+    for index, entry in enumerate(annotations):
         try:
             key = (entry["image_id"], entry["segment_id"])
             found[key] = (entry["category_id"], entry["segmentation"]["counts"], entry["bbox"])
@@ -342,7 +354,7 @@ def _instances(split: PanopticSplit, report: Report) -> dict[tuple[Any, Any], tu
                     "instances-stale", f"{path.name}, annotation {entry.get('id')}", "not in the panoptic JSON"
                 )
         except (TypeError, KeyError) as error:
-            report.tell("instances-stale", f"{path.name}, annotations[{place}]", f"malformed ({error})")
+            report.tell("instances-stale", f"{path.name}, annotations[{index}]", f"malformed ({error})")
     return found
 
 

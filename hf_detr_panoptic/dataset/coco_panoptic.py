@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, NoReturn, overload
@@ -18,6 +18,8 @@ from ..errors import DatasetError, LabelError, MapError, did_you_mean
 from ..files import parse_json
 from ..labels import LabelSpace
 from ..panoptic_map import MAX_ID, SEGMENT_SOURCES, PanopticMap, Segment, rgb_to_ids
+
+# --- what can be wrong
 
 Tell = Callable[[str, str, str], None]  # kind, where, detail: what a parser calls when it meets something wrong
 
@@ -107,7 +109,9 @@ class FoundError(DatasetError):
         return FoundError, (self.kind, self.where, self.detail)
 
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".heic"))
+# --- where the files lie
+
+GENERATOR = "hf_detr_panoptic"  # info.generator of the files that this package wrote
 UNFINISHED = ".incomplete"  # lies in annotations/ while a dataset is being written
 
 _ALIASES = {"validation": "val", "valid": "val", "dev": "val", "training": "train", "testing": "test"}
@@ -142,8 +146,8 @@ class SplitFiles:
         """The photo of a name in the JSON."""
         path = self.find_photo(file_name)
         if path is None:
-            places = ", ".join(folder.name for folder in self.photo_folders)
-            fail("photo-missing", self.json.name, f"{file_name} is in none of {places}")
+            homes = ", ".join(folder.name for folder in self.photo_folders)
+            fail("photo-missing", self.json.name, f"{file_name} is in none of {homes}")
         return self._contained(path, file_name)
 
     def find_png(self, file_name: str) -> Path | None:
@@ -259,8 +263,8 @@ def _photo_folders(root: Path, json: Path, split: str, photos: Path | None) -> t
     homes = [home for home in dict.fromkeys((root, json.parent, json.parent.parent)) if home.is_relative_to(root)]
     if json.parent == root and root.name == "gtFine":  # Cityscapes keeps photos and truth side by side
         homes.append(root.parent)
-    places = ["images", *names, "input_images", "photos", "."]
-    folders = [home / place for home, place in itertools.product(homes, places)]
+    usual = ["images", *names, "input_images", "photos", "."]
+    folders = [home / name for home, name in itertools.product(homes, usual)]
     return tuple(dict.fromkeys(folder for folder in folders if folder.is_dir()))
 
 
@@ -270,7 +274,7 @@ def _cityscapes(folder: Path, name: PurePosixPath) -> Iterator[Path]:
         yield folder / match["city"] / f"{match['city']}_{match['shot']}_leftImg8bit.png"
 
 
-GENERATOR = "hf_detr_panoptic"  # info.generator of the files that this package wrote
+# --- what they say
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,11 +344,11 @@ class PanopticSplit(Sequence[Record]):
         return len(self.records)
 
     @overload
-    def __getitem__(self, place: int) -> Record: ...
+    def __getitem__(self, index: int) -> Record: ...
     @overload
-    def __getitem__(self, place: slice) -> tuple[Record, ...]: ...
-    def __getitem__(self, place: int | slice) -> Record | tuple[Record, ...]:
-        return self.records[place]
+    def __getitem__(self, index: slice) -> tuple[Record, ...]: ...
+    def __getitem__(self, index: int | slice) -> Record | tuple[Record, ...]:
+        return self.records[index]
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records)
@@ -392,48 +396,122 @@ def parse_split(files: SplitFiles, tell: Tell) -> PanopticSplit | None:
     where = files.json.name
     if (files.json.parent / UNFINISHED).exists():
         tell("unfinished", where, f"{files.json.parent / UNFINISHED} is still there")
-    content = load_json(files.json, tell)
-    if content is None:
-        return None
-    parts = {key: content.get(key) for key in ("categories", "images", "annotations")}
-    for key, value in parts.items():
-        if not isinstance(value, list):
-            tell("json-shape", where, f"'{key}' is {'missing' if value is None else 'not a list'}")
-    if not all(isinstance(value, list) for value in parts.values()):
-        return None
     try:
-        space = LabelSpace.from_coco(content["categories"])
-        labels = {entry["id"]: label for label, entry in enumerate(content["categories"])}
-    except (LabelError, TypeError, ValueError) as error:
-        tell("categories", where, str(error))
+        content = load_json(files.json)
+        categories, images, annotations = lists_of(content, where, "categories", "images", "annotations")
+        space, labels = categories_of(categories, where)
+    except FoundError as error:
+        tell(error.kind, where, error.detail)
         return None
-    for entry in content["categories"]:
+    for entry in categories:
         if "isthing" not in entry:
             tell("category-kind", where, f"'{entry['name']}'")
-    info = content.get("info")
-    images = _images(content["images"], where, tell)
-    records = tuple(_records(content["annotations"], images, space, labels, files, tell))
-    return PanopticSplit(files, space, records, isinstance(info, dict) and info.get("generator") == GENERATOR)
+    records = tuple(_records(annotations, _images(images, where, tell), space, labels, files, tell))
+    return PanopticSplit(files, space, records, is_ours(content))
 
 
-def load_json(path: Path, tell: Tell) -> dict[str, Any] | None:
+def load_json(path: Path) -> dict[str, Any]:
     """A JSON object, without NaN and infinities, which JSON does not know."""
     try:
         content = parse_json(path.read_bytes(), finite=True)
     except (OSError, ValueError) as error:
-        tell("json-unreadable", path.name, str(error)[:200])
-        return None
+        fail("json-unreadable", path.name, str(error)[:200])
     if not isinstance(content, dict):
-        tell("json-shape", path.name, f"a {type(content).__name__} stands where an object should")
-        return None
+        fail("json-shape", path.name, f"a {type(content).__name__} stands where an object should")
     return content
+
+
+def is_ours(content: Mapping[str, Any]) -> bool:
+    """Did this package write the file?"""
+    info = content.get("info")
+    return isinstance(info, dict) and info.get("generator") == GENERATOR
+
+
+def lists_of(content: Mapping[str, Any], where: str, *keys: str) -> list[list[Any]]:
+    """The lists under these keys."""
+    lists = [content.get(key) for key in keys]
+    wrong = [key for key, value in zip(keys, lists, strict=True) if not isinstance(value, list)]
+    if wrong:
+        said = (f"'{key}' is {'missing' if content.get(key) is None else 'not a list'}" for key in wrong)
+        fail("json-shape", where, ", ".join(said))
+    return lists  # type: ignore[return-value]
+
+
+def categories_of(entries: list[Any], where: str) -> tuple[LabelSpace, dict[int, int]]:
+    """The label space of `categories`, and category id → label."""
+    try:
+        return LabelSpace.from_coco(entries), {entry["id"]: label for label, entry in enumerate(entries)}
+    except (LabelError, TypeError, ValueError) as error:
+        fail("categories", where, str(error))
+
+
+class Annotated(NamedTuple):
+    """One entry of `annotations`. `wrong`, a kind and its detail, where it is of no use."""
+
+    image_id: int | str | None
+    png_name: str
+    entries: list[Any]
+    where: str
+    wrong: tuple[str, str] | None
+
+
+def annotated(entries: list[Any], where: str) -> Iterator[Annotated]:
+    """Every entry of `annotations`: the first one of an image counts."""
+    seen: set[int | str | None] = set()
+    for index, entry in enumerate(entries):
+        fields = entry if isinstance(entry, dict) else {}
+        image_id, png_name, segments = (fields.get(key) for key in ("image_id", "file_name", "segments_info"))
+        if not _is_id(image_id):
+            image_id = None
+        here = f"{where}, image {image_id}"
+        wrong = None
+        if image_id is None or not isinstance(png_name, str) or not isinstance(segments, list):
+            here = f"{where}, annotations[{index}]"
+            wrong = "json-shape", "an annotation needs 'image_id', 'file_name' and 'segments_info'"
+            png_name, segments = "", []
+        elif image_id in seen:
+            wrong = "annotation-twice", png_name
+        elif inside(png_name) is None:
+            wrong = "unsafe-name", repr(png_name)
+        seen.add(image_id)
+        yield Annotated(image_id, png_name, segments, here, wrong)
+
+
+def sound(found: Iterable[Annotated], tell: Tell) -> Iterator[Annotated]:
+    """Those that are of use; the others are told."""
+    for each in found:
+        if each.wrong is None:
+            yield each
+        else:
+            tell(each.wrong[0], each.where, each.wrong[1])
+
+
+def listed_segments(
+    entries: list[Any], categories: Container[int], where: str, tell: Tell
+) -> Iterator[dict[str, Any]]:
+    """The entries of `segments_info` that have an id of their own and a category among these; the others are told."""
+    seen: set[int] = set()
+    for index, entry in enumerate(entries):
+        if not (isinstance(entry, dict) and _is_whole(entry.get("id")) and _is_whole(entry.get("category_id"))):
+            tell("segment-shape", f"{where}, segments_info[{index}]", "'id' and 'category_id' must be whole numbers")
+            continue
+        here = f"{where}, segment {entry['id']}"
+        if not 1 <= entry["id"] <= MAX_ID:
+            tell("segment-shape", here, f"ids run from 1 to {MAX_ID}")
+        elif entry["id"] in seen:
+            tell("segment-id-twice", here, "listed before")
+        elif entry["category_id"] not in categories:
+            tell("category-unknown", here, f"category_id {entry['category_id']}")
+        else:
+            seen.add(entry["id"])
+            yield entry
 
 
 def _images(entries: list[Any], where: str, tell: Tell) -> dict[int | str, dict[str, Any]]:
     images: dict[int | str, dict[str, Any]] = {}
     names: dict[str, str] = {}
-    for place, entry in enumerate(entries):
-        here = f"{where}, images[{place}]"
+    for index, entry in enumerate(entries):
+        here = f"{where}, images[{index}]"
         if not (isinstance(entry, dict) and _is_id(entry.get("id")) and isinstance(entry.get("file_name"), str)):
             tell("json-shape", here, "an image needs 'id' and 'file_name'")
             continue
@@ -463,40 +541,28 @@ def _records(
 ) -> Iterator[Record]:
     where = files.json.name
     seen: set[int | str] = set()
-    for place, entry in enumerate(entries):
-        here = f"{where}, annotations[{place}]"
-        if not (
-            isinstance(entry, dict)
-            and _is_id(entry.get("image_id"))
-            and isinstance(entry.get("file_name"), str)
-            and isinstance(entry.get("segments_info"), list)
-        ):
-            tell("json-shape", here, "an annotation needs 'image_id', 'file_name' and 'segments_info'")
+    for found in sound(annotated(entries, where), tell):
+        image = images.get(found.image_id) if found.image_id is not None else None
+        if image is None or found.image_id is None:
+            tell("annotation-orphan", found.where, found.png_name)
             continue
-        image_id, png_name = entry["image_id"], entry["file_name"]
-        here = f"{where}, image {image_id}"
-        if image_id in seen:
-            tell("annotation-twice", here, png_name)
-        elif image_id not in images:
-            tell("annotation-orphan", here, png_name)
-        elif inside(png_name) is None:
-            tell("unsafe-name", here, repr(png_name))
-        else:
-            seen.add(image_id)
-            image = images[image_id]
-            size = _size(image, here, tell)
-            original = image.get("original_file")
-            yield Record(
-                image_id=image_id,
-                file_name=image["file_name"],
-                png_name=png_name,
-                size=size,
-                entries=tuple(_segments(entry["segments_info"], space, labels, here, tell)),
-                space=space,
-                labels=labels,
-                files=files,
-                original_file=original if isinstance(original, str) else None,
-            )
+        seen.add(found.image_id)
+        size = _size(image, found.where, tell)
+        original = image.get("original_file")
+        yield Record(
+            image_id=found.image_id,
+            file_name=image["file_name"],
+            png_name=found.png_name,
+            size=size,
+            entries=tuple(
+                _decorated(entry, space[labels[entry["category_id"]]].isthing, found.where, tell)
+                for entry in listed_segments(found.entries, labels, found.where, tell)
+            ),
+            space=space,
+            labels=labels,
+            files=files,
+            original_file=original if isinstance(original, str) else None,
+        )
     for image_id in images.keys() - seen:
         tell("image-unannotated", f"{where}, image {image_id}", images[image_id]["file_name"])
 
@@ -512,28 +578,9 @@ def _size(image: Mapping[str, Any], where: str, tell: Tell) -> tuple[int, int] |
     return None
 
 
-def _segments(
-    entries: list[Any], space: LabelSpace, labels: Mapping[int, int], where: str, tell: Tell
-) -> Iterator[Mapping[str, Any]]:
-    seen: set[int] = set()
-    for place, entry in enumerate(entries):
-        if not (isinstance(entry, dict) and _is_whole(entry.get("id")) and _is_whole(entry.get("category_id"))):
-            tell("segment-shape", f"{where}, segments_info[{place}]", "'id' and 'category_id' must be whole numbers")
-            continue
-        here = f"{where}, segment {entry['id']}"
-        if not 1 <= entry["id"] <= MAX_ID:
-            tell("segment-shape", here, f"ids run from 1 to {MAX_ID}")
-        elif entry["id"] in seen:
-            tell("segment-id-twice", here, "listed before")
-        elif entry["category_id"] not in labels:
-            tell("category-unknown", here, f"category_id {entry['category_id']}")
-        else:
-            seen.add(entry["id"])
-            yield _decorated(entry, space[labels[entry["category_id"]]].isthing, here, tell)
-
-
 def _decorated(entry: Mapping[str, Any], isthing: bool, where: str, tell: Tell) -> Mapping[str, Any]:
     """The entry with an iscrowd, a score and a source that make sense."""
+    where = f"{where}, segment {entry['id']}"
     odd: set[str] = set()
     crowd = entry.get("iscrowd", 0)
     if not isinstance(crowd, int) or crowd not in (0, 1):

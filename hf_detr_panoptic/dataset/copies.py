@@ -70,15 +70,15 @@ def near_pairs(prints: Sequence[Fingerprint], threshold: int = NEAR) -> Iterator
     """
     first: dict[str, int] = {}
     chosen: list[int] = []
-    for place, entry in enumerate(prints):
-        original = first.setdefault(entry.digest, place)
-        if original != place:
-            yield original, place, 0
+    for number, entry in enumerate(prints):
+        original = first.setdefault(entry.digest, number)
+        if original != number:
+            yield original, number, 0
         elif entry.bits is not None:
-            chosen.append(place)
+            chosen.append(number)
     if len(chosen) < 2:
         return
-    bits = np.unpackbits(np.frombuffer(b"".join(prints[place].bits or b"" for place in chosen), dtype=np.uint8))
+    bits = np.unpackbits(np.frombuffer(b"".join(prints[number].bits or b"" for number in chosen), dtype=np.uint8))
     signs = bits.reshape(len(chosen), -1).astype(np.float32) * 2 - 1
     index = np.array(chosen)
     least = signs.shape[1] - 2 * threshold  # the product of two rows is agreeing minus differing bits

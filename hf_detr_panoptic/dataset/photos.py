@@ -92,32 +92,32 @@ def encode_photo(photo: Image.Image, format: str = "JPEG") -> bytes:
     return stream.getvalue()
 
 
-def shrunk(photo: Image.Image, map: PanopticMap, max_size: int) -> tuple[Image.Image, PanopticMap]:
+def shrunk(photo: Image.Image, panoptic: PanopticMap, max_size: int) -> tuple[Image.Image, PanopticMap]:
     """Photo and map with no side longer than `max_size`; the ids of the nearest pixel, never a mixture.
 
     Segments that lose their last pixel leave the list. What is small enough comes back as it is.
     """
     if max_size < 1:
         raise DatasetError(f"max_size is {max_size}", fix="Give the longest side in pixels, for example 2000.")
-    if photo.size != (map.width, map.height):
-        raise DatasetError(f"the photo is {photo.width}×{photo.height}, its map {map.width}×{map.height}")
+    if photo.size != (panoptic.width, panoptic.height):
+        raise DatasetError(f"the photo is {photo.width}×{photo.height}, its map {panoptic.width}×{panoptic.height}")
     longest = max(photo.size)
     if longest <= max_size:
-        return photo, map
+        return photo, panoptic
     width, height = (max(1, round(side * max_size / longest)) for side in photo.size)
     small = photo.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
     small.info = dict(photo.info)
-    return small, resized_map(map, (width, height))
+    return small, resized_map(panoptic, (width, height))
 
 
-def resized_map(map: PanopticMap, size: tuple[int, int]) -> PanopticMap:
+def resized_map(panoptic: PanopticMap, size: tuple[int, int]) -> PanopticMap:
     """The map at (width, height) pixels: the id of the nearest pixel each, segments without one leave the list."""
     width, height = size
-    rows = ((np.arange(height) + 0.5) * map.height / height).astype(np.int64)
-    columns = ((np.arange(width) + 0.5) * map.width / width).astype(np.int64)
-    ids = map.ids[np.ix_(rows, columns)]
+    rows = ((np.arange(height) + 0.5) * panoptic.height / height).astype(np.int64)
+    columns = ((np.arange(width) + 0.5) * panoptic.width / width).astype(np.int64)
+    ids = panoptic.ids[np.ix_(rows, columns)]
     left = set(np.unique(ids).tolist())
-    return PanopticMap(ids, [s for s in map.segments if s.id in left], map.space)
+    return PanopticMap(ids, [s for s in panoptic.segments if s.id in left], panoptic.space)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -220,16 +220,16 @@ def _exif(orientation: int) -> bytes:
 def _bare_jpeg(photo: bytes, exif: bytes) -> bytes:
     """The first picture, if several are in the file."""
     kept = []
-    place = 2
-    while marker := _MARKER.search(photo, place):
+    at = 2
+    while marker := _MARKER.search(photo, at):
         kind = marker[0][1]
         if kind == _SOS:
             kept.append(photo[marker.start() : _end_of_picture(photo, marker.start())])
             break
-        place = marker.end() if kind in _ALONE else _end_of_segment(photo, marker.end())
-        segment = photo[marker.start() : place]
-        told = kind in _APPLICATION or kind == _COMMENT
-        if not told or (kind in _SHOWN_SEGMENTS and segment.startswith(_SHOWN_SEGMENTS[kind], 4)):
+        at = marker.end() if kind in _ALONE else _end_of_segment(photo, marker.end())
+        segment = photo[marker.start() : at]
+        says = kind in _APPLICATION or kind == _COMMENT
+        if not says or (kind in _SHOWN_SEGMENTS and segment.startswith(_SHOWN_SEGMENTS[kind], 4)):
             kept.append(segment)
     if exif:
         after_jfif = kept[0].startswith(b"\xff\xe0")
@@ -237,28 +237,28 @@ def _bare_jpeg(photo: bytes, exif: bytes) -> bytes:
     return b"".join((b"\xff\xd8", *kept))
 
 
-def _end_of_picture(photo: bytes, place: int) -> int:
-    """Where the picture ends whose first scan begins at `place`: behind its EOI, or with the file."""
-    while marker := _MARKER.search(photo, place):
+def _end_of_picture(photo: bytes, at: int) -> int:
+    """Where the picture ends whose first scan begins at `at`: behind its EOI, or with the file."""
+    while marker := _MARKER.search(photo, at):
         if marker[0][1] == _EOI:
             return marker.end()
-        place = marker.end() if marker[0][1] in _ALONE else _end_of_segment(photo, marker.end())
+        at = marker.end() if marker[0][1] in _ALONE else _end_of_segment(photo, marker.end())
     return len(photo)
 
 
-def _end_of_segment(photo: bytes, place: int) -> int:
-    return place + int.from_bytes(photo[place : place + 2])
+def _end_of_segment(photo: bytes, at: int) -> int:
+    return at + int.from_bytes(photo[at : at + 2])
 
 
 def _bare_png(photo: bytes, exif: bytes) -> bytes:
     kept = [_PNG]
-    place = len(_PNG)
-    while len(head := photo[place : place + 8]) == 8:
+    at = len(_PNG)
+    while len(head := photo[at : at + 8]) == 8:
         length, kind = struct.unpack(">I4s", head)
-        end = place + 12 + length
+        end = at + 12 + length
         if kind[:1].isupper() or kind in _SHOWN_CHUNKS:  # a capital: nobody can show the picture without it
-            kept.append(photo[place:end])
-        place = end
+            kept.append(photo[at:end])
+        at = end
         if kind == b"IEND":
             break
     if exif:
@@ -269,11 +269,11 @@ def _bare_png(photo: bytes, exif: bytes) -> bytes:
 
 def _bare_webp(photo: bytes, exif: bytes) -> bytes:
     kept = []
-    place, end = 12, min(len(photo), 8 + int.from_bytes(photo[4:8], "little"))
-    while place + 8 <= end:
-        kind, length = struct.unpack("<4sI", photo[place : place + 8])
-        chunk = photo[place : place + 8 + length + length % 2]
-        place += len(chunk)
+    at, end = 12, min(len(photo), 8 + int.from_bytes(photo[4:8], "little"))
+    while at + 8 <= end:
+        kind, length = struct.unpack("<4sI", photo[at : at + 8])
+        chunk = photo[at : at + 8 + length + length % 2]
+        at += len(chunk)
         if kind == b"VP8X":
             flags = chunk[8] & ~(_WEBP_EXIF | _WEBP_XMP) | (_WEBP_EXIF if exif else 0)
             chunk = chunk[:8] + bytes((flags,)) + chunk[9:]

@@ -23,8 +23,7 @@ from ..errors import DatasetError, LabelError, MapError
 from ..files import write_json
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap, Segment, rgb_to_ids
-from .builder import PanopticBuilder, annotation_fingerprint
-from .coco_panoptic import PanopticSplit, read_dataset
+from .builder import PanopticBuilder
 from .photos import bare_photo
 
 SPACE_FILE = "label_space.json"
@@ -123,57 +122,20 @@ class StoredRows(Sequence[StoredRow]):
         return len(self.dataset)
 
     @overload
-    def __getitem__(self, place: int) -> StoredRow: ...
+    def __getitem__(self, index: int) -> StoredRow: ...
     @overload
-    def __getitem__(self, place: slice) -> StoredRows: ...
-    def __getitem__(self, place: int | slice) -> StoredRow | StoredRows:
-        if isinstance(place, slice):
-            return StoredRows(self.dataset.select(range(len(self))[place]), self.space)
-        return StoredRow.of(self.dataset[place], self.space)
-
-
-class _FolderBuilder(PanopticBuilder):
-    """The builder over what our own reader found: every layout, every entry checked."""
-
-    def __init__(self, splits: Mapping[str, PanopticSplit], **kwargs: Any) -> None:
-        self._splits = dict(splits)
-        super().__init__(**kwargs)
-
-    def _fingerprint(self, folder: Path) -> str:
-        jsons = [split.files.json for split in self._splits.values()]
-        pngs = [record.png for split in self._splits.values() for record in split]
-        homes = [str(home) for split in self._splits.values() for home in split.files.photo_folders]
-        return annotation_fingerprint(jsons, pngs) + "|".join(homes)
-
-    def _read(self) -> tuple[list[str], dict[str, list[dict[str, Any]]]]:
-        rows = {
-            name: [
-                {
-                    "image_id": record.image_id,
-                    "file_name": record.file_name,
-                    "photo": str(record.photo.absolute()),
-                    "png": str(record.png.absolute()),
-                    "segments": [
-                        {"id": s.id, "label": s.label, "score": s.score, "source": s.source, "iscrowd": int(s.crowd)}
-                        for s in record.segments
-                    ],
-                }
-                for record in split
-            ]
-            for name, split in self._splits.items()
-        }
-        space = next(iter(self._splits.values())).space
-        return list(space.names), rows
+    def __getitem__(self, index: slice) -> StoredRows: ...
+    def __getitem__(self, index: int | slice) -> StoredRow | StoredRows:
+        if isinstance(index, slice):
+            return StoredRows(self.dataset.select(range(len(self))[index]), self.space)
+        return StoredRow.of(self.dataset[index], self.space)
 
 
 def _from_folder(folder: Path, photos: str | Path | None, num_proc: int | None) -> PanopticDatasets:
-    splits = {name: split for name, split in read_dataset(folder, photos).items() if len(split)}
-    if not splits:
-        raise DatasetError("no split has a photo", where=str(folder), fix="Add photos, or choose another folder.")
-    builder = _FolderBuilder(splits, data_dir=str(folder.absolute()), dataset_name="panoptic_folder")
+    builder = PanopticBuilder(data_dir=str(folder.absolute()), photos=photos, dataset_name="panoptic_folder")
     builder.download_and_prepare(num_proc=num_proc)
     found = PanopticDatasets(builder.as_dataset())
-    found.label_space = next(iter(splits.values())).space
+    found.label_space = builder.label_space
     return found
 
 

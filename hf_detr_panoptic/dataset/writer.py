@@ -21,7 +21,7 @@ from ..errors import DatasetError
 from ..files import replacing, write_bytes
 from ..labels import LabelSpace
 from ..panoptic_map import MAX_ID, PanopticMap
-from .coco_panoptic import GENERATOR, UNFINISHED, fail, inside, load_json, raise_errors, read_dataset
+from .coco_panoptic import GENERATOR, UNFINISHED, fail, inside, is_ours, load_json, read_dataset
 from .photos import stem_key, store_photo
 
 SPLITS = ("train", "val", "test")
@@ -37,9 +37,9 @@ class EncodedMap:
     rles: tuple[str, ...]
 
 
-def encode_map(map: PanopticMap) -> EncodedMap:
+def encode_map(panoptic: PanopticMap) -> EncodedMap:
     """PNG, segments_info and run-length encodings of a map, areas and boxes from the pixels."""
-    areas, boxes, rles = map.areas(), map.boxes(), map.rles()
+    areas, boxes, rles = panoptic.areas(), panoptic.boxes(), panoptic.rles()
     segments = tuple(
         {
             "id": segment.id,
@@ -50,11 +50,11 @@ def encode_map(map: PanopticMap) -> EncodedMap:
             "score": round(segment.score, 4),
             "source": segment.source,
         }
-        for segment in map.segments
+        for segment in panoptic.segments
     )
-    counts = (rles[segment.id]["counts"] for segment in map.segments)
+    counts = (rles[segment.id]["counts"] for segment in panoptic.segments)
     texts = tuple(count.decode("ascii") if isinstance(count, bytes) else str(count) for count in counts)
-    return EncodedMap((map.height, map.width), encode_ids(map.ids), segments, texts)
+    return EncodedMap((panoptic.height, panoptic.width), encode_ids(panoptic.ids), segments, texts)
 
 
 def encode_ids(ids: npt.NDArray[np.integer[Any]]) -> bytes:
@@ -112,7 +112,7 @@ class DatasetWriter:
         split: str,
         name: str,
         photo: str | Path | Image.Image,
-        map: PanopticMap | EncodedMap,
+        panoptic: PanopticMap | EncodedMap,
         *,
         image_id: int | None = None,
         original: str | None = None,
@@ -124,7 +124,7 @@ class DatasetWriter:
         """
         if split not in SPLITS:
             raise DatasetError(f"there is no split {split!r}", fix=f"Use {', '.join(SPLITS)}.")
-        if isinstance(map, PanopticMap) and map.space != self.space:
+        if isinstance(panoptic, PanopticMap) and panoptic.space != self.space:
             raise DatasetError("the map's label space is not the dataset's", where=name, fix="Relabel it first.")
         if inside(name) is None or not name.isascii() or "\\" in name:
             fail("unsafe-name", str(self.folder), repr(name))
@@ -133,7 +133,7 @@ class DatasetWriter:
         image_id = max(self._image_ids, default=0) + 1 if image_id is None else int(image_id)
         if image_id in self._image_ids:
             fail("image-id-twice", str(self.folder), f"{image_id} ({name})")
-        encoded = map if isinstance(map, EncodedMap) else encode_map(map)
+        encoded = panoptic if isinstance(panoptic, EncodedMap) else encode_map(panoptic)
         images = self.folder / "images"
         stored = store_photo(photo, images / name, encoded.size)
         png_name = PurePosixPath(name).with_suffix(".png").as_posix()
@@ -178,9 +178,8 @@ class DatasetWriter:
         images = self.folder / "images"
         known = False
         for path in sorted(self._annotations.glob("panoptic_*.json")):
-            content = load_json(path, raise_errors) or {}
-            info = content.get("info")
-            if not (isinstance(info, dict) and info.get("generator") == GENERATOR):
+            content = load_json(path)
+            if not is_ours(content):
                 raise DatasetError(
                     "another program wrote this dataset",
                     where=str(path),
@@ -243,8 +242,8 @@ def write_lists(
         file.write(f'{{"info": {json.dumps(info)},\n"categories": {json.dumps(categories)},\n')
         for key, lines in (("images", images), ("annotations", annotations)):
             file.write(f'"{key}": [')
-            for place, line in enumerate(lines):
-                file.write((",\n" if place else "\n") + line)
+            for index, line in enumerate(lines):
+                file.write((",\n" if index else "\n") + line)
             file.write("\n]" + (",\n" if key == "images" else "}\n"))
 
 
@@ -271,9 +270,9 @@ def reassign(folder: str | Path, assignment: Mapping[str, str]) -> dict[str, int
         for kind, entries in (("images", panoptic["images"]), ("annotations", panoptic["annotations"])):
             for entry in entries:
                 lists[side[entry["id" if kind == "images" else "image_id"]]][kind].append(entry)
-        for place, entry in enumerate(boxes.get("annotations", ())):
+        for index, entry in enumerate(boxes.get("annotations", ())):
             if not isinstance(entry, dict) or entry.get("image_id") not in side:
-                fail("instances-stale", f"instances_{name}.json, annotations[{place}]", "it belongs to no image")
+                fail("instances-stale", f"instances_{name}.json, annotations[{index}]", "it belongs to no image")
             lists[side[entry["image_id"]]]["boxes"].append(entry)
         moves += [
             (home / f"panoptic_{name}" / entry["file_name"], home / f"panoptic_{target}" / entry["file_name"])
@@ -310,9 +309,8 @@ def _carry_out(
 
 
 def _ours(path: Path) -> dict[str, Any]:
-    content = load_json(path, raise_errors) or {}
-    info = content.get("info")
-    if not (isinstance(info, dict) and info.get("generator") == GENERATOR):
+    content = load_json(path)
+    if not is_ours(content):
         raise DatasetError(
             "another program wrote this dataset",
             where=str(path),

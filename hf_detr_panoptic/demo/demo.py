@@ -390,7 +390,7 @@ def measure(model: Path, held_out: Path) -> dict[str, Any]:
     """PQ by groups, box and mask AP on the held-out truth."""
     from accelerate import PartialState
 
-    from ..steps.evaluate import evaluate_model
+    from ..evaluation.evaluate import evaluate_model
     from ..text import percent
     from .figures import GROUPS, grouped
 

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from ..annotations.read import Mark, read_annotations
 from ..dataset.coco_panoptic import Record, read_split
-from ..evaluation.panoptic_quality import PanopticQuality
+from ..evaluation.quality import PanopticQuality
 from ..files import write_bytes
 from ..images import open_image
 from ..labeling.autolabels import AutoLabels

@@ -19,7 +19,7 @@ def headline(result: Mapping[str, Any]) -> str:
     return AGREEMENT if set(result.get("sources", ())) == {"auto"} else "panoptic quality"
 
 
-def format_table(result: Mapping[str, Any], per_class: bool = True) -> str:
+def format_table(result: Mapping[str, Any]) -> str:
     """What `PanopticQuality.compute` found, and AP where there is one, in percent; "n/a" where a group is empty."""
     groups = [("all", result), ("things", result["things"]), ("stuff", result["stuff"])]
     names = {"custom": "on what the person marked", "auto": AGREEMENT, "model": "on what a model predicted"}
@@ -37,22 +37,21 @@ def format_table(result: Mapping[str, Any], per_class: bool = True) -> str:
                 for name in ("things", "stuff", "all")
             ]
             lines += ["", *_aligned([(f"{kind} AP", "AP", "AP50", "AP75"), *rows])]
-    if per_class:
-        rows = [
-            (
-                row["name"],
-                *(percent(row[key]) for key in ("pq", "sq", "rq")),
-                "thing" if row["isthing"] else "stuff",
-                *(row[key] for key in ("tp", "fp", "fn")),
-            )
-            for row in result["per_class"]
-            if row["pq"] is not None
-        ]
-        lines += ["", *_aligned([("class", "PQ", "SQ", "RQ", "kind", "found", "invented", "missed"), *rows])]
-        absent = len(result["per_class"]) - len(rows)
-        if absent:
-            classes = count_of(absent, "class that occurs", "classes that occur")
-            lines.append(f"and {classes} on neither side")
+    rows = [
+        (
+            row["name"],
+            *(percent(row[key]) for key in ("pq", "sq", "rq")),
+            "thing" if row["isthing"] else "stuff",
+            *(row[key] for key in ("tp", "fp", "fn")),
+        )
+        for row in result["per_class"]
+        if row["pq"] is not None
+    ]
+    lines += ["", *_aligned([("class", "PQ", "SQ", "RQ", "kind", "found", "invented", "missed"), *rows])]
+    absent = len(result["per_class"]) - len(rows)
+    if absent:
+        classes = count_of(absent, "class that occurs", "classes that occur")
+        lines.append(f"and {classes} on neither side")
     return "\n".join(lines)
 
 

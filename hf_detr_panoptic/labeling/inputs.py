@@ -105,7 +105,7 @@ class Earlier:
         snapshot = out / "annotations" / _SNAPSHOT
         if snapshot.is_file():
             return cls(**_json(snapshot))
-        from ..dataset.coco_panoptic import GENERATOR, UNFINISHED
+        from ..dataset.coco_panoptic import UNFINISHED, is_ours
         from ..dataset.writer import SPLITS
 
         parts: dict[str, str] = {}
@@ -116,8 +116,7 @@ class Earlier:
             if not path.is_file():
                 continue
             content = _json(path)
-            info = content.get("info")
-            if not (isinstance(info, dict) and info.get("generator") == GENERATOR):
+            if not is_ours(content):
                 raise DatasetError("another program wrote this dataset", where=str(path), fix=_ELSEWHERE)
             for image in content["images"]:
                 name = image.get("original_file", image["file_name"])

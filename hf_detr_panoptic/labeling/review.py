@@ -156,8 +156,8 @@ def reviewed_space(
     return LabelSpace([*space, *extra])
 
 
-def _infos(map: PanopticMap) -> list[dict[str, Any]]:
-    areas, boxes = map.areas(), map.boxes()
+def _infos(panoptic: PanopticMap) -> list[dict[str, Any]]:
+    areas, boxes = panoptic.areas(), panoptic.boxes()
     return [
         {
             "id": segment.id,
@@ -166,20 +166,20 @@ def _infos(map: PanopticMap) -> list[dict[str, Any]]:
             "bbox": list(boxes[segment.id]),
             "iscrowd": int(segment.crowd),
         }
-        for segment in map.segments
+        for segment in panoptic.segments
     ]
 
 
-def _shapes(map: PanopticMap, image_id: int, first: int) -> Iterable[dict[str, Any]]:
+def _shapes(panoptic: PanopticMap, image_id: int, first: int) -> Iterable[dict[str, Any]]:
     """Annotations as CVAT itself writes masks: uncompressed run lengths, `iscrowd: 1`, which here means encoding."""
-    for number, info in enumerate(_infos(map), start=first):
-        counts = run_lengths(map.mask(info.pop("id")))
+    for number, info in enumerate(_infos(panoptic), start=first):
+        counts = run_lengths(panoptic.mask(info.pop("id")))
         yield {
             **info,
             "id": number,
             "image_id": image_id,
             "iscrowd": 1,
-            "segmentation": {"size": [map.height, map.width], "counts": counts},
+            "segmentation": {"size": [panoptic.height, panoptic.width], "counts": counts},
             "attributes": {"occluded": False},
         }
 

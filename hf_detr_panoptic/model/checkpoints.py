@@ -8,7 +8,6 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 import torch
 from torch import Tensor, nn
 from transformers import DetrConfig, PreTrainedConfig
-from transformers.models.detr.modeling_detr import DetrForObjectDetection, DetrForSegmentation
+from transformers.models.detr.modeling_detr import DetrForSegmentation
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
@@ -267,13 +266,6 @@ def carry_classes(model: DetrForSegmentation, source: LabelSpace, target: LabelS
 def strengthen_attention(model: DetrForSegmentation, factor: float = ATTENTION_SCALE) -> None:
     """Scale what a *fresh* mask head makes of its attention channels: see `ATTENTION_SCALE`."""
     model.mask_head.conv1.conv.weight[:, -model.config.encoder_attention_heads :] *= factor
-
-
-def to_detector(model: DetrForSegmentation) -> DetrForObjectDetection:
-    """The detector alone, a copy: its `save_pretrained` writes a checkpoint for `DetrForObjectDetection`."""
-    detector: DetrForObjectDetection = deepcopy(model.detr)
-    detector.config = deepcopy(model.config)
-    return detector
 
 
 def _row(rows: Tensor, name: str, source: LabelSpace, target: LabelSpace) -> Tensor:

@@ -409,8 +409,6 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         given: dict[str, Any] = {"threshold": threshold, "mask_threshold": mask_threshold, "min_area": min_area}
         given |= {"fill": fill, "duplicate": duplicate}
         settings = self.settings.changed(**{name: value for name, value in given.items() if value is not None})
-        if precision not in segment.PRECISIONS:
-            raise ModelError(f"precision is {precision!r}", fix=did_you_mean(precision, segment.PRECISIONS))
         return segment.segment(self, images, settings, precision=precision, batch_size=batch_size)
 
     def _shared(self, found: Detection) -> SharedMaskFeatures:

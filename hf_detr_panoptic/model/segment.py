@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..errors import ModelError
+from ..errors import ModelError, did_you_mean
 from ..images import open_image
 from ..panoptic_map import PanopticMap
 from ..preprocess import Photo, as_pixels
@@ -94,6 +94,8 @@ def segment_batch(
     precision: str = "fp32",
 ) -> list[PanopticMap]:
     """Normalised photos [B, 3, H, W] that need no padding → their maps at their own (height, width)."""
+    if precision not in PRECISIONS:
+        raise ModelError(f"precision is {precision!r}", fix=did_you_mean(precision, PRECISIONS))
     space = model.label_space
     each = _chosen_masks(model, pixel_values, settings.threshold, precision)
     return [

@@ -21,6 +21,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ..dataset.batches import PanopticDataset
 from ..errors import DatasetError, HfDetrPanopticError, RecipeError, did_you_mean, says_a_full_disk
+from ..evaluation.evaluate import box_precision, panoptic_quality
 from ..labels import LabelSpace
 from ..model.criterion import write_losses
 from ..model.modeling import DetrForPanopticSegmentation
@@ -42,7 +43,6 @@ from .callbacks import (
     peak_memory,
     write_environment,
 )
-from .evaluation_loop import box_precision, panoptic_quality
 from .run_folder import (
     StageEnd,
     begun_stages,

@@ -18,6 +18,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from ..dataset.batches import EpochSampler, Row
 from ..errors import ModelError, RecipeError
+from ..evaluation.evaluate import box_precision, eval_metrics, panoptic_quality
 from ..images import open_image
 from ..model.criterion import Denominators, losses_of
 from ..model.modeling import DetrForPanopticSegmentation
@@ -27,7 +28,6 @@ from ..settings import Stage
 from . import checkpoints
 from .batch_size import evaluation_memory_error, ran_out_of_memory
 from .callbacks import Cost
-from .evaluation_loop import box_precision, eval_metrics, panoptic_quality
 from .sampling import RankBatches, RepeatSampler, WithFillers, collate_for_training, is_filler, repeat_factors
 
 DROP = 0.1
@@ -333,7 +333,7 @@ class PanopticTrainer(Trainer):
         if not self.model.with_masks:
             return []
         every = max(1, len(self.eval_rows) // FEW)
-        rows = [self.eval_rows[place] for place in range(0, len(self.eval_rows), every)][:FEW]
+        rows = [self.eval_rows[index] for index in range(0, len(self.eval_rows), every)][:FEW]
         with self._averaged():
             maps = self.model.segment((open_image(row.photo) for row in rows), batch_size=1)
         return list(zip(rows, maps, strict=True))

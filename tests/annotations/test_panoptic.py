@@ -50,13 +50,13 @@ def test_reads_ids_from_colours(photo, panoptic, rows):
     [
         ({"segments": SEGMENTS[:1]}, "1 id(s) that segments_info does not list, 131328 first"),
         ({"segments": [*SEGMENTS, {"id": 9, "category_id": 3}]}, "it has no pixel in the PNG"),
-        ({"segments": [*SEGMENTS, SEGMENTS[0]]}, "it is listed twice"),
-        ({"segments": [SEGMENTS[0], SEGMENTS[1] | {"category_id": 9}]}, "no category has the id 9"),
-        ({"segments": "none"}, "'segments_info' is 'none'"),
+        ({"segments": [*SEGMENTS, SEGMENTS[0]]}, "a segment id is listed twice"),
+        ({"segments": [SEGMENTS[0], SEGMENTS[1] | {"category_id": 9}]}, "category is not in the list: category_id 9"),
+        ({"segments": "none"}, "needs 'image_id', 'file_name' and 'segments_info'"),
         ({"segments": SEGMENTS, "pixels": None}, "the PNG a.png is missing"),
         ({"segments": SEGMENTS, "pixels": PIXELS[:5]}, "the PNG is 8×5, the JSON says 8×6"),
-        ({"segments": SEGMENTS, "file_name": "../a.png"}, "does not lie in the folder of PNGs"),
-        ({"segments": SEGMENTS, "file_name": 5}, "does not lie in the folder of PNGs"),
+        ({"segments": SEGMENTS, "file_name": "../a.png"}, "leads out"),
+        ({"segments": SEGMENTS, "file_name": 5}, "an annotation needs"),
     ],
 )
 def test_a_map_that_cannot_be_right_sets_its_photo_aside(photo, panoptic, change, what):
@@ -80,7 +80,7 @@ def test_a_damaged_png_sets_its_photo_aside(photo, panoptic, tmp_path):
 def test_an_image_that_is_described_twice_is_set_aside(photo, panoptic):
     twice = [{"image_id": 5, "file_name": "a.png", "segments_info": SEGMENTS}] * 2
     (row,) = read_annotations(panoptic(SEGMENTS, file={"annotations": twice}), photo("a.jpg")).skipped
-    assert (row.photo, "described twice" in row.what) == ("a.jpg", True)
+    assert (row.photo, "annotated twice" in row.what) == ("a.jpg", True)
 
 
 def test_an_annotation_of_no_image_is_listed(photo, panoptic):

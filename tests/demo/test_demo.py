@@ -22,7 +22,7 @@ from hf_detr_panoptic.demo.figures import Labelled, grouped, merged_quality, mer
 from hf_detr_panoptic.demo.photos import Place
 from hf_detr_panoptic.demo.scenes import SITE, TEACHER
 from hf_detr_panoptic.errors import HfDetrPanopticError
-from hf_detr_panoptic.evaluation.panoptic_quality import PanopticQuality
+from hf_detr_panoptic.evaluation.quality import PanopticQuality
 from hf_detr_panoptic.labels import LabelSpace
 from hf_detr_panoptic.panoptic_map import PanopticMap, Segment
 from hf_detr_panoptic.recipe import Recipe

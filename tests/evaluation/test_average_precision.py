@@ -9,7 +9,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from hf_detr_panoptic.errors import LabelError, MapError
-from hf_detr_panoptic.evaluation.average_precision import AveragePrecision, Objects
+from hf_detr_panoptic.evaluation.quality import AveragePrecision, Objects
 from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.panoptic_map import PanopticMap, Segment
 
@@ -124,7 +124,7 @@ def test_merged_in_any_order_and_no_image_twice():
     for image_id in (5, 0, 1, 2, 4, 6, 7, 8, 10, 11, 3):  # 5 and 3 for the second time
         right.update(image_id, *cases[image_id])
     right.update(0, *cases[1])  # the id says that this has been counted
-    assert right.merge(left).compute() == whole.compute()
+    assert right.add(left.images).compute() == whole.compute()
 
 
 def test_nothing_to_average():

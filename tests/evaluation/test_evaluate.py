@@ -16,9 +16,9 @@ from hf_detr_panoptic import Category, LabelSpace, PanopticMap, PanopticQuality,
 from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.dataset.coco_panoptic import read_split
 from hf_detr_panoptic.errors import DatasetError, HfDetrPanopticError, LabelError
+from hf_detr_panoptic.evaluation import evaluate
+from hf_detr_panoptic.evaluation.evaluate import measure
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
-from hf_detr_panoptic.steps import measuring
-from hf_detr_panoptic.steps.measuring import measure
 
 SPACE = LabelSpace([Category("pipe", isthing=True), Category("sky", isthing=False), Category("rust", isthing=True)])
 SIZES = [(40, 56), (40, 56), (48, 40), (40, 56), (48, 40)]  # height, width: an odd number, two sizes
@@ -55,24 +55,31 @@ def checkpoint(model, tmp_path_factory) -> Path:
     return folder
 
 
-# --- a model that says what it is told: names and kinds
+# --- a model that says the truth: names and kinds
 
 
-class Told:
-    """A labeler that returns the truth in a label space of its own."""
+class Truthful:
+    """A model that returns the truth in a label space of its own."""
+
+    training, settings = False, None
 
     def __init__(self, space: LabelSpace, names: dict[str, str | None] | None = None, stripes: bool = False) -> None:
         self.label_space, self.names, self.stripes = space, names, stripes
         self.batches: list[int] = []
 
-    def segment(self, photos, batch_size, threshold=None):
-        self.batches.append(len(photos))
-        maps = []
-        for photo in photos:
-            place = next(i for i in range(len(SIZES)) if np.array_equal(np.asarray(photo), np.asarray(PHOTOS[i])))
-            truth = truth_of(place).relabelled(self.label_space, self.names)
-            maps.append(self._in_stripes(truth) if self.stripes else truth)
-        return maps
+    def eval(self):
+        return self
+
+    def train(self, mode=True):
+        return self
+
+    def preprocess(self, pixels):
+        return pixels
+
+    def maps(self, batch):
+        self.batches.append(len(batch.rows))
+        truths = [truth_of(row.image_id).relabelled(self.label_space, self.names) for row in batch.rows]
+        return [self._in_stripes(truth) if self.stripes else truth for truth in truths]
 
     def _in_stripes(self, truth):
         ids = truth.ids.copy()
@@ -81,29 +88,25 @@ class Told:
         return PanopticMap(ids, [*truth.segments, extra], self.label_space)
 
 
-PHOTOS: dict[int, Image.Image] = {}
-
-
 @pytest.fixture
-def records(dataset):
-    split = read_split(dataset, "val")
-    PHOTOS.update({index: Image.open(record.photo).convert("RGB") for index, record in enumerate(split)})
-    return split.records
+def records(dataset, monkeypatch):
+    monkeypatch.setattr(evaluate, "_maps", lambda model, settings, precision: model.maps)
+    return read_split(dataset, "val").records
 
 
 def test_classes_meet_by_name(records):
     wider = LabelSpace([Category("cat", isthing=True), SPACE[2], SPACE[1], SPACE[0]])
-    told = Told(wider)
-    result = measure(told, records, SPACE, {}, batch_size=2).compute()
+    model = Truthful(wider)
+    result = measure(model, records, SPACE, None, batch_size=2).compute()
     assert (result["pq"], result["images"]) == (1.0, 5)
     assert result["box"]["things"]["ap"] == pytest.approx(1.0)
     assert result["sources"]["auto"]["pq"] == 1.0
-    assert sorted(told.batches) == [1, 2, 2]  # equal sizes together: three of one, two of the other
+    assert sorted(model.batches) == [1, 2, 2]  # equal sizes together: three of one, two of the other
 
 
 def test_a_class_that_the_data_has_not_becomes_void(records):
     cats = LabelSpace([Category("cat", isthing=True), SPACE[0], SPACE[1]])
-    result = measure(Told(cats, {"rust": "cat"}), records, SPACE, {}, batch_size=2).compute()
+    result = measure(Truthful(cats, {"rust": "cat"}), records, SPACE, None, batch_size=2).compute()
     assert [row["pq"] for row in result["per_class"]] == [1.0, 1.0, 0.0]
     assert result["confusion"]["missed"] == [0, 0, 5]
     assert result["confusion"]["invented"] == [0, 0, 0]
@@ -111,28 +114,31 @@ def test_a_class_that_the_data_has_not_becomes_void(records):
 
 def test_no_common_class_is_an_error(records):
     with pytest.raises(LabelError, match=r"no class of the data, pipe, sky, rust, is among the model's: cat"):
-        measure(Told(LabelSpace([Category("cat", isthing=True)])), records, SPACE, {}, batch_size=2)
+        measure(Truthful(LabelSpace([Category("cat", isthing=True)])), records, SPACE, None, batch_size=2)
 
 
 def test_stuff_that_the_model_takes_for_things_is_one_segment(records):
     skies = LabelSpace([SPACE[0], Category("sky", isthing=True), SPACE[2]])
-    result = measure(Told(skies, stripes=True), records, SPACE, {}, batch_size=2).compute()
+    result = measure(Truthful(skies, stripes=True), records, SPACE, None, batch_size=2).compute()
     assert result["stuff"]["pq"] == 1.0
 
 
 def test_processes_share_the_images(records, monkeypatch):
-    monkeypatch.setattr(measuring, "results_of_all", lambda work: [work()])
     seen = []
     for rank in range(3):
         state = SimpleNamespace(process_index=rank, num_processes=3)
-        monkeypatch.setattr(measuring, "PartialState", lambda state=state: state)
-        seen += measure(Told(SPACE), records, SPACE, {}, batch_size=1).images
+        monkeypatch.setattr("accelerate.PartialState", lambda state=state: state)
+        # What the others would send is not here: the whole list of photos cannot be put together.
+        monkeypatch.setattr("hf_detr_panoptic.parallel.results_of_all", lambda work: seen.extend(work()) or [])
+        monkeypatch.setattr(evaluate, "results_of_all", lambda work: seen.extend(work()) or [])
+        with pytest.raises(KeyError):
+            measure(Truthful(SPACE), records, SPACE, None, batch_size=1)
     assert sorted(seen) == [1, 2, 3, 4, 5]
 
 
 def test_mix_ups_are_told(records):
-    swapped = Told(SPACE, {"pipe": "rust", "rust": "pipe"})
-    result = measure(swapped, records, SPACE, {}, batch_size=2).compute()
+    swapped = Truthful(SPACE, {"pipe": "rust", "rust": "pipe"})
+    result = measure(swapped, records, SPACE, None, batch_size=2).compute()
     assert result["mix_ups"] == [("pipe", "rust", 5), ("rust", "pipe", 5)]
 
 
@@ -154,15 +160,16 @@ def test_a_model_is_measured_as_by_hand(model, dataset):
 def test_the_papers_protocol(model, dataset, monkeypatch):
     seen = {}
 
-    def segment(photos, **settings):
-        seen.update(settings, edges=(model.preprocess.shortest_edge, model.preprocess.longest_edge))
-        return [PanopticMap(np.zeros(np.asarray(photo).shape[:2], dtype=np.int32), [], SPACE) for photo in photos]
+    def segment_batch(model, pixel_values, sizes, settings, precision):
+        edges = (model.preprocess.shortest_edge, model.preprocess.longest_edge)
+        seen.update(settings.to_config(), precision=precision, edges=edges)
+        return [PanopticMap(np.zeros(size, dtype=np.int32), [], SPACE) for size in sizes]
 
-    monkeypatch.setattr(model, "segment", segment)
+    monkeypatch.setattr("hf_detr_panoptic.model.segment.segment_batch", segment_batch)
     result = evaluate_model(model, dataset, protocol="paper", limit=3)
     assert seen == {
-        "threshold": 0.85, "fill": "argmax", "min_area": 5, "duplicate": 1.0, "precision": "fp32", "batch_size": 4,
-        "edges": (800, 1333),
+        "threshold": 0.85, "fill": "argmax", "min_area": 5, "duplicate": 1.0, "mask_threshold": 0.5,
+        "precision": "fp32", "edges": (800, 1333),
     }  # fmt: skip
     assert model.preprocess.shortest_edge == 64
     assert (result["images"], result["pq"], result["settings"]["protocol"]) == (3, 0.0, "paper")
@@ -170,7 +177,7 @@ def test_the_papers_protocol(model, dataset, monkeypatch):
         evaluate_model(model, dataset, protocol="papers")
     with pytest.raises(DatasetError, match="no split called 'test'"):
         evaluate_model(model, dataset, split="test")
-    with pytest.raises(DatasetError, match="no image to evaluate"):
+    with pytest.raises(DatasetError, match="no photo to evaluate"):
         evaluate_model(model, dataset, limit=0)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hf_detr_panoptic.errors import LabelError, MapError
-from hf_detr_panoptic.evaluation.panoptic_quality import PanopticQuality, image_counts
+from hf_detr_panoptic.evaluation.quality import PanopticQuality, image_counts
 from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.panoptic_map import PanopticMap, Segment
 

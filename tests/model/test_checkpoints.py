@@ -13,7 +13,7 @@ from transformers import DetrConfig, DetrForObjectDetection, DetrForSegmentation
 from hf_detr_panoptic.errors import LabelError, ModelError
 from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.model import checkpoints as loading
-from hf_detr_panoptic.model.checkpoints import ATTENTION_SCALE, to_detector
+from hf_detr_panoptic.model.checkpoints import ATTENTION_SCALE
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.preprocess import Preprocess
 from hf_detr_panoptic.settings import Postprocess
@@ -69,16 +69,6 @@ def test_a_detection_checkpoint_comes_out_as_a_panoptic_one(tiny_config, stock_m
     load(tmp_path / "detection").save_pretrained(tmp_path / "ours")
     stock_model().save_pretrained(tmp_path / "stock")
     assert keys_of(tmp_path / "ours") == keys_of(tmp_path / "stock")
-
-
-def test_and_a_panoptic_one_as_a_detector(stock, tmp_path, pixels):
-    stock.save_pretrained(tmp_path / "panoptic")
-    to_detector(load(tmp_path / "panoptic")).save_pretrained(tmp_path / "detector")
-    detector, info = DetrForObjectDetection.from_pretrained(tmp_path / "detector", output_loading_info=True)
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
-    with torch.no_grad():
-        assert torch.equal(detector(pixels(1, 3, 64, 64)).logits, stock(pixels(1, 3, 64, 64)).logits)
 
 
 @pytest.mark.parametrize("wanted", [None, torch.float16, torch.bfloat16, "auto"])

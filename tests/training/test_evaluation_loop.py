@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from hf_detr_panoptic.errors import DatasetError
-from hf_detr_panoptic.images import open_image
-from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
-from hf_detr_panoptic.settings import METRICS
-from hf_detr_panoptic.steps.evaluate import evaluate_model
-from hf_detr_panoptic.training.evaluation_loop import (
+from hf_detr_panoptic.evaluation.evaluate import (
     box_precision,
     detections,
     eval_metrics,
+    evaluate_model,
     panoptic_quality,
     plan_batches,
 )
+from hf_detr_panoptic.images import open_image
+from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
+from hf_detr_panoptic.settings import METRICS
 from hf_detr_panoptic.training.sampling import Splits
 
 
@@ -60,11 +60,11 @@ def test_boxes_are_the_models(model: DetrForPanopticSegmentation, splits: Splits
 
 
 def test_perfect_boxes_have_ap_1(model: DetrForPanopticSegmentation, splits: Splits, monkeypatch: Any) -> None:
-    from hf_detr_panoptic.evaluation.average_precision import Objects
-    from hf_detr_panoptic.training import evaluation_loop
+    from hf_detr_panoptic.evaluation import evaluate
+    from hf_detr_panoptic.evaluation.quality import Objects
 
     truths = iter([Objects.of(row.map(), masks=False) for batch in plan_batches(splits.val, 1) for row in batch])
-    monkeypatch.setattr(evaluation_loop, "detections", lambda *_: [next(truths)])
+    monkeypatch.setattr(evaluate, "detections", lambda *_: [next(truths)])
     result = box_precision(model, splits.val, batch_size=1)
     assert result["all"]["ap"] == pytest.approx(1.0)
     assert eval_metrics("boxes", result)["eval_box_ap"] == pytest.approx(1.0)

@@ -17,8 +17,9 @@ from made import recipe_of
 from transformers import TrainerCallback
 
 from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
+from hf_detr_panoptic.evaluation import evaluate
 from hf_detr_panoptic.parallel import end_processes
-from hf_detr_panoptic.training import evaluation_loop, stages
+from hf_detr_panoptic.training import stages
 
 
 class Recorder(TrainerCallback):
@@ -46,14 +47,14 @@ def main(data, model, out):
     )
     gradients, counted = {}, []
 
-    measured = evaluation_loop._measured
+    measured = evaluate._measured
 
     def counting(*args):
         found = measured(*args)
         counted.append(list(found))
         return found
 
-    evaluation_loop._measured = counting
+    evaluate._measured = counting
     trainer_of = stages._Stage.trainer
 
     def recorded(self, callbacks=()):

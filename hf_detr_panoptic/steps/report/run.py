@@ -13,8 +13,8 @@ import numpy as np
 from ... import __version__
 from ...dataset.photos import shrunk
 from ...errors import HfDetrPanopticError
-from ...evaluation.confusion import Matching, match_segments
-from ...evaluation.panoptic_quality import PanopticQuality, image_counts, overlaps_of
+from ...evaluation.evaluate import Measured, segmented
+from ...evaluation.quality import Matching, PanopticQuality, image_counts, match_segments, overlaps_of
 from ...evaluation.table import AGREEMENT, headline
 from ...files import read_csv, read_json, shown_path, without_paths
 from ...images import open_image
@@ -25,7 +25,6 @@ from ...pictures.draw import class_color, draw
 from ...pictures.panels import difference
 from ...visual.report_values import Card, Curve, Mixed, RunClass, RunPage, Score, StageReport
 from ...visual.thumbnails import Thumbnails
-from ..measuring import Measured, segmented
 from .advice import run_advice
 
 if TYPE_CHECKING:
