@@ -10,12 +10,12 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .data.loading import load_panoptic
     from .evaluation.panoptic_quality import PanopticQuality
+    from .hub.push import push
     from .labels import Category, LabelSpace
     from .model.modeling import DetrForPanopticSegmentation
     from .panoptic_map import PanopticMap, Segment
     from .steps.evaluate import evaluate_model
     from .steps.prepare.command import prepare
-    from .steps.push.command import push
     from .steps.train import train
     from .training.recipe import Recipe
     from .visual.draw import draw
@@ -33,7 +33,7 @@ _HOMES = {
     "evaluate_model": ".steps.evaluate",
     "load_panoptic": ".data.loading",
     "prepare": ".steps.prepare.command",
-    "push": ".steps.push.command",
+    "push": ".hub.push",
     "train": ".steps.train",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol, cast
@@ -11,7 +12,7 @@ from typing import Any, NoReturn, Protocol, cast
 from . import __version__
 from .errors import HfDetrPanopticError, did_you_mean
 
-# command → (module in `steps`, its line in --help)
+# command → (module in `steps`, or of the package where it begins with a dot; its line in --help)
 COMMANDS = {
     "demo": ("demo.command", "the whole road on a synthetic site, offline, in minutes"),
     "prepare": ("prepare.command", "photos and marks to a finished dataset: labeled, merged, split, written"),
@@ -26,9 +27,9 @@ COMMANDS = {
     "report": ("report.command", "a dataset or a run as one HTML file: tables, curves, photos, the worst first"),
     "predict": ("predict.command", "a model on photos: overlays, COCO panoptic files, masks"),
     "trace": ("trace.command", "how a model sees one photo: DETR's seven moves, with true shapes and pictures"),
-    "app": ("app", "a model in the browser: a photo in, its segments out, with a threshold slider"),
+    "app": (".app", "a model in the browser: a photo in, its segments out, with a threshold slider"),
     "push": (
-        "push.command",
+        ".hub.push",
         "a finished run to the Hub: stages to branches, final model to main; data, metric, demo",
     ),
     "doctor": ("doctor", "is this machine ready? Versions, device, processes, Hub, disk"),
@@ -80,8 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = ["--help", "--version"] if kind == "flag" else list(COMMANDS)
         print(f"hf-detr-panoptic: unknown {kind} {command}. {did_you_mean(command, known)}", file=sys.stderr)
         return 2
-    step = cast(Step, importlib.import_module(f".steps.{COMMANDS[command][0]}", __package__))
-    parser = Parser(prog=f"hf-detr-panoptic {command}", description=step.__doc__)
+    module = COMMANDS[command][0]
+    step = cast(Step, importlib.import_module(module if module[0] == "." else f".steps.{module}", __package__))
+    parser = Parser(prog=f"hf-detr-panoptic {command}", description=inspect.getdoc(step.main) or step.__doc__)
     step.add_arguments(parser)
     if getattr(step, "OVERRIDES", False):  # its flags are also a recipe's keys, which the step checks
         args, overrides = parser.parse_known_args(words[1:])

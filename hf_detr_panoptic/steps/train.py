@@ -115,7 +115,7 @@ def train(
         check_folder(recipe)
         trackers = trackers_of(recipe)
         if recipe.push is not None and PartialState().is_main_process:
-            from .push.as_it_trains import PushAsItTrains
+            from ..hub.push import PushAsItTrains
 
             pushing = PushAsItTrains(recipe, recipe.push)
 

@@ -8,11 +8,13 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..data.batches import Row
 from ..errors import DatasetError
 from .checkpoints import write_json
+
+if TYPE_CHECKING:
+    from ..data.batches import Row
 
 DATASET = "dataset.json"
 

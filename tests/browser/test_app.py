@@ -12,9 +12,8 @@ import torch
 from PIL import Image
 
 from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment, draw
+from hf_detr_panoptic.app import AppModel, build_app, serve
 from hf_detr_panoptic.data.coco_panoptic import read_split
-from hf_detr_panoptic.hub.app import build_app, serve
-from hf_detr_panoptic.hub.app_view import AppModel
 from hf_detr_panoptic.model.postprocess import Kept, KeptMasks, PostprocessSettings
 
 SPACE = LabelSpace(

@@ -16,8 +16,8 @@ from PIL import Image
 
 from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.errors import HubError, RecipeError
-from hf_detr_panoptic.steps.push.as_it_trains import PushAsItTrains
-from hf_detr_panoptic.steps.push.card_pictures import draw_card_pictures, telling_rows
+from hf_detr_panoptic.hub.pictures import draw_card_pictures, telling_rows
+from hf_detr_panoptic.hub.push import PushAsItTrains
 from hf_detr_panoptic.training.recipe import Recipe
 from hf_detr_panoptic.visual.draw import draw
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_detr_panoptic.hub.markdown import code, one_line, table, text
+from hf_detr_panoptic.dataset.card import code, one_line, text
 
 READER = markdown_it.MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 
@@ -30,6 +30,10 @@ NAMES = [
 ]
 
 
+def table(cell: str) -> str:
+    return f"| x |\n| --- |\n| {cell} |"
+
+
 def cell(rendered: str) -> str:
     """What a reader sees in the only cell of the only row; other elements than the table's are an error."""
     (inner,) = re.findall(r"<td>(.*?)</td>", rendered, re.DOTALL)
@@ -38,7 +42,7 @@ def cell(rendered: str) -> str:
 
 
 def shown(markdown: str) -> str:
-    return cell(READER.render("\n".join(table(["x"], [[markdown]]))))
+    return cell(READER.render(table(markdown)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -70,5 +74,5 @@ def test_code(name: str) -> None:
 
 
 def test_code_in_a_table_stays_in_its_cell() -> None:
-    rendered = READER.render("\n".join(table(["x"], [[code("a|b")]])))
+    rendered = READER.render(table(code("a|b")))
     assert rendered.count("<td>") == 1

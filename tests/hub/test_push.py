@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from hf_detr_panoptic.cli import main
-from hf_detr_panoptic.hub.contents import Upload, without_places
-from hf_detr_panoptic.steps.push.command import finished_recipe, published_recipe
+from hf_detr_panoptic.hub.push import finished_run, published_recipe
+from hf_detr_panoptic.hub.repository import Upload, without_places
 from hf_detr_panoptic.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def test_a_user_whom_the_system_does_not_know(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", unknown)
     monkeypatch.setenv("HOME", "/srv/anna")
-    recipe = yaml.safe_load(published_recipe(run, replace(finished_recipe(run), data="../anna/photos"), None))
+    recipe = yaml.safe_load(published_recipe(replace(finished_run(run).recipe, data="../anna/photos"), None))
     assert recipe["data"] == "photos"  # the home folder still tells a name
 
 

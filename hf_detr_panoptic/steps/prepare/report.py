@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...data.stored_photos import write_atomically
+from ...dataset.card import MARKER, Contents, dataset_card
 from ...labels import LabelSpace
 from .inputs import Inputs, label_space, mark_counts, read_inputs
 from .settings import PrepareSettings
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from .tally import Tally
 
 _MOST = 10  # lines of each kind
-_MARKER = "<!-- written by `hf-detr-panoptic prepare`: take this line away, and the file is yours -->"
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,13 @@ def write_papers(prepared: Prepared) -> None:
     rows.writerows(prepared.skipped)
     write_atomically(out / "skipped.csv", table.getvalue().encode("utf-8", "surrogateescape"))
     card = out / "README.md"
-    if not card.is_file() or _MARKER in card.read_text(encoding="utf-8", errors="replace"):
-        write_atomically(card, dataset_card(prepared).encode())
-    told = json.dumps(prepared.to_dict(), indent=1, ensure_ascii=False) + "\n"
-    write_atomically(out / "prepare.json", told.encode("utf-8", "surrogateescape"))
+    record = prepared.to_dict()
+    if not card.is_file() or MARKER in card.read_text(encoding="utf-8", errors="replace"):
+        segments = {("", *key): count for key, count in prepared.tally.segments.items()}
+        contents = Contents(prepared.space, record["counts"]["photos"], segments, record)
+        write_atomically(card, dataset_card(contents, out.resolve().name).encode())
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(out / "prepare.json", text.encode("utf-8", "surrogateescape"))
 
 
 def plain_settings(settings: PrepareSettings) -> dict[str, Any]:
@@ -154,51 +157,6 @@ def dry_run(settings: PrepareSettings) -> str:
         lines += ["", f"{len(problems)} problems, the first:"]
         lines += [f"  {problem}" for problem in problems[:_MOST]]
     return "\n".join([*lines, "", "nothing was written; without --dry-run it will be"])
-
-
-def dataset_card(prepared: Prepared) -> str:
-    """The README.md of the dataset."""
-    tally, space = prepared.tally, prepared.space
-    name = prepared.settings.out.resolve().name
-    things = [category.name for category in space if category.isthing]
-    stuff = [category.name for category in space if not category.isthing]
-    shares = tally.shares
-    photos = ", ".join(f"{count} in {part}" for part, count in sorted(tally.photos.items()))
-    rows = []
-    for category in space:
-        custom, auto = (tally.segments[category.name, source] for source in ("custom", "auto"))
-        if custom or auto:
-            rows.append(f"| {category.name} | {'thing' if category.isthing else 'stuff'} | {custom} | {auto} |")
-    return "\n".join(
-        [
-            "---",
-            "task_categories:",
-            "- image-segmentation",
-            "tags:",
-            "- panoptic-segmentation",
-            "- coco-panoptic",
-            "---",
-            _MARKER,
-            "",
-            f"# {name}",
-            "",
-            f"Panoptic segmentation in COCO's format: {photos}; {len(things)} kinds of things, {len(stuff)} of stuff.",
-            "",
-            f"People marked {len(prepared.inputs.custom)} classes ({_some(prepared.inputs.custom)}): "
-            f"{shares['custom']:.1%} of the pixels. {_public_name(prepared.settings.labeler)} labelled "
-            f"{shares['auto']:.1%}, and {shares['void']:.1%} are void: nobody knows what they are. In `segments_info` "
-            "each segment says where it comes from (`source`) and how sure the labeler was (`score`).",
-            "",
-            "Quality measured on segments that a model labelled is agreement with that model, not truth.",
-            "",
-            "| class | kind | marked by people | labelled by the model |",
-            "|---|---|---|---|",
-            *rows,
-            "",
-            "`prepare.json` holds the settings that made it, `skipped.csv` what was left out and why.",
-            "",
-        ]
-    )
 
 
 def _remarks(settings: PrepareSettings, inputs: Inputs, labeler: LabelSpace) -> list[str]:

@@ -1,0 +1,1 @@
+"""Datasets: on disk, in memory, and as batches of tensors."""
