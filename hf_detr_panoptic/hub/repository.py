@@ -55,12 +55,12 @@ class Upload:
     sdk: str | None = None
 
     @property
-    def place(self) -> str:
+    def full_name(self) -> str:
         return self.repository if self.kind == "model" else f"{self.kind} {self.repository}"
 
     @property
     def where(self) -> str:
-        return self.place if self.revision == "main" else f"{self.place}, branch {self.revision}"
+        return self.full_name if self.revision == "main" else f"{self.full_name}, branch {self.revision}"
 
     @property
     def size(self) -> int:
@@ -214,14 +214,14 @@ class Hub:
         from huggingface_hub import get_token
 
         token = get_token()
-        by_place: dict[tuple[Kind, str], Upload] = {}
+        by_name: dict[tuple[Kind, str], Upload] = {}
         for upload in uploads:
             check_name(upload.repository)
             check_secrets(upload.files, token)
-            other = by_place.setdefault((upload.kind, upload.repository), upload)
+            other = by_name.setdefault((upload.kind, upload.repository), upload)
             if other.sdk != upload.sdk or (other is not upload and other.revision == upload.revision):
-                raise HubError("two things would go to one repository", where=upload.place, fix="Give two names.")
-        missing = [upload for upload in by_place.values() if not self._is_ready(upload, private)]
+                raise HubError("two things would go to one repository", where=upload.full_name, fix="Give two names.")
+        missing = [upload for upload in by_name.values() if not self._is_ready(upload, private)]
         for upload in missing:
             self._create(upload, private)
 
@@ -232,11 +232,11 @@ class Hub:
         check_secrets(upload.files, get_token())
         with explained(upload.where, self.account):
             self._make_branch(upload)
-            place = {"repo_id": upload.repository, "repo_type": upload.kind, "revision": upload.revision}
-            before = self._api.repo_info(**place)
+            target = {"repo_id": upload.repository, "repo_type": upload.kind, "revision": upload.revision}
+            before = self._api.repo_info(**target)
             outdated = upload.outdated(sibling.rfilename for sibling in before.siblings or [])
             commit = self._api.create_commit(
-                **place,
+                **target,
                 operations=[
                     *(CommitOperationAdd(path, content) for path, content in upload.files.items()),
                     *(CommitOperationDelete(path, is_folder=False) for path in outdated),
@@ -265,12 +265,12 @@ class Hub:
         seen = self._seen(upload)
         if seen is None:
             if upload.repository.split("/")[0] not in self.account.names:
-                raise self.account.no_rights(upload.place)
+                raise self.account.no_rights(upload.full_name)
             return False
         if private and not seen.private:
             raise HubError(
                 "the repository is public, and this push is private",
-                where=upload.place,
+                where=upload.full_name,
                 fix="Push with `--public` (`private: false` in a recipe), or make it private in its settings.",
             )
         content = [path for path in seen.files if path not in _MADE_BY_THE_HUB]
@@ -279,14 +279,14 @@ class Hub:
             other = f"something else, such as {content[0]}"
         if other:
             raise HubError(
-                f"the name is taken: the repository holds {other}", where=upload.place, fix="Choose another name."
+                f"the name is taken: the repository holds {other}", where=upload.full_name, fix="Choose another name."
             )
         return True
 
     def _seen(self, upload: Upload) -> Seen | None:
         from huggingface_hub.errors import RepositoryNotFoundError
 
-        with explained(upload.place, self.account):
+        with explained(upload.full_name, self.account):
             try:
                 info = self._api.repo_info(repo_id=upload.repository, repo_type=upload.kind)
             except RepositoryNotFoundError as error:
@@ -300,7 +300,7 @@ class Hub:
     def _create(self, upload: Upload, private: bool) -> None:
         from huggingface_hub.errors import HfHubHTTPError
 
-        with explained(upload.place, self.account):
+        with explained(upload.full_name, self.account):
             try:
                 self._api.create_repo(
                     upload.repository, repo_type=upload.kind, private=private, space_sdk=upload.sdk, exist_ok=False
@@ -310,7 +310,7 @@ class Hub:
                     raise
                 raise HubError(
                     "the name is taken, by a repository that this account does not see",
-                    where=upload.place,
+                    where=upload.full_name,
                     fix="Choose another name.",
                 ) from error
 
@@ -318,11 +318,11 @@ class Hub:
         """From the repository's first commit: what main holds is not the branch's."""
         if upload.revision == "main":
             return
-        place = {"repo_id": upload.repository, "repo_type": upload.kind}
-        if upload.revision in {branch.name for branch in self._api.list_repo_refs(**place).branches}:
+        target = {"repo_id": upload.repository, "repo_type": upload.kind}
+        if upload.revision in {branch.name for branch in self._api.list_repo_refs(**target).branches}:
             return
-        first = self._api.list_repo_commits(**place)[-1].commit_id
-        self._api.create_branch(**place, branch=upload.revision, revision=first, exist_ok=True)
+        first = self._api.list_repo_commits(**target)[-1].commit_id
+        self._api.create_branch(**target, branch=upload.revision, revision=first, exist_ok=True)
 
 
 @dataclass(frozen=True)
