@@ -37,10 +37,7 @@ from typing import Any
 
 from measure import machine, print_table
 
-from hf_detr_panoptic.evaluation.table import percent
-from hf_detr_panoptic.labeling.overlay_rules import OverlayRules
-from hf_detr_panoptic.panoptic_map import PanopticMap
-from hf_detr_panoptic.steps.demo.command import (
+from hf_detr_panoptic.demo.demo import (
     DemoSettings,
     copy_teacher,
     demo_recipe,
@@ -52,15 +49,11 @@ from hf_detr_panoptic.steps.demo.command import (
     teacher_of,
     trained,
 )
-from hf_detr_panoptic.steps.demo.data import Place
-from hf_detr_panoptic.steps.demo.quality import (
-    Labelled,
-    Merging,
-    labelled_photos,
-    merged_quality,
-    mergings,
-    without_void,
-)
+from hf_detr_panoptic.demo.figures import Labelled, Merging, labelled_photos, merged_quality, mergings, without_void
+from hf_detr_panoptic.demo.photos import Place
+from hf_detr_panoptic.evaluation.table import percent
+from hf_detr_panoptic.labeling.overlay import OverlayRules
+from hf_detr_panoptic.panoptic_map import PanopticMap
 from hf_detr_panoptic.training.recipe import Recipe
 from hf_detr_panoptic.training.run_folder import StageEnd, stage_folder
 from hf_detr_panoptic.training.stage_recipe import STAGES
@@ -263,8 +256,8 @@ def scaled(recipe: Recipe, scale: float) -> Recipe:
 
 def relabelled(place: Place, labels: Relabel, rules: OverlayRules, folder: Path) -> Path:
     """The prepared dataset with other maps: the same photos, sides and image ids."""
-    from hf_detr_panoptic.data.coco_panoptic import read_dataset
-    from hf_detr_panoptic.data.writer import DatasetWriter
+    from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
+    from hf_detr_panoptic.dataset.writer import DatasetWriter
 
     splits = read_dataset(place.data)
     space = next(iter(splits.values())).space
@@ -297,7 +290,7 @@ def with_fresh_rows(teacher: Path, folder: Path, seed: int) -> Path:
 
 def train_stock(recipe: Recipe, data: Path, final: Path, seconds: float) -> None:
     """What its documentation shows, for as long as the pipeline took."""
-    from hf_detr_panoptic.data.coco_panoptic import read_split
+    from hf_detr_panoptic.dataset.coco_panoptic import read_split
 
     space = read_split(data, "train").space
     with tempfile.TemporaryDirectory() as scratch:

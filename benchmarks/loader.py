@@ -21,12 +21,11 @@ from measure import duration, interleaved, machine, print_table, speedup
 from torch.utils.data import DataLoader
 
 from hf_detr_panoptic import load_panoptic
-from hf_detr_panoptic.data.batches import EpochSampler, PanopticDataset, Row, collate
-from hf_detr_panoptic.data.coco_panoptic import PanopticSplit, read_ids, read_split
-from hf_detr_panoptic.data.loading import rows_of
-from hf_detr_panoptic.data.parquet import write_parquet
-from hf_detr_panoptic.data.transforms import Augmentation, Draw, make_labels, rng_of
-from hf_detr_panoptic.data.writer import DatasetWriter
+from hf_detr_panoptic.dataset.batches import EpochSampler, PanopticDataset, Row, collate
+from hf_detr_panoptic.dataset.coco_panoptic import PanopticSplit, read_ids, read_split
+from hf_detr_panoptic.dataset.rows import rows_of, write_parquet
+from hf_detr_panoptic.dataset.transforms import Augmentation, Draw, make_labels, rng_of
+from hf_detr_panoptic.dataset.writer import DatasetWriter
 from hf_detr_panoptic.images import open_image
 from hf_detr_panoptic.panoptic_map import PanopticMap
 from hf_detr_panoptic.preprocess import Preprocess, as_pixels

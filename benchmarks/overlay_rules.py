@@ -29,10 +29,9 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment
+from hf_detr_panoptic.annotations.marks import Mark
 from hf_detr_panoptic.evaluation.panoptic_quality import PanopticQuality
-from hf_detr_panoptic.labeling.annotations.marks import Mark
-from hf_detr_panoptic.labeling.marked_pixels import box_iou, shapes_of
-from hf_detr_panoptic.labeling.overlay import OverlayRules, overlay
+from hf_detr_panoptic.labeling.overlay import OverlayRules, box_iou, overlay, shapes_of
 
 HEIGHT, WIDTH = 480, 640
 STUFF = ("sky-other-merged", "building-other-merged", "dirt-merged", "pavement-merged")

@@ -104,7 +104,7 @@ def write_photos(folder: Path, size: tuple[int, ...]) -> None:
     from PIL import Image
 
     from hf_detr_panoptic import PanopticMap, Segment
-    from hf_detr_panoptic.data.writer import DatasetWriter
+    from hf_detr_panoptic.dataset.writer import DatasetWriter
 
     random = np.random.default_rng(0)
     height, width = size
@@ -204,8 +204,8 @@ def our_trainer(given: argparse.Namespace, stage: str, output: Path) -> Any:
     from accelerate import PartialState
 
     from hf_detr_panoptic import DetrForPanopticSegmentation
-    from hf_detr_panoptic.data.batches import PanopticDataset
-    from hf_detr_panoptic.data.coco_panoptic import read_dataset
+    from hf_detr_panoptic.dataset.batches import PanopticDataset
+    from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
     from hf_detr_panoptic.training.arguments import StageRecipe
     from hf_detr_panoptic.training.stages import prepare_model
     from hf_detr_panoptic.training.trainer import PanopticTrainer

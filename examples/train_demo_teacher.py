@@ -27,11 +27,10 @@ from transformers import DetrConfig
 from transformers.models.detr.modeling_detr import DetrFrozenBatchNorm2d
 
 from hf_detr_panoptic import DetrForPanopticSegmentation, PanopticQuality
-from hf_detr_panoptic.data.transforms import Draw, Window, make_labels, rng_of
-from hf_detr_panoptic.demo.scenes import scene
-from hf_detr_panoptic.demo.site import CUSTOM, TEACHER
+from hf_detr_panoptic.dataset.transforms import Draw, Window, make_labels, rng_of
+from hf_detr_panoptic.demo.scenes import CUSTOM, TEACHER, scene
+from hf_detr_panoptic.model.checkpoints import strengthen_attention
 from hf_detr_panoptic.model.postprocess import PostprocessSettings
-from hf_detr_panoptic.model.transfer import strengthen_attention
 from hf_detr_panoptic.preprocess import Preprocess
 
 PHOTO = (192, 256)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
-from .data.stored_photos import encode_photo, resized_map, stored_names, write_atomically
-from .data.writer import DatasetWriter
+from .dataset.photos import encode_photo, resized_map, stored_names, write_atomically
+from .dataset.writer import DatasetWriter
 from .errors import HfDetrPanopticError
 from .images import image_size, open_image
 from .labels import LabelSpace
@@ -120,7 +120,7 @@ class Look:
 
     def picture(self) -> Image.Image:
         """The photo with its segments; the legend is text beside it, which a phone can show at a readable size."""
-        from .visual.draw import draw
+        from .pictures.draw import draw
 
         return draw(self.opened.shown, self.map, legend=False)
 
@@ -233,7 +233,7 @@ def _facts(background: str, title: str, facts: dict[str, str]) -> str:
 
 
 def _css(space: LabelSpace, label: int) -> str:
-    from .visual.draw import class_color
+    from .pictures.draw import class_color
 
     return "rgb({}, {}, {})".format(*class_color(space, label))
 
@@ -482,7 +482,7 @@ def main(args: argparse.Namespace) -> int:
     threshold slider works on masks that were kept: no new inference. Needs gradio:
     pip install "hf-detr-panoptic[app]".
     """
-    from .steps.predict.inputs import find_photos
+    from .predict import find_photos
 
     stuff = None if args.stuff is None else [name.strip() for name in args.stuff.split(",") if name.strip()]
     with tempfile.TemporaryDirectory() as scratch:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment, app
 from hf_detr_panoptic.app import AppModel, build_app, legend_html, look_at, open_photo, problem_html, segment_html
-from hf_detr_panoptic.data.coco_panoptic import read_split
+from hf_detr_panoptic.dataset.coco_panoptic import read_split
 from hf_detr_panoptic.errors import HfDetrPanopticError, ImageError
 
 SPACE = LabelSpace([Category("sky", False, (1, 2, 3)), Category("<i>pipe</i>", True, (250, 0, 9))])

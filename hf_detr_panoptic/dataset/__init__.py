@@ -1,1 +1,1 @@
-"""Datasets: on disk, in memory, and as batches of tensors."""
+"""A dataset on disk, what is wrong with it, and the way from there to tensors."""

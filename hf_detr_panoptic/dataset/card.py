@@ -115,7 +115,7 @@ class Contents:
     @classmethod
     def read(cls, folder: Path, prepared: Mapping[str, Any]) -> Contents:
         """Of what `load_panoptic` reads."""
-        from ..data.loading import load_panoptic
+        from .rows import load_panoptic
 
         loaded = load_panoptic(folder)
         names = loaded.label_space.names

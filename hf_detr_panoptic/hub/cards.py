@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.bare_photos import bare_photo
 from ..dataset.card import PACKAGE, Contents, Markdown, dataset_card, render
+from ..dataset.photos import bare_photo
 from ..errors import HfDetrPanopticError, HubError
 from ..evaluation.table import AGREEMENT, headline
 from ..training.recipe import PhotosAndMarks
@@ -240,7 +240,7 @@ def _learnt_from(run: Run) -> Contents:
 
 
 def _counted(folder: Path) -> tuple[dict[str, int], dict[tuple[str, str, str], int]]:
-    from ..data.coco_panoptic import read_dataset
+    from ..dataset.coco_panoptic import read_dataset
 
     try:
         splits = read_dataset(folder)

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from ..data.stored_photos import encode_photo, shrunk, write_atomically
+from ..dataset.photos import encode_photo, shrunk, write_atomically
 from ..errors import HubError
 from ..panoptic_map import PanopticMap
+from ..pictures.draw import draw
+from ..pictures.panels import panels
 from ..training.run_folder import read_record
-from ..visual.draw import draw
-from ..visual.panels import panels
 
 if TYPE_CHECKING:
-    from ..data.batches import Row
+    from ..dataset.batches import Row
     from ..training.recipe import Recipe
 
 FOLDER = "pictures"
@@ -70,7 +70,7 @@ def draw_card_pictures(run: Path, recipe: Recipe, count: int) -> Pictures:
     from accelerate import PartialState
 
     from ..model.modeling import DetrForPanopticSegmentation
-    from ..steps.train import splits_of
+    from ..training.train import splits_of
 
     if count < 1:
         raise HubError(f"{count} pictures cannot be drawn", where="--pictures", fix="Give 1 or more.")

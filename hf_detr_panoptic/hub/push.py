@@ -261,8 +261,7 @@ def _people() -> set[str]:
 
 
 def _data_upload(scratch: Path, folder: Path, repository: str, license: str | None) -> Upload:
-    from ..data.loading import SPACE_FILE, load_panoptic
-    from ..data.parquet import write_parquet
+    from ..dataset.rows import SPACE_FILE, load_panoptic, write_parquet
     from .cards import published_dataset_card
 
     if not folder.is_dir():

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..data.writer import encode_ids
+from ..dataset.writer import encode_ids
 from ..errors import DatasetError, HfDetrPanopticError
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap, Segment, rgb_to_ids

@@ -1,9 +1,4 @@
-"""The person's marks on top of the labeler's map: every pixel ends up theirs, the labeler's, or void.
-
-A labeler that never saw the person's classes calls their objects something else, and its outline never agrees with
-theirs: lay one over the other, and a rim of the wrong class stays around each object. The rules here say which of the
-labeler's pixels may still be believed. `benchmarks/overlay_rules.py` measures each of them against a known truth.
-"""
+"""The person's marks on top of the labeler's map: every pixel ends up theirs, the labeler's, or void."""
 
 from __future__ import annotations
 
@@ -14,17 +9,177 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
+from ..annotations.marks import is_void_name
 from ..errors import AnnotationError, LabelError, RecipeError, did_you_mean
 from ..labels import LabelSpace
 from ..panoptic_map import Box, PanopticMap, Segment
-from .annotations.marks import is_void_name
-from .marked_pixels import Crop, Shape, painting_order, rank, shapes_of
-from .overlay_rules import OverlayRules
 
 if TYPE_CHECKING:
-    from .annotations.marks import Mark
+    from ..annotations.marks import Mark
+
+
+COLLISIONS = ("smaller", "file", "fail")
+BOXES = ("refine", "rectangle", "skip")
+
+
+@dataclass(frozen=True)
+class OverlayRules:
+    """What happens where the person and the labeler disagree.
+
+    Where the defaults come from, by `benchmarks/overlay_rules.py`: PQ of the merged maps is flat for a `leakage` from
+    0.4 to 0.6; less takes out more lies, and more that was right. Of rectangles with a `box_fit` below 0.5 the
+    rectangle itself is about as near to the object as the best segment. A `min_area` up to 256 makes little
+    difference. `threshold` is DETR's own: the experiment makes its scores up, so it cannot choose one.
+
+    threshold: auto segments that the labeler is less sure of become void; 0 believes all.
+    leakage: an auto thing with at least this share of its pixels under the marks is the marked object by another name:
+        it goes, and what is left of it becomes void. None turns the rule off. An IoU test beside it would add
+        nothing, for an IoU of t with one mark implies a share of t.
+    leaky: classes of the auto map that are treated so piece by piece, each that reaches a mark of at least its own
+        size: for maps that were merged before, where nobody can tell any more what the labeler saw under the marks.
+    min_area: pieces of fewer pixels that the marks cut off an auto thing become void, and so does an auto stuff
+        segment of which they leave less. 0 keeps all.
+    priority: names of marks, the first lies on top. It decides before `collisions` does.
+    collisions: what lies on top where marks overlap: the "smaller" one, of equal ones the later in the file; the later
+        in the "file"; or "fail" where `min_area` pixels or more overlap (neighbours always share a few).
+    boxes: a mark that is only a rectangle is "refine"d to the auto segment that fits it, taken as a "rectangle", or
+        "skip"ped.
+    box_fit: the least IoU of a segment's tight box and the rectangle that it refines. Below, the rectangle stays.
+    """
+
+    threshold: float = 0.85
+    leakage: float | None = 0.5
+    leaky: Sequence[str] = ()
+    min_area: int = 64
+    priority: Sequence[str] = ()
+    collisions: str = "smaller"
+    boxes: str = "refine"
+    box_fit: float = 0.5
+
+    def __post_init__(self) -> None:
+        for what, word, known in (("collisions", self.collisions, COLLISIONS), ("boxes", self.boxes, BOXES)):
+            if word not in known:
+                raise RecipeError(f"{what} cannot be {word!r}", fix=did_you_mean(word, known))
+        for what, share in (("threshold", self.threshold), ("leakage", self.leakage), ("box_fit", self.box_fit)):
+            if share is not None and not 0.0 <= share <= 1.0:
+                raise RecipeError(f"{what} is {share}", fix="Give a share from 0 to 1.")
+        if self.leakage == 0.0:
+            raise RecipeError("leakage of 0 would void every auto thing", fix="Write null to turn the rule off.")
+        if self.min_area < 0:
+            raise RecipeError(f"min_area is {self.min_area}", fix="Give a number of pixels; 0 keeps every piece.")
+        for what, names in (("leaky", self.leaky), ("priority", self.priority)):
+            if isinstance(names, str):
+                raise RecipeError(f"{what} is the text {names!r}, not a list of names", fix=f"Write [{names}].")
+            object.__setattr__(self, what, tuple(names))
+
+
+Crop = tuple[slice, slice]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The `place`-th mark of a photo as pixels: bool [h, w], the part of the photo that `crop` cuts out.
+
+    `by`: "outline" as drawn, "refined" to a segment of the labeler, the "rectangle" itself, or "skipped".
+    """
+
+    mark: Mark
+    place: int
+    crop: Crop
+    mask: npt.NDArray[np.bool_]
+    area: int
+    by: str
+
+
+def shapes_of(auto: PanopticMap, marks: Sequence[Mark], boxes: str, box_fit: float) -> list[Shape]:
+    """The shape of each mark, in the order of the marks. A void rectangle means all of itself: it is never refined."""
+    rectangles = [place for place, mark in enumerate(marks) if mark.rle is None and not mark.void]
+    fitting = best_fits(auto, {place: marks[place].box for place in rectangles}, box_fit) if boxes == "refine" else {}
+    shapes = []
+    for place, mark in enumerate(marks):
+        if mark.rle is not None:
+            crop, mask, by = *_outline(mark, auto), "outline"
+        else:
+            crop = _rectangle(mark, auto)
+            mask, by = np.ones((crop[0].stop - crop[0].start, crop[1].stop - crop[1].start), dtype=bool), "rectangle"
+            if boxes == "skip" and not mark.void:
+                mask, by = np.zeros_like(mask), "skipped"
+            elif place in fitting:
+                mask, by = auto.ids[crop] == fitting[place], "refined"
+        shapes.append(Shape(mark, place, crop, mask, int(np.count_nonzero(mask)), by))
+    return shapes
+
+
+def best_fits(
+    auto: PanopticMap, rectangles: dict[int, tuple[float, float, float, float]], minimum: float
+) -> dict[int, int]:
+    """place of a rectangle → id of the auto segment whose tight box has the largest IoU with it, at least `minimum`.
+
+    Each segment goes to one rectangle, the best pair first. The labeler's score does not matter here: the person
+    vouches for the object.
+    """
+    if not rectangles or not auto.segments:
+        return {}
+    tight = auto.boxes()
+    crowds = {segment.id for segment in auto.segments if segment.crowd}
+    pairs = [
+        (-box_iou(box, tight[segment_id]), place, segment_id)
+        for place, box in rectangles.items()
+        for segment_id in tight
+        if segment_id not in crowds
+    ]
+    found: dict[int, int] = {}
+    for loss, place, segment_id in sorted(pairs):
+        if -loss >= max(minimum, 1e-9) and place not in found and segment_id not in found.values():
+            found[place] = segment_id
+    return found
+
+
+def painting_order(shapes: Sequence[Shape], priority: Sequence[str], collisions: str) -> list[Shape]:
+    """From the bottom to the top: by `priority`, then the smaller (unless `collisions` is "file"), then file order."""
+    return sorted(
+        shapes, key=lambda shape: (-rank(shape, priority), -shape.area if collisions != "file" else 0, shape.place)
+    )
+
+
+def rank(shape: Shape, priority: Sequence[str]) -> int:
+    """0 for the first name of the priority list; names that it does not have lie below all that it has."""
+    return priority.index(shape.mark.name) if shape.mark.name in priority else len(priority)
+
+
+def box_iou(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """Of two (x, y, width, height)."""
+    wide = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
+    high = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+    shared = max(wide, 0.0) * max(high, 0.0)
+    union = one[2] * one[3] + other[2] * other[3] - shared
+    return shared / union if union > 0 else 0.0
+
+
+def _outline(mark: Mark, auto: PanopticMap) -> tuple[Crop, npt.NDArray[np.bool_]]:
+    from pycocotools import mask as coco_mask
+
+    assert mark.rle is not None
+    height, width = (int(side) for side in mark.rle["size"])
+    if (height, width) != auto.ids.shape:
+        raise AnnotationError(
+            f"the mark was drawn on {width}×{height} pixels, the photo has {auto.width}×{auto.height}",
+            where=mark.where,
+            fix="Scale the annotations to the photo, or give the photo that was annotated.",
+        )
+    x, y, w, h = (int(side) for side in coco_mask.toBbox(mark.rle))
+    crop = slice(y, y + h), slice(x, x + w)
+    return crop, coco_mask.decode(mark.rle)[crop].astype(bool)
+
+
+def _rectangle(mark: Mark, auto: PanopticMap) -> Crop:
+    """The pixels whose centre lies in the box; an empty crop where the box is beside the photo."""
+    x, y, w, h = mark.box
+    left, right = (int(np.clip(np.ceil(edge - 0.5), 0, auto.width)) for edge in (x, x + w))
+    top, bottom = (int(np.clip(np.ceil(edge - 0.5), 0, auto.height)) for edge in (y, y + h))
+    return slice(top, max(top, bottom)), slice(left, max(left, right))
+
 
 # Where a pixel can end up: with the person, with the labeler, or void for one of these reasons.
 FATES = ("custom", "auto", "void mark", "leakage", "fragment", "low score", "no class", "unlabelled")
@@ -260,6 +415,8 @@ def _cut_off(
     auto: PanopticMap, segment: Segment, box: Box, owner: npt.NDArray[np.int32], min_area: int
 ) -> npt.NDArray[np.int64]:
     """Flat places of the pieces below `min_area` that the marks cut off; pieces that were small before stay."""
+    from scipy import ndimage
+
     crop = _crop(box)
     body, marked = auto.ids[crop] == segment.id, owner[crop] > 0
     pieces, count = ndimage.label(body & ~marked)
@@ -284,6 +441,8 @@ def _leaked_pieces(
     visible: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64]:
     """Flat places of the pieces that reach a mark of at least their own size."""
+    from scipy import ndimage
+
     crop = _crop(box, margin=_REACH)
     pieces, count = ndimage.label((auto.ids[crop] == segment.id) & (owner[crop] == 0))
     nearby = ndimage.maximum_filter(visible[owner[crop]], size=2 * _REACH + 1)

@@ -10,7 +10,8 @@ from ..errors import RecipeError, did_you_mean
 from ..labels import LabelSpace
 
 if TYPE_CHECKING:
-    from .annotations.marks import MarkedPhoto
+    from ..annotations.marks import MarkedPhoto
+
 
 # "coco" leaves all as it is. The other two are the construction set's: "stuff_groups" has 15 groups of stuff and puts
 # COCO's things into `misc`; "stuff" has all 53 stuff classes and puts the things into `misc_stuff`.

@@ -18,13 +18,13 @@ from ..errors import ModelError
 from ..images import open_image
 from ..panoptic_map import PanopticMap
 from ..preprocess import Photo, as_pixels
-from .detector import detect
+from .detector import detect, folded_trunk
 from .mask_head import masks_for, shared_mask_features
 from .postprocess import Kept, KeptMasks, PostprocessSettings, choose_queries, postprocess
-from .trunk import folded_trunk
 
 if TYPE_CHECKING:
     from .modeling import DetrForPanopticSegmentation
+
 
 PRECISIONS = ("fp32", "bf16")
 

@@ -179,7 +179,7 @@ class Recipe:
     @classmethod
     def load(cls, path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         """From a file, or one of ours by its name; `overrides` are flags as they stand on a command line."""
-        from .overrides import apply_overrides  # it asks this module for the keys
+        from .overrides import apply_overrides
 
         path = find_recipe(path_or_name)
         data, lines = read_yaml(path)

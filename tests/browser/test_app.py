@@ -13,7 +13,7 @@ from PIL import Image
 
 from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment, draw
 from hf_detr_panoptic.app import AppModel, build_app, serve
-from hf_detr_panoptic.data.coco_panoptic import read_split
+from hf_detr_panoptic.dataset.coco_panoptic import read_split
 from hf_detr_panoptic.model.postprocess import Kept, KeptMasks, PostprocessSettings
 
 SPACE = LabelSpace(

@@ -140,7 +140,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import numpy as np
     from PIL import Image
 
-    from hf_detr_panoptic.data.writer import DatasetWriter
+    from hf_detr_panoptic.dataset.writer import DatasetWriter
     from hf_detr_panoptic.panoptic_map import PanopticMap, Segment
 
     folder = tmp_path_factory.mktemp("anna") / "site"

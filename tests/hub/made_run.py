@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import DetrConfig
 
 from hf_detr_panoptic import Category, DetrForPanopticSegmentation, LabelSpace, PanopticMap, Segment
-from hf_detr_panoptic.data.writer import DatasetWriter
+from hf_detr_panoptic.dataset.writer import DatasetWriter
 from hf_detr_panoptic.model.postprocess import PostprocessSettings
 from hf_detr_panoptic.preprocess import Preprocess
 

@@ -14,7 +14,7 @@ from huggingface_hub import DatasetCard
 from made_run import write_data
 
 from hf_detr_panoptic import load_panoptic
-from hf_detr_panoptic.data.parquet import write_parquet
+from hf_detr_panoptic.dataset.rows import write_parquet
 from hf_detr_panoptic.errors import HubError, RunError
 from hf_detr_panoptic.hub.cards import published_dataset_card
 

@@ -14,8 +14,8 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment
+from hf_detr_panoptic.annotations.marks import Mark
 from hf_detr_panoptic.errors import AnnotationError, LabelError, RecipeError
-from hf_detr_panoptic.labeling.annotations.marks import Mark
 from hf_detr_panoptic.labeling.overlay import FATES, OverlayRules, overlay
 from hf_detr_panoptic.labeling.schemes import scheme
 from hf_detr_panoptic.panoptic_map import rgb_to_ids

@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 from transformers import DetrConfig
 
-from hf_detr_panoptic.data.coco_panoptic import read_dataset
-from hf_detr_panoptic.data.writer import DatasetWriter
+from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
+from hf_detr_panoptic.dataset.writer import DatasetWriter
 from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.panoptic_map import PanopticMap, Segment
 from hf_detr_panoptic.preprocess import Preprocess
 from hf_detr_panoptic.training.arguments import Recipe
-from hf_detr_panoptic.training.splits import Splits
+from hf_detr_panoptic.training.sampling import Splits
 
 SPACE = LabelSpace([Category("block", True), Category("disc", True), Category("sky", False), Category("mud", False)])
 COLOURS = {0: (200, 40, 40), 1: (40, 60, 220), 2: (150, 200, 240), 3: (110, 80, 40)}

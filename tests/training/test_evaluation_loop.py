@@ -19,7 +19,7 @@ from hf_detr_panoptic.training.evaluation_loop import (
     panoptic_quality,
     plan_batches,
 )
-from hf_detr_panoptic.training.splits import Splits
+from hf_detr_panoptic.training.sampling import Splits
 from hf_detr_panoptic.training.stage_recipe import METRICS
 
 

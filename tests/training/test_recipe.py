@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hf_detr_panoptic.data import transforms
+from hf_detr_panoptic.dataset import transforms
 from hf_detr_panoptic.errors import RecipeError
-from hf_detr_panoptic.labeling.overlay_rules import BOXES, COLLISIONS, OverlayRules
+from hf_detr_panoptic.labeling.overlay import BOXES, COLLISIONS, OverlayRules
 from hf_detr_panoptic.labeling.schemes import SCHEMES
 from hf_detr_panoptic.model.criterion import LossWeights
 from hf_detr_panoptic.model.postprocess import FILLS, PostprocessSettings

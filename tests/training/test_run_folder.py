@@ -14,7 +14,7 @@ from hf_detr_panoptic.errors import HfDetrPanopticError, RecipeError, RunError
 from hf_detr_panoptic.training import checkpoints
 from hf_detr_panoptic.training.recipe import Recipe
 from hf_detr_panoptic.training.run_folder import Run, check_folder, check_order, claim_folder, stage_folder
-from hf_detr_panoptic.training.splits import Splits
+from hf_detr_panoptic.training.sampling import Splits
 from hf_detr_panoptic.training.stages import run_stages
 
 

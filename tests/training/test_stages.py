@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import DetrForSegmentation
 
-from hf_detr_panoptic.data.coco_panoptic import read_dataset
-from hf_detr_panoptic.data.writer import DatasetWriter
+from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
+from hf_detr_panoptic.dataset.writer import DatasetWriter
 from hf_detr_panoptic.errors import DatasetError, HfDetrPanopticError, RecipeError
 from hf_detr_panoptic.images import open_image
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
@@ -30,10 +30,9 @@ from hf_detr_panoptic.panoptic_map import PanopticMap
 from hf_detr_panoptic.training import checkpoints, stages
 from hf_detr_panoptic.training.arguments import Recipe, StageRecipe
 from hf_detr_panoptic.training.callbacks import Patience
-from hf_detr_panoptic.training.rehearsal import rehearse
 from hf_detr_panoptic.training.run_folder import StageEnd
-from hf_detr_panoptic.training.splits import Splits
-from hf_detr_panoptic.training.stages import Interrupted, _Stage, run_stages, starting_model
+from hf_detr_panoptic.training.sampling import Splits
+from hf_detr_panoptic.training.stages import Interrupted, _Stage, rehearse, run_stages, starting_model
 
 FOLDERS = ("1-detection", "2-mask_head", "3-finetune", "final")
 Make = Callable[..., Recipe]

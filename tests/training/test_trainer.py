@@ -11,13 +11,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import DetrForSegmentation, Trainer, TrainerCallback, TrainingArguments
 
-from hf_detr_panoptic.data.batches import PanopticDataset, collate
+from hf_detr_panoptic.dataset.batches import PanopticDataset, collate
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.training.arguments import StageRecipe
-from hf_detr_panoptic.training.parameter_groups import dropping_rate, parameter_groups, trainable_line
-from hf_detr_panoptic.training.splits import Splits
+from hf_detr_panoptic.training.sampling import Splits
 from hf_detr_panoptic.training.stages import prepare_model
-from hf_detr_panoptic.training.trainer import PanopticTrainer
+from hf_detr_panoptic.training.trainer import PanopticTrainer, dropping_rate, parameter_groups, trainable_line
 
 QUICK = {"dataloader_num_workers": 0, "logging_steps": 1, "use_cpu": True, "num_train_epochs": 1}
 

@@ -15,7 +15,7 @@ import torch
 from accelerate import PartialState
 from transformers import TrainerCallback
 
-from hf_detr_panoptic.data.coco_panoptic import read_dataset
+from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
 from hf_detr_panoptic.steps.processes import end_processes
 from hf_detr_panoptic.training import evaluation_loop, stages
 

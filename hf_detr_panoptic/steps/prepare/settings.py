@@ -21,7 +21,7 @@ class PrepareSettings:
     labeler: a checkpoint's folder or its name on the Hub; from Python also a model, or anything with `segment`.
     stuff, things: kinds of classes; a custom class is a thing, unless the labeler has one of its name.
     scheme, keep, drop, merge, rename: what becomes of the labeler's classes, see `labeling/schemes.py`.
-    threshold, leakage, min_area, priority, collisions, boxes: see `labeling/overlay_rules.py`.
+    threshold, leakage, min_area, priority, collisions, boxes: see `labeling/overlay.py`.
     unannotated: photos without annotation are left out ("skip") or taken as the labeler sees them ("auto").
     """
 
@@ -78,7 +78,7 @@ class PrepareSettings:
         return settings
 
     def _check(self) -> None:
-        from ...labeling.annotations import FORMATS
+        from ...annotations.read import FORMATS
         from ...labeling.autolabels import FLOOR
         from ...labeling.schemes import SCHEMES
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ... import __version__
-from ...data.stored_photos import shrunk
+from ...dataset.photos import shrunk
 from ...errors import HfDetrPanopticError
 from ...evaluation.confusion import Matching, match_segments
 from ...evaluation.panoptic_quality import PanopticQuality, image_counts, overlaps_of
@@ -19,8 +19,8 @@ from ...evaluation.table import AGREEMENT, headline
 from ...images import open_image
 from ...labels import LabelSpace, default_color
 from ...panoptic_map import PanopticMap
-from ...visual.difference import difference
-from ...visual.draw import class_color, draw
+from ...pictures.draw import class_color, draw
+from ...pictures.panels import difference
 from ...visual.report_values import Card, Curve, Mixed, RunClass, RunPage, Score, StageReport
 from ...visual.thumbnails import Thumbnails
 from ..measuring import Measured, segmented
@@ -28,10 +28,10 @@ from .advice import run_advice
 from .words import shown_path, without_paths
 
 if TYPE_CHECKING:
-    from ...data.batches import Row
+    from ...dataset.batches import Row
     from ...training.arguments import Recipe
     from ...training.run_folder import Run, StageEnd
-    from ...training.splits import Splits
+    from ...training.sampling import Splits
 
 _LOSSES = {"loss": "all", "loss_ce": "class", "loss_bbox": "box", "loss_giou": "GIoU", "loss_mask": "mask",
            "loss_dice": "dice"}  # fmt: skip
@@ -102,7 +102,7 @@ def run_page(folder: Path, data: str | None, limit: int, progress: bool = False)
 
 def _splits(recipe: Recipe, source: str, notes: list[str], insist: bool) -> Splits | None:
     """The run's dataset, if it is at hand; nothing is prepared or downloaded for a report."""
-    from ..train import splits_of
+    from ...training.train import splits_of
 
     if not insist and not Path(source).is_dir():
         notes.append(f"The dataset {shown_path(source)} is not here, so no photo is shown: give it with --data.")

@@ -61,7 +61,7 @@ def trace_photo(
     """One photo's trace, with its page and pictures in `out`."""
     from dataclasses import replace
 
-    from ...data.stored_photos import write_atomically
+    from ...dataset.photos import write_atomically
     from ...images import open_image
     from ...model.trace import trace
     from ...preprocess import as_pixels

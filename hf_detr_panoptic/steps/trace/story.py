@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ...data.stored_photos import shrunk
+from ...dataset.photos import shrunk
 from ...errors import LabelError, did_you_mean
 from ...model.traced_shapes import MOVES
 from ...panoptic_map import PanopticMap
+from ...pictures.draw import draw, inscribed_points
 from ...visual import trace as pictures
-from ...visual.draw import draw
-from ...visual.label_places import inscribed_points
 from ...visual.trace_page import Picture, Section, Table
 
 if TYPE_CHECKING:
