@@ -29,7 +29,7 @@ from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
 from hf_detr_panoptic.dataset.writer import DatasetWriter
 from hf_detr_panoptic.model.checkpoints import strengthen_attention
 from hf_detr_panoptic.preprocess import Preprocess
-from hf_detr_panoptic.training.arguments import Recipe
+from hf_detr_panoptic.recipe import Recipe
 from hf_detr_panoptic.training.sampling import Splits
 from hf_detr_panoptic.training.stages import run_stages
 

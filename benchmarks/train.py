@@ -206,12 +206,13 @@ def our_trainer(given: argparse.Namespace, stage: str, output: Path) -> Any:
     from hf_detr_panoptic import DetrForPanopticSegmentation
     from hf_detr_panoptic.dataset.batches import PanopticDataset
     from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
-    from hf_detr_panoptic.training.arguments import StageRecipe
+    from hf_detr_panoptic.settings import Stage
+    from hf_detr_panoptic.training.arguments import training_arguments
     from hf_detr_panoptic.training.stages import prepare_model
     from hf_detr_panoptic.training.trainer import PanopticTrainer
 
     device = PartialState(cpu=not torch.cuda.is_available()).device
-    recipe = StageRecipe.of(
+    recipe = Stage.of(
         stage,
         per_device_train_batch_size=given.batch,
         max_steps=given.ours,
@@ -221,7 +222,7 @@ def our_trainer(given: argparse.Namespace, stage: str, output: Path) -> Any:
     )
     model = DetrForPanopticSegmentation.from_pretrained(given.folder / "panoptic")
     prepare_model(model, recipe)
-    args = recipe.training_arguments_for(device, output_dir=output, seed=0)
+    args = training_arguments(recipe, device, output_dir=output, seed=0)
     rows = read_dataset(given.folder / "set")["train"]
     return PanopticTrainer(model, args, recipe, PanopticDataset(rows, model.preprocess), rows)
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from .model.modeling import DetrForPanopticSegmentation
     from .panoptic_map import PanopticMap, Segment
     from .pictures.draw import draw
+    from .recipe import Recipe
     from .road import prepare, train
     from .steps.evaluate import evaluate_model
-    from .training.recipe import Recipe
 
 # Imported at first use: `import hf_detr_panoptic` must not cost the seconds that torch and transformers take.
 _HOMES = {
@@ -26,7 +26,7 @@ _HOMES = {
     "LabelSpace": ".labels",
     "PanopticMap": ".panoptic_map",
     "PanopticQuality": ".evaluation.panoptic_quality",
-    "Recipe": ".training.recipe",
+    "Recipe": ".recipe",
     "Segment": ".panoptic_map",
     "draw": ".pictures.draw",
     "evaluate_model": ".steps.evaluate",

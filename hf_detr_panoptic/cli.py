@@ -7,6 +7,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any, NoReturn
 
 from . import __version__
@@ -33,6 +34,7 @@ COMMANDS = {
         "hub.push",
         "a finished run to the Hub: stages to branches, final model to main; data, metric, demo",
     ),
+    "recipe": ("recipe", "a recipe with every key, its default and its meaning, to be edited"),
     "doctor": ("doctor", "is this machine ready? Versions, device, processes, Hub, disk"),
 }
 # Words that are no flag of these are keys of the recipe, which the command checks.
@@ -59,6 +61,13 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+def home_of(command: str) -> tuple[ModuleType, str, str]:
+    """The file that does a command's work, and what it calls the command's `add_arguments` and `main`."""
+    module, _, name = COMMANDS[command][0].partition(":")
+    home = importlib.import_module(f".{module}", __package__)
+    return (home, f"{name}_arguments", f"{name}_main") if name else (home, "add_arguments", "main")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (2: wrong usage or input, 130: interrupted)."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -74,12 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = ["--help", "--version"] if kind == "flag" else list(COMMANDS)
         print(f"hf-detr-panoptic: unknown {kind} {command}. {did_you_mean(command, known)}", file=sys.stderr)
         return 2
-    module, _, name = COMMANDS[command][0].partition(":")
-    home = importlib.import_module(f".{module}", __package__)
-    add_arguments = getattr(home, f"{name}_arguments" if name else "add_arguments")
-    run = getattr(home, f"{name}_main" if name else "main")
+    home, add_arguments, main_of_it = home_of(command)
+    run = getattr(home, main_of_it)
     parser = Parser(prog=f"hf-detr-panoptic {command}", description=inspect.getdoc(run) or home.__doc__)
-    add_arguments(parser)
+    getattr(home, add_arguments)(parser)
     if command in TAKE_A_RECIPE:
         args, overrides = parser.parse_known_args(words[1:])
         args.overrides = overrides

@@ -135,7 +135,7 @@ def _processes() -> Iterator[Finding]:
 
 
 def _recipes() -> Iterator[Finding]:
-    from .training.arguments import recipe_names
+    from .recipe import recipe_names
 
     try:
         yield Finding("recipes", ", ".join(recipe_names()))

@@ -343,7 +343,7 @@ def predict(
     """
     from tqdm import tqdm
 
-    from .model.postprocess import PostprocessSettings
+    from .settings import Postprocess
     from .steps.processes import guard_processes
 
     if guard_processes() > 1:
@@ -351,7 +351,7 @@ def predict(
     if batch_size < 1:
         raise HfDetrPanopticError(f"batch_size is {batch_size}", fix="Give 1 or more.")
     # Raises before earlier predictions are removed; the model has this same check, but photo by photo.
-    PostprocessSettings(**{name: value for name, value in (settings or {}).items() if name != "precision"})
+    Postprocess(**{name: value for name, value in (settings or {}).items() if name != "precision"})
     found, problems = find_photos(photos, besides=folder.path)
     known = find_truth(truth)
     loaded = loaded_model(model, stuff)

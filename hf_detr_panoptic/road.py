@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import HfDetrPanopticError
-from .steps.prepare.settings import PrepareSettings, add_settings, settings_of
+from .recipe import add_prepare_flags, prepare_settings
+from .settings import Prepare
 
 if TYPE_CHECKING:
     from .labeling.prepare import Prepared
-    from .training.recipe import Recipe
+    from .recipe import Recipe
     from .training.run_folder import StageEnd
 
 
@@ -29,23 +30,21 @@ def prepare(
     progress: bool = False,
     **settings: Any,
 ) -> Prepared | None:
-    """Photos and marks → a dataset in `out`; `settings` as in `PrepareSettings`. Prints as the command's summary.
+    """Photos and marks → a dataset in `out`; `settings` as in `Prepare`. Prints as the command's summary.
 
     In several processes all of them label, and the first one writes: it alone returns something.
     """
-    given = {"images": Path(images), "out": Path(out), **settings}
-    if annotations is not None:
-        given["annotations"] = Path(annotations)
-    return _prepare(PrepareSettings.of(given), progress)[0]
+    places = {"images": Path(images), "out": Path(out), "annotations": annotations and Path(annotations)}
+    return _prepare(Prepare.read(places | settings), progress)[0]
 
 
-def _prepare(settings: PrepareSettings, progress: bool) -> tuple[Prepared | None, str]:
+def _prepare(settings: Prepare, progress: bool) -> tuple[Prepared | None, str]:
     """And the line that says where to look."""
     from .labeling.prepare import prepare_dataset
     from .steps.report.command import after_preparing
 
     prepared = prepare_dataset(settings, progress)
-    return prepared, "" if prepared is None else after_preparing(settings.out, len(prepared.photos))
+    return prepared, "" if prepared is None else after_preparing(settings.folder, len(prepared.photos))
 
 
 def train(
@@ -98,7 +97,7 @@ def _train(
 
 
 def prepare_arguments(parser: argparse.ArgumentParser) -> None:
-    add_settings(parser)
+    add_prepare_flags(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would happen; loads no model, writes nothing")
 
 
@@ -111,7 +110,7 @@ def prepare_main(args: argparse.Namespace) -> int:
     Run again, it continues where it was killed, or takes in what is new; nothing is labeled twice, and no photo
     changes sides. Under torchrun or accelerate launch several processes share the labeling.
     """
-    settings = settings_of(args)
+    settings = prepare_settings(args)
     if args.dry_run:
         from .labeling.prepare import dry_run
 
@@ -147,7 +146,7 @@ def train_main(args: argparse.Namespace) -> int:
     Any key of the recipe is a flag; without a stage's prefix it is set in all stages. Where several GPUs are seen, one
     process a GPU is started; `accelerate launch examples/train.py RECIPE` is the same for those who launch themselves.
     """
-    from .training.arguments import Recipe, recipe_names
+    from .recipe import Recipe, recipe_names
     from .training.train import launch, plan, processes_to_start, summary
 
     if args.recipe is None and args.overrides and not args.overrides[0].startswith("-"):

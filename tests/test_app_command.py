@@ -13,12 +13,12 @@ from PIL import Image
 from hf_detr_panoptic.app import app_model, save_example_photos
 from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
-from hf_detr_panoptic.model.postprocess import PostprocessSettings
+from hf_detr_panoptic.settings import Postprocess
 
 
 def test_the_app_shows_what_segment_gives(tiny_labeler):
     model = DetrForPanopticSegmentation.from_pretrained(tiny_labeler).eval()
-    model.settings = PostprocessSettings(threshold=0.1, min_area=0, fill="argmax")
+    model.settings = Postprocess(threshold=0.1, min_area=0, fill="argmax")
     told = app_model(model)
     assert (told.floor, told.threshold) == (0.1, 0.1)
     assert told.space == model.label_space

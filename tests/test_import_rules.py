@@ -20,6 +20,8 @@ LINE = [
     "images",
     "preprocess",
     "panoptic_map",
+    "checked",
+    "training_fields",
     "settings",
     "recipe",
     "pictures",
@@ -53,7 +55,7 @@ def modules(root: Path) -> dict[str, Path]:
 
 
 def imported(path: Path, known: dict[str, Path], root: Path) -> Iterator[tuple[str, int]]:
-    """Every module of ours that a file imports, at its top or inside a function, with the line; not those for types."""
+    """Every module of ours that a file imports, at its top or inside a function, with the line; not for types."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for_types = {
         id(inner)

@@ -6,10 +6,11 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, get_args
 
 from ..errors import AnnotationError, did_you_mean
 from ..images import SUFFIXES
+from ..settings import Format
 from .coco import is_instances, is_panoptic, read_instances, read_panoptic
 from .cvat import is_cvat, read_cvat
 from .labelme import is_labelme, is_labelme_xml, read_labelme, read_labelme_xml
@@ -21,7 +22,7 @@ from .voc import labelmaps, read_cvat_masks
 
 __all__ = ["FORMATS", "Annotations", "Mark", "MarkedPhoto", "Skipped", "Unmatched", "read_annotations"]
 
-FORMATS = ("coco", "coco-panoptic", "cvat", "labelme", "masks")
+FORMATS = get_args(Format)
 
 
 def read_annotations(

@@ -13,7 +13,8 @@ from ..errors import DatasetError
 from ..images import open_image
 from ..panoptic_map import PanopticMap, Segment
 from ..preprocess import Preprocess, as_pixels, pad
-from .transforms import Augmentation, make_labels, rng_of
+from ..settings import Augmentation
+from .transforms import Draw, make_labels, rng_of
 
 
 class Row(Protocol):
@@ -50,7 +51,9 @@ class PanopticDataset(Dataset[dict[str, Any]]):
     ) -> None:
         self.rows = rows
         self.preprocess = preprocess or Preprocess()
-        self.augmentation = augmentation or Augmentation.none()
+        self.augmentation = (augmentation or Augmentation.none()).for_size(
+            self.preprocess.shortest_edge or 800, self.preprocess.longest_edge
+        )
         self.seed = seed
         self.truth = truth
 
@@ -70,7 +73,7 @@ class PanopticDataset(Dataset[dict[str, Any]]):
                 fix="Scale marks and photo together; `hf-detr-panoptic check` finds all such photos.",
             )
         rng = rng_of(self.seed, epoch, row.image_id)
-        draw = self.augmentation.draw(height, width, self.preprocess, rng)
+        draw = Draw.of(self.augmentation, height, width, self.preprocess, rng)
         item = {
             "pixel_values": draw.photo(pixels, self.preprocess),
             "labels": make_labels(draw.ids(map.ids), map.segments, image_id=row.image_id),

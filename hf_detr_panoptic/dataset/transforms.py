@@ -13,112 +13,12 @@ import numpy.typing as npt
 import torch
 from torchvision.transforms.v2 import functional as tvf
 
-from ..errors import DatasetError, RecipeError
+from ..errors import DatasetError
 from ..panoptic_map import Segment, boxes_of_ids
 from ..preprocess import Preprocess, Size
+from ..settings import Augmentation
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in torchvision and Pillow
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How much a training photo may vary. The defaults are DETR's, and a little colour.
-
-    `short_sides`: one is drawn, unless that would make the long side exceed `longest`; empty: as in evaluation.
-    `crop` is the chance of the paper's crop: a window of `crop_window` pixels a side (at least, at most) on the photo
-    brought to one of `crop_sides`, which is then resized like a photo. `brightness`, `contrast` and `saturation` 0.2
-    draw factors from 0.8 to 1.2. `scale_jitter` (0.1, 2.0) replaces sizes and crop by large-scale jitter: the photo
-    fitted into `jitter_size`, times a factor from that range, of which a window of at most `jitter_size` is kept.
-    """
-
-    flip: float = 0.5
-    short_sides: tuple[int, ...] = tuple(range(480, 801, 32))
-    longest: int = 1333
-    crop: float = 0.5
-    crop_sides: tuple[int, ...] = (400, 500, 600)
-    crop_window: tuple[int, int] = (384, 600)
-    brightness: float = 0.2
-    contrast: float = 0.2
-    saturation: float = 0.2
-    scale_jitter: tuple[float, float] | None = None
-    jitter_size: int = 1024
-
-    def __post_init__(self) -> None:
-        for name in ("short_sides", "crop_sides", "crop_window", "scale_jitter"):  # YAML has lists
-            value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else tuple(value))
-        for name in ("flip", "crop"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise RecipeError(f"{name} is {getattr(self, name)}", fix="It is a chance, from 0 to 1.")
-        for name in ("brightness", "contrast", "saturation"):
-            if not 0 <= getattr(self, name) < 1:
-                raise RecipeError(f"{name} is {getattr(self, name)}", fix="0.2 draws factors from 0.8 to 1.2.")
-        if any(side < 1 for side in (*self.short_sides, self.longest, *self.crop_sides, self.jitter_size)):
-            raise RecipeError("a photo cannot be resized to less than one pixel", fix="Give sizes of 1 or more.")
-        if self.crop and not (self.crop_sides and self.short_sides):
-            raise RecipeError("crop needs crop_sides and short_sides", fix="Set crop: 0 to do without.")
-        if len(self.crop_window) != 2 or not 1 <= self.crop_window[0] <= self.crop_window[1]:
-            raise RecipeError(f"crop_window is {self.crop_window}", fix="Give the least and the most, as (384, 600).")
-        if self.scale_jitter and not (
-            len(self.scale_jitter) == 2 and 0 < self.scale_jitter[0] <= self.scale_jitter[1]
-        ):
-            raise RecipeError(f"scale_jitter is {self.scale_jitter}", fix="Give two factors, as (0.1, 2.0).")
-
-    @classmethod
-    def none(cls) -> Augmentation:
-        """As in evaluation."""
-        return cls(flip=0, short_sides=(), crop=0, brightness=0, contrast=0, saturation=0)
-
-    @classmethod
-    def for_size(cls, shortest_edge: int, longest_edge: int | None = None, **changes: Any) -> Augmentation:
-        """The defaults' proportions for another size than 800 / 1333."""
-        full, scale = cls(), shortest_edge / 800
-        sized: dict[str, Any] = {
-            name: tuple(max(round(side * scale), 1) for side in getattr(full, name))
-            for name in ("short_sides", "crop_sides", "crop_window")
-        }
-        sized["longest"] = longest_edge or round(full.longest * scale)
-        sized["jitter_size"] = max(round(full.jitter_size * scale), 1)
-        return cls(**{**sized, **changes})
-
-    def draw(self, height: int, width: int, preprocess: Preprocess, rng: random.Random) -> Draw:
-        """What becomes of one photo of this size."""
-        flip = rng.random() < self.flip
-        window = Window(0, 0, height, width)
-        if self.scale_jitter:
-            window, size = self._jittered(height, width, rng)
-        else:
-            if rng.random() < self.crop:
-                window = self._cropped(height, width, rng)
-            if self.short_sides:
-                short = rng.choice(self.short_sides)
-                edges = Preprocess(shortest_edge=short, longest_edge=max(self.longest, short))
-                size = edges.output_size(window.height, window.width)
-            else:
-                size = preprocess.output_size(window.height, window.width)
-        brightness, contrast, saturation = (
-            rng.uniform(1 - strength, 1 + strength) for strength in (self.brightness, self.contrast, self.saturation)
-        )
-        return Draw(window, size, flip, brightness, contrast, saturation)
-
-    def _cropped(self, height: int, width: int, rng: random.Random) -> Window:
-        """The paper's crop as a window of the photo itself: resized once, not twice, and as sharp as in evaluation."""
-        scale = rng.choice(self.crop_sides) / min(height, width)
-        least, most = self.crop_window
-        sides = []
-        for full in (height, width):
-            shown = max(round(full * scale), 1)
-            side = rng.randint(min(least, shown), min(most, shown))
-            sides.append(min(max(round(side / scale), 1), full))
-        return Window(rng.randint(0, height - sides[0]), rng.randint(0, width - sides[1]), *sides)
-
-    def _jittered(self, height: int, width: int, rng: random.Random) -> tuple[Window, Size]:
-        assert self.scale_jitter is not None
-        scale = rng.uniform(*self.scale_jitter) * self.jitter_size / max(height, width)
-        sides = [min(max(round(self.jitter_size / scale), 1), full) for full in (height, width)]
-        window = Window(rng.randint(0, height - sides[0]), rng.randint(0, width - sides[1]), *sides)
-        new = [min(max(round(side * scale), 1), self.jitter_size) for side in sides]
-        return window, (new[0], new[1])
 
 
 class Window(NamedTuple):
@@ -140,6 +40,30 @@ class Draw:
     brightness: float = 1.0
     contrast: float = 1.0
     saturation: float = 1.0
+
+    @classmethod
+    def of(
+        cls, augmentation: Augmentation, height: int, width: int, preprocess: Preprocess, rng: random.Random
+    ) -> Draw:
+        """What becomes of one photo of this size. The augmentation has a number for everything: see its `for_size`."""
+        flip = rng.random() < augmentation.flip
+        window = Window(0, 0, height, width)
+        if augmentation.scale_jitter:
+            window, size = _jittered(augmentation, height, width, rng)
+        else:
+            if rng.random() < augmentation.crop:
+                window = _cropped(augmentation, height, width, rng)
+            if augmentation.short_sides:
+                short = rng.choice(augmentation.short_sides)
+                edges = Preprocess(shortest_edge=short, longest_edge=max(augmentation.longest or short, short))
+                size = edges.output_size(window.height, window.width)
+            else:
+                size = preprocess.output_size(window.height, window.width)
+        brightness, contrast, saturation = (
+            rng.uniform(1 - strength, 1 + strength)
+            for strength in (augmentation.brightness, augmentation.contrast, augmentation.saturation)
+        )
+        return cls(window, size, flip, brightness, contrast, saturation)
 
     def photo(self, pixels: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
         """uint8 [3, H, W] → float32 [3, h, w], normalised."""
@@ -185,6 +109,31 @@ class Draw:
             )
             values[channel].add_(grey * (1 / std[channel])).add_(shift).clamp_(lowest, highest)
         return values
+
+
+def _cropped(augmentation: Augmentation, height: int, width: int, rng: random.Random) -> Window:
+    """The paper's crop as a window of the photo itself: resized once, not twice, and as sharp as in evaluation."""
+    assert augmentation.crop_sides
+    assert augmentation.crop_window
+    scale = rng.choice(augmentation.crop_sides) / min(height, width)
+    least, most = augmentation.crop_window
+    sides = []
+    for full in (height, width):
+        shown = max(round(full * scale), 1)
+        side = rng.randint(min(least, shown), min(most, shown))
+        sides.append(min(max(round(side / scale), 1), full))
+    return Window(rng.randint(0, height - sides[0]), rng.randint(0, width - sides[1]), *sides)
+
+
+def _jittered(augmentation: Augmentation, height: int, width: int, rng: random.Random) -> tuple[Window, Size]:
+    jitter, most = augmentation.scale_jitter, augmentation.jitter_size
+    assert jitter
+    assert most
+    scale = rng.uniform(*jitter) * most / max(height, width)
+    sides = [min(max(round(most / scale), 1), full) for full in (height, width)]
+    window = Window(rng.randint(0, height - sides[0]), rng.randint(0, width - sides[1]), *sides)
+    new = [min(max(round(side * scale), 1), most) for side in sides]
+    return window, (new[0], new[1])
 
 
 def _centres(old: int, new: int) -> npt.NDArray[np.int64]:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import HfDetrPanopticError, ModelError, RecipeError
 
 if TYPE_CHECKING:
-    from ..labeling.overlay import OverlayRules
-    from ..training.recipe import Recipe
+    from ..recipe import Recipe
     from ..training.run_folder import StageEnd
     from .photos import Place
 
@@ -229,19 +228,16 @@ def demo(settings: DemoSettings, overrides: Sequence[str] = (), *, progress: boo
 
 def demo_recipe(settings: DemoSettings, place: Place, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe, with the demo's own places in it."""
-    from ..training.recipe import PhotosAndMarks, Recipe
+    from ..recipe import Recipe
+    from ..settings import Prepare
 
     recipe = Recipe.load(settings.recipe, overrides)
-    if not isinstance(recipe.data, PhotosAndMarks):
+    if not isinstance(recipe.data, Prepare):
         raise RecipeError("`data` names no photos and marks", where=settings.recipe, fix="Begin with our demo.yaml.")
-    data = replace(
-        recipe.data,
-        images=str(place.photos),
-        annotations=str(place.marks),
-        labeler=str(place.teacher),
-        out=str(place.data),
+    data = recipe.data.changed(
+        images=place.photos, annotations=place.marks, labeler=str(place.teacher), out=place.data
     )
-    return replace(recipe, data=data, model=str(place.teacher), output=str(place.run), seed=settings.seed)
+    return recipe.changed(data=data, model=str(place.teacher), output=str(place.run), seed=settings.seed)
 
 
 def told_of(settings: DemoSettings, recipe: Recipe) -> dict[str, Any]:
@@ -297,9 +293,8 @@ def take_photos(settings: DemoSettings, place: Place, progress: bool) -> dict[st
 def label(recipe: Recipe, progress: bool) -> dict[str, Any]:
     """Autolabel, overlay, boxes, 80/20: what `prepare` does."""
     from ..labeling.prepare import prepare_dataset
-    from ..training.train import prepare_settings
 
-    prepared = prepare_dataset(prepare_settings(recipe), progress=progress)
+    prepared = prepare_dataset(recipe.prepare, progress=progress)
     assert prepared is not None
     print(prepared.tally)
     return {"photos": dict(sorted(prepared.tally.photos.items())), "pixels": prepared.tally.shares}
@@ -308,7 +303,7 @@ def label(recipe: Recipe, progress: bool) -> dict[str, Any]:
 def compare_merged(recipe: Recipe, place: Place) -> dict[str, Any]:
     from .figures import PASTED, RULED, labelled_photos, merged_quality, mergings
 
-    ways = {name: way for name, way in mergings(rules_of(recipe)).items() if name in (RULED, PASTED)}
+    ways = {name: way for name, way in mergings(recipe.prepare.rules).items() if name in (RULED, PASTED)}
     quality = merged_quality(labelled_photos(place), ways)
     print(table("PQ of the merged labels against the truth", quality))
     return quality
@@ -318,7 +313,7 @@ def learn(recipe: Recipe, place: Place, processes: int) -> dict[str, Any]:
     """The three stages; best figure of each, by the metric that chose it."""
     from ..training.train import summary
 
-    recipe = replace(recipe, data=str(place.data))
+    recipe = recipe.changed(data=str(place.data))
     ends = trained(recipe, processes)
     print("\n" + summary(ends, recipe).partition("\n\n")[0])
     return {end.name: {"metric": end.metric, "best": end.best, "last": end.last} for end in ends}
@@ -358,7 +353,7 @@ def _together(recipe: Recipe, processes: int) -> Recipe:
     """The same steps in one process."""
     size = "per_device_train_batch_size"
     stages = {s.name: s.with_arguments(**{size: s.training_arguments[size] * processes}) for s in recipe.stages}
-    return replace(recipe, stages=replace(recipe.stages, **stages))
+    return recipe.changed(stages=recipe.stages.changed(**stages))
 
 
 def measure(model: Path, held_out: Path) -> dict[str, Any]:
@@ -386,7 +381,7 @@ def look(recipe: Recipe, place: Place) -> dict[str, Any]:
 
     final = place.run / "final"
     model = DetrForPanopticSegmentation.from_pretrained(final).eval()
-    for path in draw_pictures(place, rules_of(recipe), model):
+    for path in draw_pictures(place, recipe.prepare.rules, model):
         print(path)
     for folder, photos in ((place.data, 60), (place.run, 24)):
         print(write_report(folder, limit=photos))
@@ -404,13 +399,6 @@ def found_by_pipeline(model: Path, photo: Path) -> list[str]:
     with quiet_transformers():  # it would say that it fuses no stuff, which is so
         found = pipeline("image-segmentation", model=str(model))(str(photo))
     return sorted(segment["label"] for segment in found)
-
-
-def rules_of(recipe: Recipe) -> OverlayRules:
-    from ..labeling.prepare import overlay_rules
-    from ..training.train import prepare_settings
-
-    return overlay_rules(prepare_settings(recipe))
 
 
 # --- what is said

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from ..evaluation.panoptic_quality import PanopticQuality
 from ..images import open_image
 from ..labeling.autolabels import AutoLabels
 from ..labeling.inputs import survey
-from ..labeling.overlay import OverlayRules, overlay
+from ..labeling.overlay import overlay
 from ..panoptic_map import PanopticMap
 from ..pictures.draw import draw
 from ..pictures.panels import panels
+from ..settings import OverlayRules
 from .photos import Place
 from .scenes import CUSTOM, SITE, TEACHER
 
@@ -55,12 +56,12 @@ class Merging:
 
 def mergings(rules: OverlayRules) -> dict[str, Merging]:
     """All rules, each of them off, and all of them off."""
-    pasted = replace(rules, threshold=0.0, leakage=None, min_area=0)
+    pasted = rules.changed(threshold=0.0, leakage=None, min_area=0)
     return {
         RULED: Merging(rules),
-        "leakage kept": Merging(replace(rules, leakage=None)),
-        "low scores kept": Merging(replace(rules, threshold=0.0)),
-        "fragments kept": Merging(replace(rules, min_area=0)),
+        "leakage kept": Merging(rules.changed(leakage=None)),
+        "low scores kept": Merging(rules.changed(threshold=0.0)),
+        "fragments kept": Merging(rules.changed(min_area=0)),
         "no void: the nearest segment instead": Merging(rules, without_void),
         PASTED: Merging(pasted, without_void),
     }

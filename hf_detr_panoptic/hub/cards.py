@@ -13,7 +13,7 @@ from ..dataset.card import PACKAGE, Contents, Markdown, dataset_card, render
 from ..dataset.photos import bare_photo
 from ..errors import HfDetrPanopticError, HubError
 from ..evaluation.table import AGREEMENT, headline
-from ..training.recipe import PhotosAndMarks
+from ..settings import Prepare
 from ..training.run_folder import Run, read_prepared
 from .pictures import FOLDER, Pictures
 from .repository import check_name
@@ -226,7 +226,7 @@ def _learnt_from(run: Run) -> Contents:
     """What training noted; what it did not, from the dataset's folder where that is still there."""
     data = run.recipe.data
     given: dict[str, Any] = {}
-    if isinstance(data, PhotosAndMarks):
+    if isinstance(data, Prepare):
         folder = Path(data.out) if data.out else run.folder / "data"
         given = {"labeler": public_name(data.labeler), "threshold": data.threshold}
     else:

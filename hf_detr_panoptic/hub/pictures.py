@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from ..training.run_folder import read_record
 
 if TYPE_CHECKING:
     from ..dataset.batches import Row
-    from ..training.recipe import Recipe
+    from ..recipe import Recipe
 
 FOLDER = "pictures"
 _LIST = "pictures.json"
@@ -77,7 +77,7 @@ def draw_card_pictures(run: Path, recipe: Recipe, count: int) -> Pictures:
     source = str(recipe.prepared_folder or recipe.data)
     if recipe.prepared_folder is not None and not recipe.prepared_folder.is_dir():
         raise HubError("the dataset of the run is gone", where=source, fix="Bring it back, or push without pictures.")
-    rows = telling_rows(splits_of(replace(recipe, data=source)).val, count)
+    rows = telling_rows(splits_of(recipe.changed(data=source)).val, count)
     model: Any = DetrForPanopticSegmentation.from_pretrained(run / "final")
     model = model.to(PartialState().device).eval()
     return write_pictures(run, _shown(model, rows), split="validation", threshold=model.settings.threshold)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DatasetError, HfDetrPanopticError, HubError, RunError
+from ..recipe import write_yaml
 from ..steps.refusals import clear_errors
-from ..training.recipes_on_disk import write_yaml
 from ..training.run_folder import RECIPE, Run, stage_folder
 from .repository import (
     OLD_DATA,
@@ -30,7 +30,8 @@ from .repository import (
 )
 
 if TYPE_CHECKING:
-    from ..training.recipe import Push, Recipe
+    from ..recipe import Recipe
+    from ..settings import Push
     from ..training.run_folder import StageEnd
 
 METRIC = Path(__file__).parents[1] / "evaluation" / "metric"

@@ -116,7 +116,8 @@ def _is_any_of(name: str, patterns: Iterable[str]) -> bool:
 
 
 # Keys whose texts are names of classes or a pattern, whatever they look like.
-_NO_PATHS = ("labels", "keep", "drop", "merge", "rename", "things", "stuff", "priority", "leaky", "group_by")
+_NAMES = ("labels", "keep", "drop", "merge", "rename", "things", "stuff", "labeler_stuff", "priority")
+_NO_PATHS = (*_NAMES, "group_pattern", "pattern", "values")
 
 
 def without_places(data: Any, here: Path, people: Iterable[str]) -> Any:

@@ -28,7 +28,6 @@ from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap, Segment, rgb_to_ids
 
 FORMAT = 1  # counts up whenever the same labeler and settings would answer otherwise
-FLOOR = 0.5
 
 _ABOUT = "labeler.json"
 _KEYWORD = b"hf_detr_panoptic"

@@ -16,7 +16,7 @@ from ..dataset.copies import Fingerprint, fingerprint
 from ..errors import DatasetError, HfDetrPanopticError, ImageError, LabelError
 from ..images import image_size, list_images
 from ..labels import Category, LabelSpace
-from ..steps.prepare.settings import PrepareSettings
+from ..settings import Prepare
 
 if TYPE_CHECKING:
     from ..annotations.read import Annotations, MarkedPhoto
@@ -190,7 +190,7 @@ class Inputs:
         return told.hexdigest()[:16]
 
 
-def read_inputs(settings: PrepareSettings) -> Inputs:
+def read_inputs(settings: Prepare) -> Inputs:
     """Read the annotations and find their photos. Raises where nothing is left to work on."""
     check_places(settings)
     everything = [path.relative_to(settings.images).as_posix() for path in list_images(settings.images)]
@@ -234,9 +234,9 @@ def read_inputs(settings: PrepareSettings) -> Inputs:
     return Inputs(names, marked, unannotated, tuple(problems), read.names, read.description)
 
 
-def check_places(settings: PrepareSettings) -> None:
+def check_places(settings: Prepare) -> None:
     """The dataset must not be written over what a person has."""
-    images, out = settings.images.resolve(), settings.out.resolve()
+    images, out = settings.images.resolve(), settings.folder.resolve()
     if not settings.images.is_dir():
         list_images(settings.images)  # says what is wrong with it
     if settings.annotations is not None and not settings.annotations.exists():
@@ -244,12 +244,12 @@ def check_places(settings: PrepareSettings) -> None:
             "there is no such file or folder", where=str(settings.annotations), fix="Check --annotations."
         )
     if out.is_file():
-        raise DatasetError("is a file", where=str(settings.out), fix="Give --out a folder.")
+        raise DatasetError("is a file", where=str(settings.folder), fix="Give --out a folder.")
     ours = [out / name for name in ("images", "annotations", "autolabels")]
     if out == images or out.is_relative_to(images):
         raise DatasetError(
             "the dataset would lie in the folder of the photos",
-            where=str(settings.out),
+            where=str(settings.folder),
             fix="Give --out another folder: what a person has is never changed.",
         )
     sources = {"photos": images, "annotations": settings.annotations and settings.annotations.resolve()}
@@ -262,7 +262,7 @@ def check_places(settings: PrepareSettings) -> None:
             )
 
 
-def _without_masks(everything: Sequence[str], read: Annotations, settings: PrepareSettings) -> list[str]:
+def _without_masks(everything: Sequence[str], read: Annotations, settings: Prepare) -> list[str]:
     """The photos alone: not the masks that lie in the same folder."""
     from ..annotations.masks import Names
     from ..annotations.pages import PhotoIndex
@@ -296,7 +296,7 @@ def _without_masks(everything: Sequence[str], read: Annotations, settings: Prepa
 _MAPS = ("SegmentationClass", "SegmentationObject")
 
 
-def label_space(settings: PrepareSettings, labeler: LabelSpace, custom: Sequence[str]) -> tuple[Scheme, LabelSpace]:
+def label_space(settings: Prepare, labeler: LabelSpace, custom: Sequence[str]) -> tuple[Scheme, LabelSpace]:
     """What becomes of the labeler's classes, and the dataset's label space: those, then the person's own."""
     from .schemes import Scheme, scheme
 

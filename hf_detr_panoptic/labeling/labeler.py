@@ -18,8 +18,9 @@ from ..errors import HfDetrPanopticError, ImageError, LabelError, ModelError, Re
 from ..images import open_image
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
-from ..steps.prepare.settings import DEFAULT_LABELER, PrepareSettings, add_settings, settings_of
-from .autolabels import FLOOR, AutoLabels
+from ..recipe import add_prepare_flags, prepare_settings
+from ..settings import DEFAULT_MODEL, FLOOR, Prepare
+from .autolabels import AutoLabels
 from .inputs import Photo, Problem, read_photo
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class DetrLabeler:
 
 
 def load_labeler(
-    labeler: Any = DEFAULT_LABELER, stuff: Iterable[str] | None = None, precision: str = "fp32", device: Any = None
+    labeler: Any = DEFAULT_MODEL, stuff: Iterable[str] | None = None, precision: str = "fp32", device: Any = None
 ) -> Labeler:
     """A labeler from a checkpoint's folder or name, or from a model; what is a labeler already comes back as it is.
 
@@ -84,7 +85,7 @@ def load_labeler(
                 raise ModelError(
                     "is a detection checkpoint: it knows boxes, and no masks",
                     where=str(labeler),
-                    fix=f"Use {DEFAULT_LABELER}.",
+                    fix=f"Use {DEFAULT_MODEL}.",
                 )
             return DetrLabeler(model.to(device or "cpu").eval(), precision)
         from ..model.universal import UniversalLabeler
@@ -102,7 +103,7 @@ def labeler_space(labeler: Any, stuff: Iterable[str] | None = None) -> LabelSpac
     try:
         fields = _config_of(labeler)
     except ModelError:
-        if Path(labeler).exists() or str(labeler) != DEFAULT_LABELER:
+        if Path(labeler).exists() or str(labeler) != DEFAULT_MODEL:
             raise
         return LabelSpace.coco()  # known by heart: a dry run needs no network
     try:
@@ -126,7 +127,7 @@ def _config_of(labeler: str | os.PathLike[str]) -> Mapping[str, Any]:
         raise ModelError(
             f"the labeler cannot be found ({str(error).splitlines()[0]})",
             where=str(labeler),
-            fix=f"Check the name; the default is {DEFAULT_LABELER}.",
+            fix=f"Check the name; the default is {DEFAULT_MODEL}.",
         ) from error
     return fields
 
@@ -331,9 +332,7 @@ class LabelledPhotos:
     answers: AutoLabels
 
 
-def label_photos(
-    settings: PrepareSettings, progress: bool = False, shard: tuple[int, int] = (0, 1)
-) -> LabelledPhotos | None:
+def label_photos(settings: Prepare, progress: bool = False, shard: tuple[int, int] = (0, 1)) -> LabelledPhotos | None:
     """Inputs read, photos looked at, each of them labelled by one process. None for all processes but the first.
 
     `shard` (number, of how many) is for machines that share nothing but a folder: each does its own part.
@@ -341,7 +340,7 @@ def label_photos(
     from accelerate import PartialState
 
     from ..steps.processes import guard_processes, told_to_all
-    from .autolabels import FLOOR, AutoLabels
+    from .autolabels import AutoLabels
     from .inputs import Earlier, label_space, read_inputs, survey
 
     processes = guard_processes(timedelta(days=7))
@@ -352,7 +351,7 @@ def label_photos(
 
         torch.set_num_threads(settings.threads)
     inputs = read_inputs(settings)
-    Earlier.of(settings.out)  # raises where the folder is somebody else's: better now than after a night
+    Earlier.of(settings.folder)  # raises where the folder is somebody else's: better now than after a night
     names = inputs.names[state.process_index :: processes]
     shares = told_to_all(lambda: survey(settings.images, names, progress=progress and first))
     photos = sorted((photo for found, _ in shares for photo in found), key=lambda photo: photo.name)
@@ -362,7 +361,7 @@ def label_photos(
     labeler = load_labeler(settings.labeler, settings.labeler_stuff, settings.precision, state.device)
     label_space(settings, labeler.label_space, inputs.custom)  # classes that cannot be joined: said before the work
     answers = AutoLabels.open(
-        settings.out / "autolabels", labeler.label_space, labeler_settings(labeler, FLOOR, settings.batch_size)
+        settings.folder / "autolabels", labeler.label_space, labeler_settings(labeler, FLOOR, settings.batch_size)
     )
     share = (state.process_index * shard[1] + shard[0], processes * shard[1])
     done = told_to_all(
@@ -394,7 +393,7 @@ def raise_first(problems: list[Problem]) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_settings(parser)
+    add_prepare_flags(parser)
     parser.add_argument("--shard", metavar="I/N", help="the i-th of n machines: this part of the photos only")
 
 
@@ -411,8 +410,8 @@ def main(args: argparse.Namespace) -> int:
 
     from ..steps.refusals import clear_errors
 
-    settings = settings_of(args)
-    with clear_errors(settings.out):
+    settings = prepare_settings(args)
+    with clear_errors(settings.folder):
         labelled = label_photos(settings, progress=True, shard=_shard(args.shard))
     if labelled is None:
         return 0
@@ -424,7 +423,7 @@ def main(args: argparse.Namespace) -> int:
         return 0
     labelled.answers.sweep()
     print(f"{len(labelled.photos)} photos are labelled: {labelled.answers.folder}")
-    print(f"next: hf-detr-panoptic overlay --images {settings.images} --annotations MARKS --out {settings.out}")
+    print(f"next: hf-detr-panoptic overlay --images {settings.images} --annotations MARKS --out {settings.folder}")
     return 0
 
 

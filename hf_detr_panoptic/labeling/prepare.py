@@ -11,7 +11,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,10 +23,11 @@ from ..errors import AnnotationError, DatasetError, did_you_mean
 from ..images import open_image
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
-from ..steps.prepare.settings import PrepareSettings, add_settings, settings_of
+from ..recipe import add_prepare_flags, prepare_settings
+from ..settings import Prepare
 from ..steps.refusals import clear_errors
 from .inputs import Earlier, Inputs, Photo, Problem, label_space, mark_counts, read_inputs
-from .overlay import Overlay, OverlayRules, overlay
+from .overlay import Overlay, overlay
 from .split import PhotoInfo, Split, split
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ _MOST = 10  # lines of each kind
 class Prepared:
     """A finished dataset, and what came of every photo. As text: the summary."""
 
-    settings: PrepareSettings
+    settings: Prepare
     inputs: Inputs
     answers: AutoLabels
     space: LabelSpace
@@ -211,14 +212,14 @@ class Prepared:
             reasons = Counter(row["what"].split(" (")[0][:80] for row in skipped)
             lines += ["", f"{len(skipped)} photos or marks are not in the dataset; skipped.csv lists them:"]
             lines += [f"  {count} × {reason}" for reason, count in reasons.most_common(_MOST)]
-        lines += ["", f"next: hf-detr-panoptic check {self.settings.out}"]
-        lines += [f"then: hf-detr-panoptic train RECIPE, with data: {self.settings.out}"]
+        lines += ["", f"next: hf-detr-panoptic check {self.settings.folder}"]
+        lines += [f"then: hf-detr-panoptic train RECIPE, with data: {self.settings.folder}"]
         return "\n".join(lines)
 
 
 def write_papers(prepared: Prepared) -> None:
     """skipped.csv, prepare.json and README.md. A README that a person made their own stays."""
-    out = prepared.settings.out
+    out = prepared.settings.folder
     table = io.StringIO()
     rows = csv.DictWriter(table, ["photo", "what", "fix", "where"], lineterminator="\n")
     rows.writeheader()
@@ -234,32 +235,22 @@ def write_papers(prepared: Prepared) -> None:
     write_atomically(out / "prepare.json", text.encode("utf-8", "surrogateescape"))
 
 
-def plain_settings(settings: PrepareSettings) -> dict[str, Any]:
+def plain_settings(settings: Prepare) -> dict[str, Any]:
     """As a YAML of them would say, but for where things lie on this machine."""
-    plain: dict[str, Any] = {}
-    for entry in fields(settings):
-        value = getattr(settings, entry.name)
-        if entry.name == "labeler":
-            value = _public_name(value)
-        elif entry.name == "out":
-            continue
-        elif isinstance(value, Path):
-            value = value.name
-        elif isinstance(value, tuple):
-            value = list(value)
-        elif isinstance(value, Mapping):
-            value = {str(key): list(one) if isinstance(one, tuple) else one for key, one in value.items()}
-        plain[entry.name] = value
-    return plain
+    said = settings.to_dict() | {"labeler": _public_name(settings.labeler), "seed": settings.seed or 0}
+    del said["out"]
+    for name in ("images", "annotations", "mix"):
+        said[name] = said[name] and Path(said[name]).name
+    return said
 
 
-def dry_run(settings: PrepareSettings) -> str:
+def dry_run(settings: Prepare) -> str:
     """What would happen: photos, classes, sides, the first problems. Neither loads a model nor writes anything."""
     from .inputs import Earlier, survey
     from .labeler import labeler_space
 
     inputs = read_inputs(settings)
-    earlier = Earlier.of(settings.out)
+    earlier = Earlier.of(settings.folder)
     photos, unreadable = survey(settings.images, inputs.names)
     labeler = labeler_space(settings.labeler, settings.labeler_stuff) or LabelSpace([])
     _, space = label_space(settings, labeler, inputs.custom)
@@ -289,7 +280,7 @@ def dry_run(settings: PrepareSettings) -> str:
     return "\n".join([*lines, "", "nothing was written; without --dry-run it will be"])
 
 
-def _remarks(settings: PrepareSettings, inputs: Inputs, labeler: LabelSpace) -> list[str]:
+def _remarks(settings: Prepare, inputs: Inputs, labeler: LabelSpace) -> list[str]:
     """What the person should decide on: names that two classes carry, classes that are marked on some photos only."""
     from .schemes import namesakes, partly_marked
 
@@ -328,22 +319,20 @@ class _Merged:
     encoded: EncodedMap
 
 
-def prepare_dataset(settings: PrepareSettings, progress: bool = False) -> Prepared | None:
+def prepare_dataset(settings: Prepare, progress: bool = False) -> Prepared | None:
     """All of it; in several processes all of them label, and the first one writes and alone returns something."""
     from accelerate import PartialState
 
     from .labeler import label_photos
 
-    with clear_errors(settings.out):
+    with clear_errors(settings.folder):
         labelled = label_photos(settings, progress)
         prepared = write(settings, labelled, progress) if labelled is not None else None
         PartialState().wait_for_everyone()  # whoever leaves early takes the connection down
         return prepared
 
 
-def write(
-    settings: PrepareSettings, labelled: LabelledPhotos, progress: bool = False, splitting: bool = True
-) -> Prepared:
+def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, splitting: bool = True) -> Prepared:
     """Merge, split and write; `splitting` off puts what is new into train."""
     inputs, photos, answers = labelled.inputs, labelled.photos, labelled.answers
     if not photos:
@@ -354,8 +343,7 @@ def write(
         )
     orders, space = label_space(settings, answers.space, inputs.custom)
     names = orders.mapping(answers.space)
-    rules = overlay_rules(settings)
-    earlier = Earlier.of(settings.out)
+    earlier = Earlier.of(settings.folder)
     divided = share_out(settings, inputs, photos, earlier.parts) if splitting else None
     parts = divided.assignment if divided else {photo.name: earlier.parts.get(photo.name, "train") for photo in photos}
     foreign = _foreign(settings)
@@ -368,7 +356,7 @@ def write(
     def merge(photo: Photo) -> _Merged | Problem:
         marked = inputs.marked.get(photo.name)
         try:
-            merged = overlay(answers.read(photo.digest), marked.marks if marked else (), space, names, rules)
+            merged = overlay(answers.read(photo.digest), marked.marks if marked else (), space, names, settings.rules)
         except AnnotationError as error:
             if settings.strict:
                 raise
@@ -379,8 +367,8 @@ def write(
             source, small = shrunk(open_image(source), merged.map, settings.max_size)
         return _Merged(source, merged, encode_map(small))
 
-    earlier.remember(settings.out)
-    with DatasetWriter(settings.out, space, _DESCRIPTION) as writer:
+    earlier.remember(settings.folder)
+    with DatasetWriter(settings.folder, space, _DESCRIPTION) as writer:
         for photo, merged in _bar(_in_order(merge, photos), len(photos), progress):
             if isinstance(merged, Problem):
                 problems.append(merged)
@@ -396,25 +384,14 @@ def write(
     prepared = Prepared(settings, inputs, answers, space, photos, problems, divided.report if divided else None, tally)
     write_papers(prepared)
     answers.sweep()
-    Earlier.forget(settings.out)
+    Earlier.forget(settings.folder)
     return prepared
 
 
 _DESCRIPTION = "Photos with what a person marked on them; a pretrained model labelled the rest."
 
 
-def overlay_rules(settings: PrepareSettings) -> OverlayRules:
-    return OverlayRules(
-        threshold=settings.threshold,
-        leakage=settings.leakage,
-        min_area=settings.min_area,
-        priority=settings.priority,
-        collisions=settings.collisions,
-        boxes=settings.boxes,
-    )
-
-
-def share_out(settings: PrepareSettings, inputs: Inputs, photos: list[Photo], previous: Mapping[str, str]) -> Split:
+def share_out(settings: Prepare, inputs: Inputs, photos: list[Photo], previous: Mapping[str, str]) -> Split:
     """Who is in train, val and test; a photo that was assigned before stays."""
     infos = []
     for photo in photos:
@@ -425,7 +402,7 @@ def share_out(settings: PrepareSettings, inputs: Inputs, photos: list[Photo], pr
     return split(
         infos,
         settings.validation,
-        seed=settings.seed,
+        seed=settings.seed or 0,
         previous={name: part for name, part in previous.items() if name in there},
         test=settings.test,
         pattern=settings.group_pattern,
@@ -447,11 +424,11 @@ def _in_order(merge: Any, photos: list[Photo]) -> Iterator[tuple[Photo, _Merged 
             raise
 
 
-def _foreign(settings: PrepareSettings) -> tuple[Record, ...]:
+def _foreign(settings: Prepare) -> tuple[Record, ...]:
     """The records of the dataset that is mixed in: its own validation photos stay out, where it has any."""
     if settings.mix is None:
         return ()
-    if settings.mix.resolve() == settings.out.resolve():
+    if settings.mix.resolve() == settings.folder.resolve():
         raise DatasetError("a dataset cannot be mixed into itself", where=str(settings.mix))
     dataset = read_dataset(settings.mix)
     return dataset["train"].records if "train" in dataset else tuple(r for part in dataset.values() for r in part)
@@ -483,18 +460,18 @@ def _bar(items: Any, total: int, progress: bool) -> Any:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_settings(
+    add_prepare_flags(
         parser,
         without=(
             "labeler",
-            "labeler-stuff",
-            "batch-size",
+            "labeler_stuff",
+            "batch_size",
             "precision",
             "threads",
             "validation",
             "test",
             "seed",
-            "group-pattern",
+            "group_pattern",
         ),
     )
     parser.add_argument(
@@ -514,10 +491,10 @@ def main(args: argparse.Namespace) -> int:
     from .inputs import Problem, read_inputs, survey
     from .labeler import LabelledPhotos, raise_first
 
-    settings = settings_of(args)
-    with clear_errors(settings.out):
+    settings = prepare_settings(args)
+    with clear_errors(settings.folder):
         inputs = read_inputs(settings)
-        answers = AutoLabels.found(args.autolabels or settings.out / "autolabels")
+        answers = AutoLabels.found(args.autolabels or settings.folder / "autolabels")
         photos, problems = survey(settings.images, inputs.names, progress=True)
         there = [photo for photo in photos if answers.has(photo.digest)]
         lacking = [photo for photo in photos if not answers.has(photo.digest)]

@@ -19,7 +19,8 @@ from ..dataset.writer import encode_ids
 from ..errors import AnnotationError, LabelError, did_you_mean
 from ..labels import Category, LabelSpace, default_color
 from ..panoptic_map import PanopticMap, Segment
-from .overlay import OverlayRules, overlay
+from ..settings import OverlayRules
+from .overlay import overlay
 
 if TYPE_CHECKING:
     from ..annotations.marks import Annotations, Mark

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..errors import ModelError
+from ..settings import Losses
 from .matcher import Matching, Predictions, generalized_iou
 from .targets import Targets, at_least_fp32
 
@@ -144,37 +145,6 @@ def _transposed(slopes: Tensor, enlarging: Tensor) -> Tensor:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class LossWeights:
-    """What each loss weighs in the total, by the suffix of its name in the loss dict (`mask` is the focal loss).
-
-    `no_object` weighs the class loss of queries that found nothing.
-    """
-
-    ce: float = 1.0
-    bbox: float = 5.0
-    giou: float = 2.0
-    mask: float = 1.0
-    dice: float = 1.0
-    no_object: float = 0.1
-
-    @classmethod
-    def from_config(cls, config: Any) -> LossWeights:
-        """From a DetrConfig: what `write_to` left there, else what stock goes by."""
-        told = {ours: getattr(config, theirs) for ours, theirs in _IN_CONFIG.items()}
-        return cls(**told | (getattr(config, "loss_weights", None) or {}))
-
-    def write_to(self, config: Any) -> None:
-        """As a key of our own: DetrConfig knows no weight of the class loss, and takes whole numbers for most."""
-        config.loss_weights = asdict(self)
-        for ours, theirs in _IN_CONFIG.items():
-            value = getattr(self, ours)
-            if not isinstance(getattr(config, theirs), int):
-                setattr(config, theirs, value)
-            elif value == int(value):
-                setattr(config, theirs, int(value))
-
-
 _IN_CONFIG = {
     "bbox": "bbox_loss_coefficient",
     "giou": "giou_loss_coefficient",
@@ -182,6 +152,23 @@ _IN_CONFIG = {
     "dice": "dice_loss_coefficient",
     "no_object": "eos_coefficient",
 }
+
+
+def losses_of(config: Any) -> Losses:
+    """From a DetrConfig: what `write_losses` left there, else what stock goes by."""
+    stock = {ours: getattr(config, theirs) for ours, theirs in _IN_CONFIG.items()}
+    return Losses(**stock | (getattr(config, "loss_weights", None) or {}))
+
+
+def write_losses(losses: Losses, config: Any) -> None:
+    """As a key of our own: DetrConfig knows no weight of the class loss, and takes whole numbers for most."""
+    config.loss_weights = losses.to_dict()
+    for ours, theirs in _IN_CONFIG.items():
+        value = getattr(losses, ours)
+        if not isinstance(getattr(config, theirs), int):
+            setattr(config, theirs, value)
+        elif value == int(value):
+            setattr(config, theirs, int(value))
 
 
 @dataclass(frozen=True)
@@ -196,7 +183,7 @@ class Denominators:
     processes: int = 1
 
     @classmethod
-    def of(cls, counts: Sequence[int], num_queries: int, weights: LossWeights) -> Denominators:
+    def of(cls, counts: Sequence[int], num_queries: int, weights: Losses) -> Denominators:
         """Of images with so many targets each. Queries that the class loss ignores count as no-object all the same."""
         matched = sum(min(count, num_queries) for count in counts)
         unmatched = len(counts) * num_queries - matched
@@ -229,7 +216,7 @@ def criterion(
     matching: Matching,
     mask_logits: Tensor | None = None,
     *,
-    weights: LossWeights | None = None,
+    weights: Losses | None = None,
     denominators: Denominators | None = None,
     paper: bool = False,
     segment_scores: bool = False,
@@ -243,7 +230,7 @@ def criterion(
     `mask_matching`: the pairs that `mask_logits` are of, if not all.
     `segment_scores` multiplies a target's losses by its score; the denominators stay those of scores of 1.
     """
-    weights = weights or LossWeights()
+    weights = weights or Losses()
     if denominators is None:
         denominators = Denominators.of(targets.counts, predictions.logits.shape[1], weights)
     per_box = denominators.processes / max(denominators.boxes, 1.0)
@@ -268,7 +255,7 @@ def criterion(
         _warn_of_surplus(predictions.logits.shape[1])
 
     total = sum(
-        (getattr(weights, field.name) * value for field in fields(weights) for value in _of(losses, field.name)),
+        (weight * value for name, weight in weights for value in _of(losses, name)),
         start=losses["loss_ce"].new_zeros(()),
     )
     return total, losses
@@ -285,7 +272,7 @@ def _class_loss(
     matching: Matching,
     ignored: Tensor | None,
     scores: Tensor,
-    weights: LossWeights,
+    weights: Losses,
     denominators: Denominators,
 ) -> dict[str, Tensor]:
     """Cross-entropy of every query, [B, Q, C + 1]; `ignored`: bool [B, Q], no-object is not asked of these."""

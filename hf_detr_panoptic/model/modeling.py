@@ -22,14 +22,14 @@ from ..errors import LabelError, ModelError, did_you_mean
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
 from ..preprocess import Preprocess
+from ..settings import Postprocess
 from . import checkpoints as loading
 from . import segment
 from .checkpoints import DETECTION_KEYS, carry_classes, strengthen_attention
-from .criterion import Denominators, LossWeights, criterion
+from .criterion import Denominators, criterion, losses_of
 from .detector import Detection, check_finite, check_pixels, detect
 from .mask_head import SharedMaskFeatures, dense_masks, fast_layout, masks_for, shared_mask_features
 from .matcher import MatchCosts, Matching, Predictions, match
-from .postprocess import PostprocessSettings
 from .targets import Targets
 
 if TYPE_CHECKING:
@@ -215,16 +215,15 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         return self._label_space[1]
 
     @property
-    def settings(self) -> PostprocessSettings:
+    def settings(self) -> Postprocess:
         """How maps are made unless `segment` is told otherwise; kept in the configuration."""
         remembered: Mapping[str, Any] = getattr(self.config, "hf_detr_panoptic", None) or {}
-        known = PostprocessSettings.__dataclass_fields__
-        return PostprocessSettings(**{key: value for key, value in remembered.items() if key in known})
+        return Postprocess(**{key: value for key, value in remembered.items() if key in Postprocess.model_fields})
 
     @settings.setter
-    def settings(self, settings: PostprocessSettings) -> None:
+    def settings(self, settings: Postprocess) -> None:
         remembered = getattr(self.config, "hf_detr_panoptic", None) or {}
-        self.config.hf_detr_panoptic = {**remembered, **settings.to_config()}
+        self.config.hf_detr_panoptic = {**remembered, **settings.to_dict()}
 
     @property
     def preprocess(self) -> Preprocess:
@@ -359,7 +358,7 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
                 targets,
                 matching,
                 matched_masks,
-                weights=LossWeights.from_config(self.config),
+                weights=losses_of(self.config),
                 denominators=denominators,
                 paper=paper,
                 segment_scores=segment_scores,
@@ -409,8 +408,7 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         """
         given: dict[str, Any] = {"threshold": threshold, "mask_threshold": mask_threshold, "min_area": min_area}
         given |= {"fill": fill, "duplicate": duplicate}
-        remembered = self.settings.to_config()
-        settings = PostprocessSettings(**{**remembered, **{k: v for k, v in given.items() if v is not None}})
+        settings = self.settings.changed(**{name: value for name, value in given.items() if value is not None})
         if precision not in segment.PRECISIONS:
             raise ModelError(f"precision is {precision!r}", fix=did_you_mean(precision, segment.PRECISIONS))
         return segment.segment(self, images, settings, precision=precision, batch_size=batch_size)

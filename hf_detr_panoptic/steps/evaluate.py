@@ -151,7 +151,7 @@ def evaluate_model(
         )
     finally:
         loaded.image_processor = before
-    return {**measured.compute(), "settings": {**loaded.settings.to_config(), **settings, "protocol": protocol}}
+    return {**measured.compute(), "settings": {**loaded.settings.to_dict(), **settings, "protocol": protocol}}
 
 
 def _paper_sizes(preprocess: Any) -> Any:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ..dataset.batches import Row
-    from .arguments import Recipe
+    from ..recipe import Recipe
 
 
 class Tracker(Protocol):

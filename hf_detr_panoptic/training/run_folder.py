@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DatasetError, RecipeError, RunError, did_you_mean
 from ..evaluation.table import write_per_class
 from ..labels import LabelSpace
+from ..recipe import Recipe, read_yaml
+from ..settings import STAGES, Prepare
 from . import checkpoints
 from .checkpoints import write_json
-from .recipe import PhotosAndMarks, Recipe
-from .recipes_on_disk import read_yaml
-from .stage_recipe import STAGES
 
 if TYPE_CHECKING:
     from ..dataset.batches import Row
@@ -229,7 +228,7 @@ def check_folder(recipe: Recipe) -> None:
 
 
 def _prepared_into(output: Path, recipe: Recipe) -> bool:
-    own = isinstance(recipe.data, PhotosAndMarks) and recipe.data.out is None
+    own = isinstance(recipe.data, Prepare) and recipe.data.out is None
     return own and (output / "data" / "prepare.json").is_file()
 
 

@@ -15,7 +15,7 @@ from ..dataset.batches import EpochSampler, Row, collate
 from ..dataset.transforms import rng_of
 from ..errors import DatasetError, RecipeError
 from ..labels import LabelSpace
-from .stage_recipe import StageRecipe
+from ..settings import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Splits:
         return {"train": self.train, "val": self.val}
 
 
-def check_splits(splits: Splits, stages: Iterable[StageRecipe]) -> None:
+def check_splits(splits: Splits, stages: Iterable[Stage]) -> None:
     """What would spoil a run of these stages later, said before it begins."""
     for name, rows in splits.by_name.items():
         if not len(rows):
@@ -54,7 +54,7 @@ def check_splits(splits: Splits, stages: Iterable[StageRecipe]) -> None:
         )
 
 
-def _check_metric(stage: StageRecipe, splits: Splits) -> None:
+def _check_metric(stage: Stage, splits: Splits) -> None:
     """Things or stuff alone can be measured only where there are some; crowds do not count."""
     whole, _, group = str(stage.training_arguments["metric_for_best_model"]).rpartition("_")
     if group in ("things", "stuff"):

@@ -20,13 +20,14 @@ from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..dataset.batches import PanopticDataset
-from ..dataset.transforms import Augmentation
 from ..errors import DatasetError, HfDetrPanopticError, RecipeError, did_you_mean
 from ..labels import LabelSpace
-from ..model.criterion import LossWeights
+from ..model.criterion import write_losses
 from ..model.modeling import DetrForPanopticSegmentation
+from ..recipe import Recipe
+from ..settings import STAGES, Stage
 from . import checkpoints
-from .arguments import check_arguments, process_kept
+from .arguments import check_arguments, process_kept, training_arguments
 from .batch_size import fit_batch_size, halve_batch_size, ran_out_of_memory, training_memory_error, training_step
 from .callbacks import (
     Cost,
@@ -43,7 +44,6 @@ from .callbacks import (
 )
 from .evaluation_loop import box_precision, panoptic_quality
 from .full_disk import says_a_full_disk
-from .recipe import Recipe
 from .run_folder import (
     StageEnd,
     begun_stages,
@@ -57,7 +57,6 @@ from .run_folder import (
     write_metrics,
 )
 from .sampling import Splits, check_splits, collate_for_training
-from .stage_recipe import STAGES, StageRecipe
 from .trainer import PanopticTrainer, load_strictly, parameter_groups, seed_of, trainable_line
 
 STEPS = 3
@@ -237,7 +236,7 @@ def run_stages(
 
 def _run(
     recipe: Recipe,
-    stage: StageRecipe,
+    stage: Stage,
     splits: Splits,
     say: Say,
     interruption: Interruption,
@@ -289,13 +288,13 @@ def starting_model(
         model.image_processor = replace(
             model.preprocess, shortest_edge=shortest, longest_edge=longest, exact_size=None, fit_within=None
         )
-    LossWeights(**vars(recipe.losses)).write_to(model.config)
-    changes = {name: value for name, value in vars(recipe.postprocess).items() if value is not None}
-    model.settings = replace(model.settings, **changes)
+    write_losses(recipe.losses, model.config)
+    changes = {name: value for name, value in recipe.postprocess.to_dict().items() if value is not None}
+    model.settings = model.settings.changed(**changes)
     return model
 
 
-def prepare_model(model: DetrForPanopticSegmentation, stage: StageRecipe) -> None:
+def prepare_model(model: DetrForPanopticSegmentation, stage: Stage) -> None:
     """Freeze what the stage does not train, and say which losses it learns by."""
     if stage.name == "mask_head":
         model.freeze("detr", *(part for part in stage.freeze if part == "mask_head"))
@@ -312,7 +311,7 @@ class _Stage:
     def __init__(
         self,
         recipe: Recipe,
-        stage: StageRecipe,
+        stage: Stage,
         splits: Splits,
         model: DetrForPanopticSegmentation,
         say: Say,
@@ -323,16 +322,11 @@ class _Stage:
         prepare_model(model, stage)
         self.trained = trainable_line(stage.name, model)
         say(self.trained)
-        self.args = stage.training_arguments_for(PartialState().device, output_dir=self.folder, seed=recipe.seed)
+        self.args = training_arguments(stage, PartialState().device, output_dir=self.folder, seed=recipe.seed)
         if self.args.report_to:
             self.args.report_to = []  # one run in the tracker, not three: `Tracking` reports
-        changes = recipe.augmentation.changes()
-        edges = (model.preprocess.shortest_edge or 800, model.preprocess.longest_edge)
         self.dataset = PanopticDataset(
-            splits.train,
-            model.preprocess,
-            Augmentation.for_size(*edges, **changes),
-            seed=seed_of(recipe.seed, stage.name),
+            splits.train, model.preprocess, recipe.augmentation, seed=seed_of(recipe.seed, stage.name)
         )
         fit_batch_size(model, self.args, self.dataset, self.folder, say)
 
@@ -427,7 +421,7 @@ class _Stage:
         )
 
 
-def chosen_stages(recipe: Recipe, start: str | None, stop: str | None) -> list[StageRecipe]:
+def chosen_stages(recipe: Recipe, start: str | None, stop: str | None) -> list[Stage]:
     """What the recipe does not skip, from `start` to `stop`."""
     for name in (start, stop):
         if name is not None and name not in STAGES:

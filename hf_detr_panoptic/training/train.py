@@ -7,19 +7,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DatasetError, HfDetrPanopticError, LabelError, RecipeError, did_you_mean
+from ..errors import DatasetError, HfDetrPanopticError, LabelError, did_you_mean
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap, Segment
 
 if TYPE_CHECKING:
     from ..dataset.batches import Row
-    from ..steps.prepare.settings import PrepareSettings
-    from .arguments import Recipe
+    from ..recipe import Recipe
     from .run_folder import StageEnd
     from .sampling import Splits
 
@@ -194,42 +193,20 @@ def _prepared(recipe: Recipe) -> Path:
     from ..labeling.prepare import prepare_dataset
     from .run_folder import begun_stages
 
-    settings = prepare_settings(recipe)
-    if begun_stages(recipe.output) and (settings.out / "prepare.json").is_file():
+    settings = recipe.prepare
+    if begun_stages(recipe.output) and (settings.folder / "prepare.json").is_file():
         if PartialState().is_main_process:
-            print(f"{settings.out}: as this run began; for new photos or marks give another `output`")
+            print(f"{settings.folder}: as this run began; for new photos or marks give another `output`")
     else:
         prepare_dataset(settings, progress=True)
-    return settings.out
-
-
-def prepare_settings(recipe: Recipe) -> PrepareSettings:
-    """What `prepare` is told by a recipe whose `data` names photos and marks."""
-    from ..steps.prepare.settings import PrepareSettings
-    from .recipe import PhotosAndMarks
-
-    marks, out = recipe.data, recipe.prepared_folder
-    assert isinstance(marks, PhotosAndMarks)
-    assert out is not None
-    known = {entry.name for entry in fields(PrepareSettings)}
-    renamed = {"group_by": "group_pattern"}
-    given: dict[str, Any] = {"out": out, "seed": recipe.seed}
-    for entry in fields(PhotosAndMarks):
-        name, value = renamed.get(entry.name, entry.name), getattr(marks, entry.name)
-        if name == "out":
-            continue
-        if name in known:
-            given[name] = Path(value) if name in ("images", "annotations") else value
-        elif value != entry.default:
-            raise RecipeError(
-                f"data.{entry.name} is not understood here", fix="Run `hf-detr-panoptic overlay`, and name its folder."
-            )
-    return PrepareSettings.of(given)
+    return settings.folder
 
 
 def plan(recipe: Recipe) -> str:
     """What a recipe would do, in a few lines."""
-    source = recipe.data if isinstance(recipe.data, str) else f"{recipe.data.images} with {recipe.data.annotations}"
+    source = recipe.data
+    if not isinstance(source, str):
+        source = f"{source.images} with {source.annotations or 'no marks'}"
     lines = [f"model   {recipe.model}", f"data    {source}", f"output  {recipe.output}"]
     for stage in recipe.stages:
         arguments = stage.training_arguments

@@ -19,16 +19,16 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from ..dataset.batches import EpochSampler, Row
 from ..errors import ModelError, RecipeError
 from ..images import open_image
-from ..model.criterion import Denominators, LossWeights
+from ..model.criterion import Denominators, losses_of
 from ..model.modeling import DetrForPanopticSegmentation
 from ..model.targets import count_targets
 from ..panoptic_map import PanopticMap
+from ..settings import Stage
 from . import checkpoints
 from .batch_size import evaluation_memory_error, ran_out_of_memory
 from .callbacks import Cost
 from .evaluation_loop import box_precision, eval_metrics, panoptic_quality
 from .sampling import RankBatches, RepeatSampler, WithFillers, collate_for_training, is_filler, repeat_factors
-from .stage_recipe import StageRecipe
 
 DROP = 0.1
 
@@ -150,7 +150,7 @@ class PanopticTrainer(Trainer):
         self,
         model: DetrForPanopticSegmentation,
         args: TrainingArguments,
-        stage: StageRecipe,
+        stage: Stage,
         train_dataset: Dataset[dict[str, Any]],
         eval_rows: Sequence[Row],
         callbacks: Sequence[TrainerCallback] = (),
@@ -233,7 +233,7 @@ class PanopticTrainer(Trainer):
             return None
         config = self.model.config
         counts = [n for batch in batch_samples if not is_filler(batch) for n in count_targets(batch["labels"])]
-        denominators = Denominators.of(counts, config.num_queries, LossWeights.from_config(config))
+        denominators = Denominators.of(counts, config.num_queries, losses_of(config))
         return denominators.summed_over_ranks(self.args.device)
 
     def compute_loss(

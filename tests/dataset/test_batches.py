@@ -16,14 +16,14 @@ from torch.utils.data import DataLoader
 from hf_detr_panoptic import LabelSpace, PanopticMap, Segment
 from hf_detr_panoptic.dataset.batches import EpochSampler, PanopticDataset, collate
 from hf_detr_panoptic.dataset.coco_panoptic import read_split
-from hf_detr_panoptic.dataset.transforms import Augmentation
 from hf_detr_panoptic.dataset.writer import DatasetWriter
 from hf_detr_panoptic.errors import DatasetError
 from hf_detr_panoptic.model.targets import Targets
 from hf_detr_panoptic.preprocess import Preprocess
+from hf_detr_panoptic.settings import Augmentation
 
 SMALL = Preprocess(shortest_edge=64, longest_edge=107)
-AUGMENTATION = Augmentation.for_size(64)
+AUGMENTATION = Augmentation().for_size(64)
 
 
 @pytest.fixture(scope="module")

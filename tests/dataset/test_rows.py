@@ -16,9 +16,9 @@ from hf_detr_panoptic import LabelSpace, PanopticMap, load_panoptic
 from hf_detr_panoptic.dataset.batches import EpochSampler, PanopticDataset, collate
 from hf_detr_panoptic.dataset.coco_panoptic import read_dataset, read_split
 from hf_detr_panoptic.dataset.rows import PanopticDatasets, rows_of, to_panoptic_map, write_parquet
-from hf_detr_panoptic.dataset.transforms import Augmentation
 from hf_detr_panoptic.errors import DatasetError, HfDetrPanopticError
 from hf_detr_panoptic.preprocess import Preprocess
+from hf_detr_panoptic.settings import Augmentation
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +135,7 @@ def test_an_edited_dataset_is_read_anew(dataset: Path, small_map: PanopticMap) -
 def test_training_sees_the_same_through_folder_and_parquet(dataset: Path, tmp_path: Path) -> None:
     write_parquet(load_panoptic(dataset), tmp_path / "hub")
     stored = load_panoptic(tmp_path / "hub")
-    settings = {"preprocess": Preprocess(32, 60), "augmentation": Augmentation.for_size(32), "seed": 3}
+    settings = {"preprocess": Preprocess(32, 60), "augmentation": Augmentation().for_size(32), "seed": 3}
     sides = [
         PanopticDataset(rows, **settings)  # type: ignore[arg-type]
         for rows in (read_split(dataset), rows_of(stored["train"], stored.label_space))

@@ -11,13 +11,14 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
 from hf_detr_panoptic import PanopticMap, Segment
-from hf_detr_panoptic.dataset.transforms import Augmentation, Draw, Window, make_labels, rng_of
+from hf_detr_panoptic.dataset.transforms import Draw, Window, make_labels, rng_of
 from hf_detr_panoptic.errors import DatasetError, RecipeError
 from hf_detr_panoptic.preprocess import Preprocess
+from hf_detr_panoptic.settings import Augmentation
 
 SMALL = Preprocess(shortest_edge=96, longest_edge=160)
-EVERY = Augmentation.for_size(96)
-JITTER = Augmentation.for_size(96, scale_jitter=(0.1, 2.0))
+EVERY = Augmentation().for_size(96)
+JITTER = Augmentation(scale_jitter=(0.1, 2.0)).for_size(96)
 
 
 def blobs(seed: int) -> tuple[np.ndarray, list[Segment]]:
@@ -48,7 +49,7 @@ def test_boxes_are_tight_on_the_transformed_map_for_500_draws(augmentation: Augm
     vanished = 0
     for draw_id in range(500):
         ids, segments = blobs(draw_id % 25)
-        draw = augmentation.draw(*ids.shape, SMALL, rng_of("boxes", draw_id))
+        draw = Draw.of(augmentation, *ids.shape, SMALL, rng_of("boxes", draw_id))
         new = draw.ids(ids)
         labels = make_labels(new, segments, image_id=draw_id)
         assert new.shape == draw.size == tuple(labels["valid_size"].tolist())
@@ -127,7 +128,7 @@ def test_a_mirrored_map_is_the_map_mirrored() -> None:
 
 def test_without_augmentation_pixels_are_preprocesss() -> None:
     pixels = torch.randint(0, 256, (3, 120, 90), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    draw = Augmentation.none().draw(120, 90, SMALL, rng_of(0))
+    draw = Draw.of(Augmentation.none(), 120, 90, SMALL, rng_of(0))
     assert draw == Draw(Window(0, 0, 120, 90), (128, 96))
     assert torch.equal(draw.photo(pixels, SMALL), SMALL(pixels))
 
@@ -157,7 +158,7 @@ def test_colours_are_torchvisions(strengths: tuple[float, float, float], stock) 
 
 def test_sizes_are_those_of_the_paper() -> None:
     """Short sides 480 to 800 by 32, long side at most 1333, whatever the photo; half of them cropped."""
-    draws = [Augmentation().draw(900, 1200, Preprocess(), rng_of(n)) for n in range(400)]
+    draws = [Draw.of(Augmentation().for_size(), 900, 1200, Preprocess(), rng_of(n)) for n in range(400)]
     whole = [draw for draw in draws if draw.window == Window(0, 0, 900, 1200)]
     assert {draw.size[0] for draw in whole} == set(range(480, 801, 32))
     assert 150 < len(whole) < 250
@@ -170,12 +171,12 @@ def test_sizes_are_those_of_the_paper() -> None:
         # On the photo at 400, 500 or 600 a window is 384 to 600 wide.
         assert any(383 <= round(window.height * s / 900) <= 601 for s in (400, 500, 600)) or draw in whole
         assert abs(height / width - window.height / window.width) < 0.02
-    panorama = [Augmentation(crop=0).draw(300, 3000, Preprocess(), rng_of(n)) for n in range(50)]
+    panorama = [Draw.of(Augmentation(crop=0).for_size(), 300, 3000, Preprocess(), rng_of(n)) for n in range(50)]
     assert {draw.size for draw in panorama} == {(133, 1333)}
 
 
 def test_jitter_keeps_within_its_size() -> None:
-    draws = [JITTER.draw(80, 120, SMALL, rng_of(n)) for n in range(300)]
+    draws = [Draw.of(JITTER, 80, 120, SMALL, rng_of(n)) for n in range(300)]
     size = JITTER.jitter_size
     assert max(max(draw.size) for draw in draws) == size == 123
     assert min(max(draw.size) for draw in draws) < 0.2 * size
@@ -187,7 +188,7 @@ def test_jitter_keeps_within_its_size() -> None:
 def test_a_photo_of_one_pixel_survives() -> None:
     for n in range(50):
         for augmentation in (EVERY, JITTER):
-            draw = augmentation.draw(1, 1, SMALL, rng_of(n))
+            draw = Draw.of(augmentation, 1, 1, SMALL, rng_of(n))
             assert draw.ids(np.ones((1, 1), np.int32)).min() == 1
 
 
@@ -201,16 +202,16 @@ def test_draws_differ_by_every_part_of_the_key() -> None:
 def test_global_randomness_is_neither_read_nor_moved() -> None:
     random.seed(1)
     before = random.getstate(), torch.get_rng_state(), np.random.get_state()[1].copy()
-    first = EVERY.draw(100, 120, SMALL, rng_of(3))
+    first = Draw.of(EVERY, 100, 120, SMALL, rng_of(3))
     assert random.getstate() == before[0]
     assert torch.equal(torch.get_rng_state(), before[1])
     assert np.array_equal(np.random.get_state()[1], before[2])
     random.seed(99)
-    assert EVERY.draw(100, 120, SMALL, rng_of(3)) == first
+    assert Draw.of(EVERY, 100, 120, SMALL, rng_of(3)) == first
 
 
 def test_the_map_survives_a_round_trip_through_labels(small_map: PanopticMap) -> None:
-    draw = Augmentation.none().draw(small_map.height, small_map.width, Preprocess(None, None), rng_of(0))
+    draw = Draw.of(Augmentation.none(), small_map.height, small_map.width, Preprocess(None, None), rng_of(0))
     labels = make_labels(draw.ids(small_map.ids), small_map.segments, image_id=1)
     expected = tight_boxes(small_map.ids, [s.id for s in small_map.segments])
     np.testing.assert_allclose(labels["boxes"].numpy(), expected, atol=1e-7)
@@ -234,4 +235,5 @@ def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
 
 
 def test_settings_from_yaml_lists_are_the_same_value() -> None:
-    assert Augmentation(crop_window=[384, 600], short_sides=list(range(480, 801, 32))) == Augmentation()  # type: ignore[arg-type]
+    papers = Augmentation(crop_window=[384, 600], short_sides=list(range(480, 801, 32)))  # type: ignore[arg-type]
+    assert papers.for_size() == Augmentation().for_size()

@@ -23,10 +23,10 @@ from hf_detr_panoptic.demo.photos import Place
 from hf_detr_panoptic.demo.scenes import SITE, TEACHER
 from hf_detr_panoptic.errors import HfDetrPanopticError
 from hf_detr_panoptic.evaluation.panoptic_quality import PanopticQuality
-from hf_detr_panoptic.labeling.overlay import OverlayRules
 from hf_detr_panoptic.labels import LabelSpace
 from hf_detr_panoptic.panoptic_map import PanopticMap, Segment
-from hf_detr_panoptic.training.recipe import Recipe
+from hf_detr_panoptic.recipe import Recipe
+from hf_detr_panoptic.settings import OverlayRules
 
 SMALL = ["--photos", "8", "--held-out", "2", "--size", "128x96"]
 QUICK = ["--max_steps", "2", "--eval_strategy", "no", "--per_device_train_batch_size", "2", "--data.threshold", "0.5"]

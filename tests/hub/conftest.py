@@ -83,7 +83,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
-    from hf_detr_panoptic.training.recipe import Recipe
+    from hf_detr_panoptic.recipe import Recipe
     from hf_detr_panoptic.training.run_folder import StageEnd, stage_folder, write_metrics
 
     steps = _module("steps/conftest.py")

@@ -17,8 +17,8 @@ from transformers import DetrConfig
 
 from hf_detr_panoptic import Category, DetrForPanopticSegmentation, LabelSpace, PanopticMap, Segment
 from hf_detr_panoptic.dataset.writer import DatasetWriter
-from hf_detr_panoptic.model.postprocess import PostprocessSettings
 from hf_detr_panoptic.preprocess import Preprocess
+from hf_detr_panoptic.settings import Postprocess
 
 SPACE = LabelSpace(
     [
@@ -52,7 +52,7 @@ def _speaking_model() -> DetrForPanopticSegmentation:
     )
     model.eval()
     model.image_processor = Preprocess(shortest_edge=64, longest_edge=128)
-    model.settings = PostprocessSettings(threshold=0.3)
+    model.settings = Postprocess(threshold=0.3)
     for tensor in model.detr.parameters():
         if tensor.ndim == 2:
             tensor.normal_(std=1.5 / tensor.shape[1] ** 0.5)

@@ -19,7 +19,7 @@ from hf_detr_panoptic.errors import HubError, RecipeError
 from hf_detr_panoptic.hub.pictures import draw_card_pictures, telling_rows
 from hf_detr_panoptic.hub.push import PushAsItTrains
 from hf_detr_panoptic.pictures.draw import draw
-from hf_detr_panoptic.training.recipe import Recipe
+from hf_detr_panoptic.recipe import Recipe
 
 if TYPE_CHECKING:
     from hub_server import HubServer

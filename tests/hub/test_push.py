@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ import yaml
 from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.hub.push import finished_run, published_recipe
 from hf_detr_panoptic.hub.repository import Upload, without_places
-from hf_detr_panoptic.training.recipe import Recipe
+from hf_detr_panoptic.recipe import Recipe
 
 if TYPE_CHECKING:
     from hub_server import HubServer
@@ -192,7 +191,7 @@ def test_a_user_whom_the_system_does_not_know(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", unknown)
     monkeypatch.setenv("HOME", "/srv/anna")
-    recipe = yaml.safe_load(published_recipe(replace(finished_run(run).recipe, data="../anna/photos"), None))
+    recipe = yaml.safe_load(published_recipe(finished_run(run).recipe.changed(data="../anna/photos"), None))
     assert recipe["data"] == "photos"  # the home folder still tells a name
 
 

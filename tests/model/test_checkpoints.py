@@ -15,8 +15,8 @@ from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.model import checkpoints as loading
 from hf_detr_panoptic.model.checkpoints import ATTENTION_SCALE, to_detector
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
-from hf_detr_panoptic.model.postprocess import PostprocessSettings
 from hf_detr_panoptic.preprocess import Preprocess
+from hf_detr_panoptic.settings import Postprocess
 
 load = DetrForPanopticSegmentation.from_pretrained
 
@@ -232,7 +232,7 @@ def test_a_saved_model_remembers(stock_model, tmp_path):
     stock_model().save_pretrained(tmp_path / "stock")
     space = LabelSpace([Category("mud", False, (1, 2, 3), "custom", "ground"), Category("pipe", True)])
     model = load(tmp_path / "stock", label_space=space, image_processor=Preprocess(shortest_edge=64, longest_edge=99))
-    model.settings = PostprocessSettings(threshold=0.6, mask_threshold=0.4, min_area=9, fill="argmax")
+    model.settings = Postprocess(threshold=0.6, mask_threshold=0.4, min_area=9, fill="argmax")
     model.save_pretrained(tmp_path / "ours")
     again = load(tmp_path / "ours")
     assert again.label_space == space
@@ -254,7 +254,7 @@ def test_a_checkpoint_with_holes_keeps_its_columns_and_its_settings(stock_model,
     model = load(tmp_path / "stock")
     assert model.label_space.names == ("person", "cat", "sky-other-merged")
     assert model.label_space.columns == (1, 3, 4)
-    model.settings = PostprocessSettings(min_area=30)
+    model.settings = Postprocess(min_area=30)
     model.save_pretrained(tmp_path / "ours")
     again = load(tmp_path / "ours")
     assert again.label_space.columns == (1, 3, 4)

@@ -13,8 +13,8 @@ from transformers import DetrConfig
 
 from hf_detr_panoptic.labels import LabelSpace
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
-from hf_detr_panoptic.model.postprocess import PostprocessSettings
 from hf_detr_panoptic.preprocess import Preprocess
+from hf_detr_panoptic.settings import Postprocess
 
 
 def save_tiny_labeler(folder: Path, space: LabelSpace | None = None) -> Path:
@@ -31,7 +31,7 @@ def save_tiny_labeler(folder: Path, space: LabelSpace | None = None) -> Path:
     model = DetrForPanopticSegmentation(config, space or LabelSpace.coco()).eval()
     model.image_processor = Preprocess(shortest_edge=64, longest_edge=128)
     # Every pixel goes to a query, and the classes differ from query to query: at random weights none would.
-    model.settings = PostprocessSettings(fill="argmax")
+    model.settings = Postprocess(fill="argmax")
     with torch.no_grad():
         for tensor in model.detr.parameters():
             if tensor.ndim == 2:

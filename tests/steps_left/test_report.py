@@ -22,9 +22,9 @@ from hf_detr_panoptic.dataset.writer import DatasetWriter
 from hf_detr_panoptic.errors import HfDetrPanopticError
 from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.panoptic_map import PanopticMap, Segment
+from hf_detr_panoptic.recipe import Recipe
 from hf_detr_panoptic.steps.report.dataset import dataset_page
 from hf_detr_panoptic.steps.report.run import run_page
-from hf_detr_panoptic.training.arguments import Recipe
 from hf_detr_panoptic.training.run_folder import StageEnd
 
 SPACE = LabelSpace(

@@ -102,7 +102,7 @@ def test_segments_are_chosen_by_number_or_class(model, photo):
 
 
 def test_where_nothing_passed(model, photo, tmp_path):
-    model.settings = replace(model.settings, threshold=1.0)
+    model.settings = model.settings.changed(threshold=1.0)
     with pytest.raises(LabelError, match="try a lower --threshold"):
         trace_photo(model, photo, tmp_path / "out", segments=["person"])
     assert not (tmp_path / "out").exists()

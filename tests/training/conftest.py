@@ -17,7 +17,7 @@ from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.panoptic_map import PanopticMap, Segment
 from hf_detr_panoptic.preprocess import Preprocess
-from hf_detr_panoptic.training.arguments import Recipe
+from hf_detr_panoptic.recipe import Recipe
 from hf_detr_panoptic.training.sampling import Splits
 
 SPACE = LabelSpace([Category("block", True), Category("disc", True), Category("sky", False), Category("mud", False)])

@@ -18,7 +18,7 @@ from hf_detr_panoptic.images import open_image
 from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.panoptic_map import PanopticMap, Segment
 from hf_detr_panoptic.pictures.draw import draw
-from hf_detr_panoptic.training.arguments import Recipe
+from hf_detr_panoptic.recipe import Recipe
 from hf_detr_panoptic.training.callbacks import Trackers, grid, trackers_of, tracking
 
 SPACE = LabelSpace([Category("pipe", True), Category("sky", False)])

@@ -13,7 +13,7 @@ import yaml
 
 from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
-from hf_detr_panoptic.training.arguments import Recipe
+from hf_detr_panoptic.recipe import Recipe
 
 
 @pytest.fixture

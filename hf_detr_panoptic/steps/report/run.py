@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from .words import shown_path, without_paths
 
 if TYPE_CHECKING:
     from ...dataset.batches import Row
-    from ...training.arguments import Recipe
+    from ...recipe import Recipe
     from ...training.run_folder import Run, StageEnd
     from ...training.sampling import Splits
 
@@ -53,7 +53,7 @@ def run_page(folder: Path, data: str | None, limit: int, progress: bool = False)
     from ...training.run_folder import Run
 
     run = Run(folder)
-    recipe = replace(run.recipe, output=str(folder))
+    recipe = run.recipe.changed(output=str(folder))
     source = data or (recipe.data if isinstance(recipe.data, str) else str(recipe.prepared_folder))
     notes: list[str] = []
     final = folder / "final"
@@ -108,7 +108,7 @@ def _splits(recipe: Recipe, source: str, notes: list[str], insist: bool) -> Spli
         notes.append(f"The dataset {shown_path(source)} is not here, so no photo is shown: give it with --data.")
         return None
     try:
-        return splits_of(replace(recipe, data=source))
+        return splits_of(recipe.changed(data=source))
     except HfDetrPanopticError as error:
         if insist:
             raise
@@ -280,8 +280,8 @@ def _measured(seen: _Seen, splits: Splits | None, result: Mapping[str, Any]) -> 
 
 
 def _stage_names(folder: Path) -> list[str]:
+    from ...settings import STAGES
     from ...training.run_folder import stage_folder
-    from ...training.stage_recipe import STAGES
 
     return [stage for stage in STAGES if stage_folder(folder, stage).is_dir()]
 

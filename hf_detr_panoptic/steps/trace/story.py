@@ -19,10 +19,10 @@ from ...visual import trace as pictures
 from ...visual.trace_page import Picture, Section, Table
 
 if TYPE_CHECKING:
-    from ...model.postprocess import PostprocessSettings
     from ...model.trace import Trace, TracedImage
     from ...model.traced_shapes import Shape, TracedShape
     from ...panoptic_map import Segment
+    from ...settings import Postprocess
 
 _SHOWN = 4  # segments, unless others are asked for
 _MASKS = 19  # kept masks side by side, beside the map
@@ -198,7 +198,7 @@ def _texts(trace: Trace, image: TracedImage) -> list[list[str]]:
     ]
 
 
-def _alone(settings: PostprocessSettings) -> str:
+def _alone(settings: Postprocess) -> str:
     """Which masks that count still do not become segments."""
     rules = ""
     if settings.duplicate < 1:

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hf_detr_panoptic.dataset import transforms
 from hf_detr_panoptic.errors import RecipeError
-from hf_detr_panoptic.labeling.overlay import BOXES, COLLISIONS, OverlayRules
-from hf_detr_panoptic.labeling.schemes import SCHEMES
-from hf_detr_panoptic.model.criterion import LossWeights
-from hf_detr_panoptic.model.postprocess import FILLS, PostprocessSettings
-from hf_detr_panoptic.training.arguments import STAGES, Recipe, StageRecipe
-from hf_detr_panoptic.training.plain_data import settings_of
-from hf_detr_panoptic.training.recipe import Augmentation, Losses, PhotosAndMarks, Postprocess
+from hf_detr_panoptic.recipe import Recipe
+from hf_detr_panoptic.settings import STAGES, Augmentation, Postprocess, PostprocessChanges, Prepare, Stage
 
 
 def test_a_recipe_needs_only_its_data() -> None:
@@ -54,7 +47,7 @@ def test_the_stages_of_the_design() -> None:
 def test_photos_and_marks() -> None:
     data = {"images": "photos", "annotations": "a.zip", "merge": {"sky": ["sky-other-merged"]}, "stuff": ["gravel"]}
     recipe = Recipe.from_dict({"data": data, "output": "runs/site"})
-    assert isinstance(recipe.data, PhotosAndMarks)
+    assert isinstance(recipe.data, Prepare)
     assert (recipe.data.threshold, recipe.data.validation) == (0.85, 0.2)
     assert recipe.data.merge == {"sky": ("sky-other-merged",)}
     assert recipe.data.stuff == ("gravel",)
@@ -62,25 +55,19 @@ def test_photos_and_marks() -> None:
     assert Recipe.from_dict({"data": data | {"out": "data/site"}}).prepared_folder == Path("data/site")
 
 
-def _names_and_defaults(cls: Any) -> dict[str, Any]:
-    return {entry.name: entry.default for entry in dataclasses.fields(cls)}
+def test_postprocess_names_what_a_model_remembers_and_null_leaves_it() -> None:
+    assert list(PostprocessChanges.model_fields) == list(Postprocess.model_fields)
+    recipe = Recipe.from_dict({"data": "x", "postprocess": {"threshold": 0.6, "fill": None}})
+    assert recipe.postprocess.to_dict() == dict.fromkeys(Postprocess.model_fields) | {"threshold": 0.6}
 
 
-def test_blocks_have_the_names_and_defaults_of_what_they_set() -> None:
-    assert _names_and_defaults(Losses) == _names_and_defaults(LossWeights)
-    assert list(_names_and_defaults(Postprocess)) == list(_names_and_defaults(PostprocessSettings))
-    rules, data = _names_and_defaults(OverlayRules), _names_and_defaults(PhotosAndMarks)
-    assert rules == {name: data[name] for name in rules}
-    words = {name: get_args(kind) for name, kind in settings_of(PhotosAndMarks).items()}
-    assert (words["scheme"], words["collisions"], words["boxes"]) == (SCHEMES, COLLISIONS, BOXES)
-    assert get_args(get_args(settings_of(Postprocess)["fill"])[0]) == FILLS
-
-
-def test_augmentation_is_the_papers_until_something_is_said() -> None:
-    assert list(_names_and_defaults(Augmentation)) == list(_names_and_defaults(transforms.Augmentation))
-    assert transforms.Augmentation.for_size(800, 1333, **Augmentation().changes()) == transforms.Augmentation()
-    half = transforms.Augmentation.for_size(400, **Augmentation(flip=0.0).changes())
-    assert (half.short_sides[-1], half.flip) == (400, 0.0)
+def test_augmentation_is_the_papers_in_proportion() -> None:
+    """Carion et al. 2020, A.4: short side 480 to 800, long side 1333, crops of 384 to 600 at 400, 500 or 600."""
+    paper = Augmentation().for_size(800, 1333)
+    assert paper.short_sides == (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+    assert (paper.longest, paper.crop_sides, paper.crop_window) == (1333, (400, 500, 600), (384, 600))
+    half = Augmentation(flip=0.0, longest=500).for_size(400)
+    assert (half.short_sides[-1], half.crop_window, half.longest, half.flip) == (400, (192, 300), 500, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +279,7 @@ def test_saved_and_loaded_it_is_the_same(data: dict[str, Any], tmp_path: Path) -
 
 def test_no_torch_is_needed_to_read_one() -> None:
     code = (
-        "import sys; from hf_detr_panoptic.training.arguments import Recipe;"
+        "import sys; from hf_detr_panoptic.recipe import Recipe;"
         "Recipe.load('construction', ['--max_steps', '3']).to_dict();"
         "print({'torch', 'transformers', 'numpy'} & set(sys.modules))"
     )
@@ -303,6 +290,6 @@ def test_no_torch_is_needed_to_read_one() -> None:
 def test_every_stage_has_its_place() -> None:
     stages = Recipe.from_dict({"data": "x"}).stages
     assert tuple(stage.name for stage in stages) == STAGES
-    assert stages["mask_head"] == StageRecipe.of("mask_head")
+    assert stages["mask_head"] == Stage.of("mask_head")
     with pytest.raises(RecipeError, match="Did you mean 'mask_head'"):
         stages["mask_hed"]

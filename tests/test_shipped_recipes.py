@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hf_detr_panoptic.training.arguments import Recipe, recipe_names
-from hf_detr_panoptic.training.recipe import PhotosAndMarks
+from hf_detr_panoptic.recipe import Recipe, recipe_names
+from hf_detr_panoptic.settings import Prepare
 
-ROOT = Path(__file__).resolve().parents[2] / "training_args"
+ROOT = Path(__file__).resolve().parents[1] / "training_args"
 RECIPES = sorted(path.stem for path in ROOT.glob("*.yaml"))
 LAUNCHERS = sorted(path.stem for path in (ROOT / "accelerate").glob("*.yaml"))
 
@@ -62,7 +62,7 @@ def test_accelerate_knows_every_key(name: str) -> None:
 def test_the_construction_plan() -> None:
     """As it was first written down: 80/20, the mask head alone for 25 epochs, threshold .85, then a lower rate."""
     recipe = Recipe.load("construction")
-    assert isinstance(recipe.data, PhotosAndMarks)
+    assert isinstance(recipe.data, Prepare)
     assert (recipe.data.validation, recipe.data.threshold) == (0.2, 0.85)
     assert recipe.model == recipe.data.labeler == "facebook/detr-resnet-50-panoptic"
     detection, mask_head, finetune = recipe.stages.to_run
@@ -86,11 +86,12 @@ def test_the_papers_schedule() -> None:
 GUARDED = """
 import sys, torch
 from hf_detr_panoptic.steps.processes import guard_processes
-from hf_detr_panoptic.training.arguments import Recipe
+from hf_detr_panoptic.recipe import Recipe
+from hf_detr_panoptic.training.arguments import training_arguments
 
 count = guard_processes()
 stage = Recipe.load("quick").stages.detection
-arguments = stage.training_arguments_for("cpu", output_dir=sys.argv[1], seed=0)
+arguments = training_arguments(stage, "cpu", output_dir=sys.argv[1], seed=0)
 ranks = torch.tensor([arguments.process_index + 1.0])
 torch.distributed.all_reduce(ranks)
 open(f"{sys.argv[1]}/rank{arguments.process_index}", "w").write(f"{count} {arguments.world_size} {ranks.item()}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Union
 
-from ..errors import RecipeError
+from .errors import RecipeError
 
 # Fields that are no more: what to write instead. Asked only where the installed version does not have them.
 GONE = {
@@ -81,7 +81,7 @@ OURS |= dict.fromkeys(
 
 @dataclass(frozen=True)
 class TrainingField:
-    """One field of TrainingArguments: its type as `plain_data.checked` understands it, and its default as written."""
+    """One field of TrainingArguments: its type as plain data has it, and its default as written."""
 
     annotation: Any
     default: str
@@ -131,7 +131,7 @@ def _annotation(node: ast.expr, words: Mapping[str, list[str]]) -> Any:
     parts = list(_parts(node))
     choices = [words[name] for name in map(ast.unparse, parts) if words.get(name)]
     if choices:  # "SchedulerType | str": the text must be one of the enum's all the same
-        return Union[tuple(Literal[word] for word in choices[0])]  # noqa: UP007
+        return Literal[tuple(choices[0])]  # type: ignore[return-value]
     return Union[tuple(_plain_type(part) for part in parts)]  # noqa: UP007
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hf_detr_panoptic.errors import RecipeError
-from hf_detr_panoptic.training.stage_recipe import StageRecipe
+from hf_detr_panoptic.settings import Stage
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ from hf_detr_panoptic.training.stage_recipe import StageRecipe
 )
 def test_what_is_wrong_is_said_and_where(stage: str, settings: dict[str, Any], key: str, what: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        StageRecipe.from_dict(stage, settings)
+        Stage.of(stage, **settings)
     assert caught.value.where == f"stages.{stage}.{key}"
     assert what in str(caught.value)
 
@@ -105,26 +105,26 @@ def test_what_is_wrong_is_said_and_where(stage: str, settings: dict[str, Any], k
     ],
 )
 def test_what_is_right_is_silent(settings: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
-    stage = StageRecipe.of("finetune", **settings)
-    assert StageRecipe.from_dict("finetune", stage.to_dict()) == stage
+    stage = Stage.of("finetune", **settings)
+    assert Stage.of("finetune", **stage.to_dict()) == stage
     assert not caplog.records
 
 
 def test_an_unknown_stage() -> None:
     with pytest.raises(RecipeError, match="Did you mean 'finetune'"):
-        StageRecipe.of("fintune")
+        Stage.of("fintune")
 
 
 def test_steps_take_the_place_of_epochs() -> None:
-    arguments = StageRecipe.of("detection", max_steps=20).training_arguments
+    arguments = Stage.of("detection", max_steps=20).training_arguments
     assert arguments["max_steps"] == 20
     assert "num_train_epochs" not in arguments
 
 
 def test_saving_follows_evaluating() -> None:
-    arguments = StageRecipe.of("detection", eval_strategy="steps", eval_steps=50).training_arguments
+    arguments = Stage.of("detection", eval_strategy="steps", eval_steps=50).training_arguments
     assert (arguments["save_strategy"], arguments["save_steps"]) == ("steps", 50)
-    assert StageRecipe.of("detection", eval_strategy="no").training_arguments["load_best_model_at_end"] is False
+    assert Stage.of("detection", eval_strategy="no").training_arguments["load_best_model_at_end"] is False
 
 
 @pytest.mark.parametrize(
@@ -132,10 +132,10 @@ def test_saving_follows_evaluating() -> None:
     [(15, 2500, 100, 1500), (0.6, 2500, 100, 1500), (0.5, 7, 3, 4), (30, 2500, 100, None), (25, 2500, 100, None)],
 )
 def test_when_the_rate_drops(lr_drop: float, total: int, per_epoch: int, step: int | None) -> None:
-    assert StageRecipe.of("finetune", lr_drop=lr_drop).drop_step(total, per_epoch) == step
+    assert Stage.of("finetune", lr_drop=lr_drop).drop_step(total, per_epoch) == step
 
 
 def test_a_scheduler_of_transformers_takes_the_drops_place() -> None:
-    stage = StageRecipe.of("finetune", lr_scheduler_type="cosine")
+    stage = Stage.of("finetune", lr_scheduler_type="cosine")
     assert stage.lr_drop is None
     assert stage.drop_step(100, 10) is None

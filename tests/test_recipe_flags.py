@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from hf_detr_panoptic.errors import RecipeError
-from hf_detr_panoptic.training.arguments import Recipe
-from hf_detr_panoptic.training.recipe import PhotosAndMarks
+from hf_detr_panoptic.recipe import Recipe
+from hf_detr_panoptic.settings import Prepare
 
 TEXT = """\
 data: {images: photos, annotations: a.zip}
@@ -85,8 +85,8 @@ def test_values(tmp_path: Path, flags: list[str], key: str, value: object) -> No
 def test_the_rest_of_the_recipe_stays(tmp_path: Path) -> None:
     assert load(tmp_path, "--data.threshold", "0.85") == load(tmp_path)
     data = load(tmp_path, "--data.threshold", "0.9").data
-    assert isinstance(data, PhotosAndMarks)
-    assert data.images == "photos"
+    assert isinstance(data, Prepare)
+    assert data.images == Path("photos")
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_the_rest_of_the_recipe_stays(tmp_path: Path) -> None:
         (["--threshold", "0.5"], "the command line", "--data.threshold or --postprocess.threshold or --stages.mask_h"),
         (["--stages.mask_hed.lr_drop", "3"], "the flag --stages.mask_hed.lr_drop", "Did you mean 'mask_head'?"),
         (["--stages.mask_head.lr_drp", "3"], "the flag --stages.mask_head.lr_drp", "Did you mean 'lr_drop'?"),
-        (["--data.thresold", "3"], "the flag --data.thresold", "Did you mean 'threshold'?"),
+        (["--data.thresold", "3"], "the flag --data.thresold", "Did you mean 'threshold'"),
         (["--data.threshold", "9"], "the flag --data.threshold", "more than 1"),
         (["--data", "x", "--data.threshold", ".9"], "the flag --data.threshold", "data is 'x' in the recipe"),
         (["--seed", "x"], "the flag --seed", "Write a whole number"),
