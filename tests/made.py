@@ -22,8 +22,8 @@ from transformers import DetrConfig
 from hf_detr_panoptic import Category, DetrForPanopticSegmentation, LabelSpace, PanopticMap, Segment
 from hf_detr_panoptic.dataset.writer import DatasetWriter
 from hf_detr_panoptic.preprocess import Preprocess
-from hf_detr_panoptic.settings import Postprocess
 from hf_detr_panoptic.recipe import Recipe
+from hf_detr_panoptic.settings import Postprocess
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACE = LabelSpace([Category("pipe", True), Category("crane", True), Category("sky", False), Category("mud", False)])
