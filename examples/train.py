@@ -5,6 +5,7 @@
 """Train from a recipe, in as many processes as accelerate starts; without one, run the demo.
 
     python examples/train.py
+    accelerate launch examples/train.py
     accelerate launch examples/train.py construction.yaml
     accelerate launch --config_file training_args/accelerate/multi_gpu.yaml examples/train.py construction.yaml
 

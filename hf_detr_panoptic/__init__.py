@@ -15,15 +15,20 @@ if TYPE_CHECKING:
     from .model.modeling import DetrForPanopticSegmentation
     from .panoptic_map import PanopticMap, Segment
     from .pictures.draw import draw
+    from .processing import AutoLabel, BoxesFromMasks, DetrPanopticProcessor, MergeMarks
     from .recipe import Recipe
     from .road import prepare, train
     from .steps.evaluate import evaluate_model
 
 # Imported at first use: `import hf_detr_panoptic` must not cost the seconds that torch and transformers take.
 _HOMES = {
+    "AutoLabel": ".processing",
+    "BoxesFromMasks": ".processing",
     "Category": ".labels",
     "DetrForPanopticSegmentation": ".model.modeling",
+    "DetrPanopticProcessor": ".processing",
     "LabelSpace": ".labels",
+    "MergeMarks": ".processing",
     "PanopticMap": ".panoptic_map",
     "PanopticQuality": ".evaluation.panoptic_quality",
     "Recipe": ".recipe",
@@ -37,9 +42,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "AutoLabel",
+    "BoxesFromMasks",
     "Category",
     "DetrForPanopticSegmentation",
+    "DetrPanopticProcessor",
     "LabelSpace",
+    "MergeMarks",
     "PanopticMap",
     "PanopticQuality",
     "Recipe",

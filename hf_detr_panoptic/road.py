@@ -17,13 +17,15 @@ from .recipe import add_prepare_flags, prepare_settings
 from .settings import Prepare
 
 if TYPE_CHECKING:
+    import datasets
+
     from .labeling.prepare import Prepared
     from .recipe import Recipe
     from .training.run_folder import StageEnd
 
 
 def prepare(
-    images: str | os.PathLike[str],
+    images: str | os.PathLike[str] | datasets.Dataset | datasets.DatasetDict,
     out: str | os.PathLike[str],
     annotations: str | os.PathLike[str] | None = None,
     *,
@@ -32,18 +34,26 @@ def prepare(
 ) -> Prepared | None:
     """Photos and marks → a dataset in `out`; `settings` as in `Prepare`. Prints as the command's summary.
 
+    `images` may be a dataset with photos and masks, itself or by name: see `labeling/from_datasets.py`.
+
     In several processes all of them label, and the first one writes: it alone returns something.
     """
-    places = {"images": Path(images), "out": Path(out), "annotations": annotations and Path(annotations)}
-    return _prepare(Prepare.read(places | settings), progress)[0]
+    if isinstance(images, str | os.PathLike):
+        photos, dataset = Path(images), None
+    else:
+        photos, dataset = Path(out), images
+    places = {"images": photos, "out": Path(out), "annotations": annotations and Path(annotations)}
+    return _prepare(Prepare.read(places | settings), progress, dataset)[0]
 
 
-def _prepare(settings: Prepare, progress: bool) -> tuple[Prepared | None, str]:
+def _prepare(
+    settings: Prepare, progress: bool, dataset: datasets.Dataset | datasets.DatasetDict | None = None
+) -> tuple[Prepared | None, str]:
     """And the line that says where to look."""
     from .labeling.prepare import prepare_dataset
     from .steps.report.command import after_preparing
 
-    prepared = prepare_dataset(settings, progress)
+    prepared = prepare_dataset(settings, progress, dataset)
     return prepared, "" if prepared is None else after_preparing(settings.folder, len(prepared.photos))
 
 

@@ -54,7 +54,10 @@ SchemeName = Literal["coco", "stuff_groups", "stuff"]
 class Sources(Settings):
     """What there is: photos, marks, a labeler, and what becomes of its classes."""
 
-    images: Location = Field(description="the folder of photos; nothing in it is changed")
+    images: Location = Field(
+        description="the folder of photos; nothing in it is changed. Or a dataset with photos and masks: its folder "
+        "(Parquet, or as save_to_disk wrote it) or its name on the Hub"
+    )
     out: Location | None = Field(
         default=None,
         description="the dataset's folder; run again, it continues or is brought up to date. "
@@ -75,6 +78,9 @@ class Sources(Settings):
     )
     values: Annotated[dict[Annotated[int, BeforeValidator(as_grey)], str], BeforeValidator(as_pairs)] | None = Field(
         default=None, description="what the grey values of mask files mean", examples=["{127: fire, 254: smoke}"]
+    )
+    mask_column: str | None = Field(
+        default=None, description="of a dataset: its masks, if several columns hold images"
     )
     instances: Literal["components", "whole"] = Field(
         default="components", description="a mask file of a class of things: an object a connected part, or one object"

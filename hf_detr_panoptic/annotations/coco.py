@@ -55,7 +55,7 @@ def read_instances(source: Source, name: str, data: Mapping[str, Any], *, from_c
         elif image_id in drawn:
             try:
                 _check_id(entry, seen, at)
-                drawn[image_id].append(_drawn(entry, names, at, from_cvat))
+                drawn[image_id].append(drawn_of(entry, names, at, from_cvat))
             except AnnotationError as error:
                 drawn[image_id].append(error)
     for image_id, page in pages.items():
@@ -115,7 +115,8 @@ def category_name(names: Mapping[int, str], category_id: Any, where: str) -> str
     return names[category_id]
 
 
-def _drawn(entry: Mapping[str, Any], names: Mapping[int, str], where: str, from_cvat: bool) -> Drawn:
+def drawn_of(entry: Mapping[str, Any], names: Mapping[int, str], where: str, from_cvat: bool = False) -> Drawn:
+    """One entry of `annotations`; `names` by category id."""
     name = category_name(names, entry.get("category_id"), where)
     crowd = bool(entry.get("iscrowd", 0)) and not from_cvat and "attributes" not in entry
     return Drawn(name, _shape(entry, where), where, crowd)

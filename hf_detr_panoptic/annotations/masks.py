@@ -196,16 +196,7 @@ def _drawn(
     ids = mask_values(data, where)
     lossy = is_lossy(data)
     if table is not None:
-        classes = _nearest(ids, table) if lossy else ids
-        if unknown := sorted(set(np.unique(classes).tolist()) - table.keys() - {0}):
-            raise AnnotationError(
-                f"the value {unknown[0]} has no class"
-                + (f", nor have {len(unknown) - 1} others" * (len(unknown) > 1)),
-                where=where,
-                fix=f"Add it to the values, which are {', '.join(map(str, table))}.",
-            )
-        for value in sorted(set(np.unique(classes).tolist()) - {0}):
-            yield from _regions(classes == value, table[value], whole or table[value] in stuff, where)
+        yield from drawn_classes(ids, table, lossy=lossy, stuff=stuff, whole=whole, where=where)
         return
     if named.name is None:
         raise AnnotationError(
@@ -225,6 +216,21 @@ def _drawn(
     else:
         for value, rle in regions(ids).items():
             yield Drawn(name, Runs(rle), f"{where}, value {value}")
+
+
+def drawn_classes(
+    ids: Ids, table: Values, *, lossy: bool, stuff: Collection[str], whole: bool, where: str
+) -> Iterator[Drawn]:
+    """What a map of classes shows, `table` telling the class of each value but 0."""
+    classes = _nearest(ids, table) if lossy else ids
+    if unknown := sorted(set(np.unique(classes).tolist()) - table.keys() - {0}):
+        raise AnnotationError(
+            f"the value {unknown[0]} has no class" + (f", nor have {len(unknown) - 1} others" * (len(unknown) > 1)),
+            where=where,
+            fix=f"Add it to the values, which are {', '.join(map(str, table))}.",
+        )
+    for value in sorted(set(np.unique(classes).tolist()) - {0}):
+        yield from _regions(classes == value, table[value], whole or table[value] in stuff, where)
 
 
 def _regions(

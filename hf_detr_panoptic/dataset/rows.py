@@ -52,7 +52,7 @@ def load_panoptic(
     folder = Path(source)
     if folder.is_dir():
         if any(folder.glob("*.parquet")) or any(folder.glob("data/*.parquet")):
-            loaded = _loaded(str(folder), num_proc, None)
+            loaded = load_splits(str(folder), num_proc, None)
             return _with_space(loaded, _read_space(folder / SPACE_FILE), stuff, str(folder))
         return _from_folder(folder, photos, num_proc)
     name = str(source)
@@ -62,7 +62,7 @@ def load_panoptic(
             where=name,
             fix="Give the dataset's folder, or a name such as 'person/site'.",
         )
-    loaded = _loaded(name, num_proc, revision)
+    loaded = load_splits(name, num_proc, revision)
     return _with_space(loaded, _read_space(_space_on_hub(name, revision)), stuff, name)
 
 
@@ -176,9 +176,11 @@ def _from_folder(folder: Path, photos: str | Path | None, num_proc: int | None) 
     return found
 
 
-def _loaded(name: str, num_proc: int | None, revision: str | None) -> datasets.DatasetDict:
+def load_splits(name: str, num_proc: int | None = None, revision: str | None = None) -> datasets.DatasetDict:
+    """Any dataset of the Hub, or of a folder of Parquet, as it is."""
+    source = str(Path(name).absolute()) if Path(name).is_dir() else name  # "parquet" is also a builder's name
     try:
-        return datasets.load_dataset(name, num_proc=num_proc, revision=revision)
+        return datasets.load_dataset(source, num_proc=num_proc, revision=revision)
     except (ConnectionError, FileNotFoundError) as error:
         raise DatasetError(
             f"cannot be loaded ({error})",

@@ -11,12 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HfDetrPanopticError, ModelError, RecipeError
+from ..steps.processes import by_first
 
 if TYPE_CHECKING:
     from ..recipe import Recipe
@@ -40,7 +41,10 @@ _STATE = "demo.json"
 
 
 class Parts:
-    """What is done of the demo, with seconds and figures; `demo.json` remembers it."""
+    """What is done of the demo, with seconds and figures; `demo.json` remembers it.
+
+    Of several processes all have the same parts and figures, and the first one speaks and writes.
+    """
 
     def __init__(self, folder: Path, told: Mapping[str, Any]) -> None:
         self.folder, self.told = folder, dict(told)
@@ -50,10 +54,11 @@ class Parts:
     def of(cls, folder: Path, told: Mapping[str, Any]) -> Parts:
         """Begin, or go on; raises where the folder is somebody else's, or of other settings."""
         parts = cls(folder, told)
-        parts._go_on()
+        parts.done = by_first(parts._begun)
         return parts
 
-    def _go_on(self) -> None:
+    def _begun(self) -> dict[str, dict[str, Any]]:
+        """What is done already."""
         state = self.folder / _STATE
         if not state.is_file():
             if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
@@ -61,10 +66,11 @@ class Parts:
                     "is there, and is no demo", where=str(self.folder), fix="Give another --out."
                 )
             self._write()
-            return
+            return {}
         try:
             content = json.loads(state.read_bytes())
-            before, self.done = content["settings"], content["parts"]
+            before: dict[str, Any] = content["settings"]
+            done: dict[str, dict[str, Any]] = content["parts"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise HfDetrPanopticError(f"cannot be read ({error})", where=str(state), fix=_AFRESH) from error
         now = json.loads(json.dumps(self.told))
@@ -73,19 +79,24 @@ class Parts:
             raise HfDetrPanopticError(
                 f"the demo there has other settings: {', '.join(changed)}", where=str(self.folder), fix=_AFRESH
             )
+        return done
 
-    def run(self, name: str, work: Callable[[], dict[str, Any]]) -> None:
-        """One part, unless it is done; its figures are kept."""
+    def run(self, name: str, work: Callable[[], dict[str, Any]], *, together: bool = False) -> None:
+        """One part, unless it is done; its figures are kept. The first process does it, or all of them `together`."""
         title = f"── {_TITLES[name]} "
         if name in self.done:
-            print(f"{title}(done before)")
+            _say(f"{title}(done before)")
             return
-        print(title + "─" * max(0, 78 - len(title)), flush=True)
+        _say(title + "─" * max(0, 78 - len(title)))
         began = time.perf_counter()
-        figures = work()
+        if together:  # what fails in one ends it, and its launcher ends the others
+            shared = work()
+            figures = by_first(lambda: shared)
+        else:
+            figures = by_first(work)
         self.done[name] = {"seconds": round(time.perf_counter() - began, 1), "figures": figures}
-        self._write()
-        print(f"{self.done[name]['seconds']:.0f} s\n", flush=True)
+        by_first(self._write)
+        _say(f"{self.done[name]['seconds']:.0f} s\n")
 
     def figures(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = self.done[name]["figures"]
@@ -94,7 +105,7 @@ class Parts:
     def finish(self) -> dict[str, Any]:
         """figures.json: no seconds in it, so that the same seed gives the same bytes."""
         figures = {name: part["figures"] for name, part in self.done.items()}
-        _write_json(self.folder / "figures.json", {"settings": self.told, **figures})
+        by_first(lambda: _write_json(self.folder / "figures.json", {"settings": self.told, **figures}))
         return figures
 
     def _write(self) -> None:
@@ -110,6 +121,13 @@ _TITLES = {
     "held-out": "5  how good is the model, on photos that nobody learnt from?",
     "pictures": "6  pictures and reports",
 }
+
+
+def _say(line: str) -> None:
+    from accelerate import PartialState
+
+    if PartialState().is_main_process:
+        print(line, flush=True)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -172,9 +190,10 @@ def main(args: argparse.Namespace) -> int:
 
     A small teacher that comes with the package stands in for COCO's DETR. Since every pixel's truth is known, the
     figures at the end mean something. Run again, it goes on where it was killed. Any key of the recipe demo.yaml is a
-    flag.
+    flag. Under torchrun or accelerate launch the processes that it started label, train and measure together.
     """
 
+    from ..steps.processes import launched
     from ..training.stages import Interrupted
 
     settings = DemoSettings(
@@ -187,12 +206,13 @@ def main(args: argparse.Namespace) -> int:
         recipe=args.recipe,
         processes=args.processes,
     )
-    # One GPU is plenty, and one process may not see several.
-    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    if launched() == 1:  # one GPU is plenty, and one process may not see several
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     try:
         demo(settings, args.overrides, progress=sys.stderr.isatty())
     except Interrupted as end:
-        print(f"\n{end}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"\n{end}", file=sys.stderr)
         return 128 + end.number
     return 0
 
@@ -205,24 +225,33 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def demo(settings: DemoSettings, overrides: Sequence[str] = (), *, progress: bool = False) -> dict[str, Any]:
-    """All of it; returns the figures, which are also in `figures.json`. `overrides`: flags of the recipe."""
+    """All of it; returns the figures, which are also in `figures.json`. `overrides`: flags of the recipe.
+
+    Where a launcher has started several processes, all of them call this, and train in place of those that are asked
+    for.
+    """
+    from datetime import timedelta
+
+    from ..steps.processes import by_first, guard_processes, launched
     from .photos import Place
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise HfDetrPanopticError("the demo starts its processes itself", fix="Run it without a launcher.")
+    if launched() > 1:
+        settings = replace(settings, processes=launched())
     place = Place(settings.out)
     recipe = demo_recipe(settings, place, overrides)
-    parts = Parts.of(settings.out, told_of(settings, recipe))
-    copy_teacher(settings, place)
+    about = told_of(settings, recipe)
+    guard_processes(timedelta(days=7))  # all wait while one takes photos or draws
+    parts = Parts.of(settings.out, about)
+    by_first(lambda: copy_teacher(settings, place))
     settle()
     parts.run("photos", lambda: take_photos(settings, place, progress))
-    parts.run("labels", lambda: label(recipe, progress))
+    parts.run("labels", lambda: label(recipe, progress), together=True)
     parts.run("merged", lambda: compare_merged(recipe, place))
-    parts.run("training", lambda: learn(recipe, place, settings.processes))
-    parts.run("held-out", lambda: measure(place.run / "final", place.held_out))
+    parts.run("training", lambda: learn(recipe, place, settings.processes), together=True)
+    parts.run("held-out", lambda: measure(place.run / "final", place.held_out), together=True)
     parts.run("pictures", lambda: look(recipe, place))
     figures = parts.finish()
-    print(conclusion(place, parts))
+    by_first(lambda: print(conclusion(place, parts)))
     return figures
 
 
@@ -295,7 +324,8 @@ def label(recipe: Recipe, progress: bool) -> dict[str, Any]:
     from ..labeling.prepare import prepare_dataset
 
     prepared = prepare_dataset(recipe.prepare, progress=progress)
-    assert prepared is not None
+    if prepared is None:
+        return {}  # another process has written it
     print(prepared.tally)
     return {"photos": dict(sorted(prepared.tally.photos.items())), "pixels": prepared.tally.shares}
 
@@ -311,25 +341,30 @@ def compare_merged(recipe: Recipe, place: Place) -> dict[str, Any]:
 
 def learn(recipe: Recipe, place: Place, processes: int) -> dict[str, Any]:
     """The three stages; best figure of each, by the metric that chose it."""
+    from accelerate import PartialState
+
     from ..training.train import summary
 
     recipe = recipe.changed(data=str(place.data))
     ends = trained(recipe, processes)
-    print("\n" + summary(ends, recipe).partition("\n\n")[0])
+    if PartialState().is_main_process:
+        print("\n" + summary(ends, recipe).partition("\n\n")[0])
     return {end.name: {"metric": end.metric, "best": end.best, "last": end.last} for end in ends}
 
 
 def trained(recipe: Recipe, processes: int) -> list[StageEnd]:
-    """The recipe run in this process, or, without a GPU, in several that share its threads.
+    """The recipe run in the processes that a launcher has started, or, without a GPU, in several that share threads.
 
     Where several cannot be, one takes their batches together.
     """
     import torch
 
-    from ..steps.processes import can_talk
+    from ..steps.processes import can_talk, launched
     from ..training.run_folder import finished
     from ..training.train import check_run, launch_command, run_recipe
 
+    if launched() > 1:
+        processes = 1  # they are all here already
     if processes > 1 and (torch.accelerator.is_available() or not can_talk()):
         print(f"one process takes the batches of {processes}", flush=True)
         recipe, processes = _together(recipe, processes), 1
@@ -358,6 +393,8 @@ def _together(recipe: Recipe, processes: int) -> Recipe:
 
 def measure(model: Path, held_out: Path) -> dict[str, Any]:
     """PQ by groups, box and mask AP on the held-out truth."""
+    from accelerate import PartialState
+
     from ..evaluation.table import percent
     from ..steps.evaluate import evaluate_model
     from .figures import GROUPS, grouped
@@ -366,10 +403,11 @@ def measure(model: Path, held_out: Path) -> dict[str, Any]:
     per_class = {row["name"]: row["pq"] for row in result["per_class"]}
     ap = {kind: result[kind]["all"]["ap"] for kind in ("box", "mask")}
     groups = grouped(result)
-    print(table(f"PQ on {result['images']} held-out photos", {"": groups}))
-    for group, names in GROUPS.items():
-        print(f"{group}: {', '.join(f'{name} {percent(per_class[name])}' for name in names)}")
-    print(f"box AP {percent(ap['box'])}, mask AP {percent(ap['mask'])}")
+    if PartialState().is_main_process:
+        print(table(f"PQ on {result['images']} held-out photos", {"": groups}))
+        for group, names in GROUPS.items():
+            print(f"{group}: {', '.join(f'{name} {percent(per_class[name])}' for name in names)}")
+        print(f"box AP {percent(ap['box'])}, mask AP {percent(ap['mask'])}")
     return {"pq": groups, "ap": ap, "per_class": per_class, "images": result["images"]}
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from ..labels import Category, LabelSpace
 from ..settings import Prepare
 
 if TYPE_CHECKING:
+    import datasets
+
     from ..annotations.read import Annotations, MarkedPhoto
     from .schemes import Scheme
 
@@ -188,6 +191,37 @@ class Inputs:
             ]
             told.update(json.dumps([name, photo.width, photo.height, marks]).encode())
         return told.hexdigest()[:16]
+
+
+def as_files(
+    settings: Prepare,
+    dataset: datasets.Dataset | datasets.DatasetDict | None = None,
+    folder: Path | None = None,
+) -> Prepare:
+    """The settings with files in place of a dataset, which is given or which `images` names: in out/source, or in
+    `folder`. Every process calls this, and the first one unpacks."""
+    from ..steps.processes import by_first, guard_processes
+    from .from_datasets import load, names_a_dataset, unpack
+
+    if dataset is None and not names_a_dataset(settings.images):
+        return settings
+    if dataset is None and settings.images.is_dir():
+        check_places(settings)
+    guard_processes(timedelta(days=7))
+    unpacked = by_first(
+        lambda: unpack(
+            load(settings.images) if dataset is None else dataset,
+            folder or settings.folder / "source",
+            masks=settings.annotations is None,
+            mask_column=settings.mask_column,
+            values=settings.values,
+        )
+    )
+    return settings.changed(
+        images=unpacked.images,
+        annotations=settings.annotations or unpacked.annotations,
+        values=settings.values or unpacked.values,
+    )
 
 
 def read_inputs(settings: Prepare) -> Inputs:

@@ -195,17 +195,21 @@ def plan(labeler: Labeler, photos: Sequence[Photo], batch_size: int) -> list[Bat
     """Batches of photos that the model sees in one size. Of equal files one stands for all."""
     if batch_size < 1:
         raise ModelError(f"batch_size is {batch_size}", fix="Give 1 or more.")
-    output_size: Callable[[int, int], tuple[int, int]] | None = getattr(
-        getattr(labeler, "preprocess", None), "output_size", None
-    )
     by_size: dict[tuple[int, int], list[Photo]] = {}
     seen: set[str] = set()
     for photo in sorted(photos, key=lambda photo: photo.name):
         if photo.digest not in seen:
             seen.add(photo.digest)
-            size = output_size(*photo.size) if output_size else photo.size
-            by_size.setdefault(size, []).append(photo)
+            by_size.setdefault(size_in_model(labeler, photo.size), []).append(photo)
     return [tuple(same[i : i + batch_size]) for same in by_size.values() for i in range(0, len(same), batch_size)]
+
+
+def size_in_model(labeler: Labeler, size: tuple[int, int]) -> tuple[int, int]:
+    """The (height, width) in which the model sees a photo of this size: photos of one may share a batch."""
+    output_size: Callable[[int, int], tuple[int, int]] | None = getattr(
+        getattr(labeler, "preprocess", None), "output_size", None
+    )
+    return output_size(*size) if output_size else size
 
 
 def label(
@@ -409,9 +413,11 @@ def main(args: argparse.Namespace) -> int:
     """
 
     from ..steps.refusals import clear_errors
+    from .inputs import as_files
 
     settings = prepare_settings(args)
     with clear_errors(settings.folder):
+        settings = as_files(settings)
         labelled = label_photos(settings, progress=True, shard=_shard(args.shard))
     if labelled is None:
         return 0

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import tempfile
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,11 +27,12 @@ from ..panoptic_map import PanopticMap
 from ..recipe import add_prepare_flags, prepare_settings
 from ..settings import Prepare
 from ..steps.refusals import clear_errors
-from .inputs import Earlier, Inputs, Photo, Problem, label_space, mark_counts, read_inputs
+from .inputs import Earlier, Inputs, Photo, Problem, as_files, label_space, mark_counts, read_inputs
 from .overlay import Overlay, overlay
 from .split import PhotoInfo, Split, split
 
 if TYPE_CHECKING:
+    import datasets
     from PIL import Image
 
     from .autolabels import AutoLabels
@@ -246,6 +248,11 @@ def plain_settings(settings: Prepare) -> dict[str, Any]:
 
 def dry_run(settings: Prepare) -> str:
     """What would happen: photos, classes, sides, the first problems. Neither loads a model nor writes anything."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _dry_run(as_files(settings, folder=Path(folder)))
+
+
+def _dry_run(settings: Prepare) -> str:
     from .inputs import Earlier, survey
     from .labeler import labeler_space
 
@@ -319,13 +326,21 @@ class _Merged:
     encoded: EncodedMap
 
 
-def prepare_dataset(settings: Prepare, progress: bool = False) -> Prepared | None:
-    """All of it; in several processes all of them label, and the first one writes and alone returns something."""
+def prepare_dataset(
+    settings: Prepare,
+    progress: bool = False,
+    dataset: datasets.Dataset | datasets.DatasetDict | None = None,
+) -> Prepared | None:
+    """All of it; a `dataset` takes the place of the settings' `images`.
+
+    In several processes all of them label, and the first one writes and alone returns something.
+    """
     from accelerate import PartialState
 
     from .labeler import label_photos
 
     with clear_errors(settings.folder):
+        settings = as_files(settings, dataset)
         labelled = label_photos(settings, progress)
         prepared = write(settings, labelled, progress) if labelled is not None else None
         PartialState().wait_for_everyone()  # whoever leaves early takes the connection down
@@ -488,11 +503,12 @@ def main(args: argparse.Namespace) -> int:
     """
 
     from .autolabels import AutoLabels
-    from .inputs import Problem, read_inputs, survey
+    from .inputs import Problem, as_files, read_inputs, survey
     from .labeler import LabelledPhotos, raise_first
 
     settings = prepare_settings(args)
     with clear_errors(settings.folder):
+        settings = as_files(settings)
         inputs = read_inputs(settings)
         answers = AutoLabels.found(args.autolabels or settings.folder / "autolabels")
         photos, problems = survey(settings.images, inputs.names, progress=True)

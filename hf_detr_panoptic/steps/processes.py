@@ -7,9 +7,11 @@ import os
 import socket
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import HfDetrPanopticError
+
+Result = TypeVar("Result")
 
 _HOW = (
     "On a CPU start them with `accelerate launch --multi_gpu --num_processes N` or `torchrun`, "
@@ -28,7 +30,7 @@ def guard_processes(patience: timedelta | None = None) -> int:
     """
     from accelerate import PartialState
 
-    promised = int(os.environ.get("WORLD_SIZE", "1"))
+    promised = launched()
     several = _wanted_several()
     options: dict[str, Any] = {} if patience is None else {"timeout": patience}
     started = int(PartialState(cpu=_without_accelerator(), **options).num_processes)
@@ -63,6 +65,20 @@ def told_to_all(work: Callable[[], Any]) -> list[Any]:
         if reported is not None:
             raise reported
     return [found for found, _ in shares]
+
+
+def by_first(work: Callable[[], Result]) -> Result:
+    """What the main process makes, handed to all; the others wait. Its error is raised in each."""
+    from accelerate import PartialState
+
+    first = PartialState().is_main_process
+    made: Result = told_to_all(lambda: work() if first else None)[0]
+    return made
+
+
+def launched() -> int:
+    """The number of processes that a launcher says it has started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def end_processes() -> None:

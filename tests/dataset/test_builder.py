@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,18 @@ def test_as_a_class(dataset: Path, tmp_path: Path, space: LabelSpace, small_map:
             assert (row["image_id"], row["file_name"]) == (record.image_id, record.file_name)
             assert to_panoptic_map(row, space) == small_map
             assert Path(row["image"].filename) == record.photo
+
+
+def test_the_example(
+    dataset: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(sys, "argv", ["load_dataset.py", str(dataset)])
+    runpy.run_path(str(root / "examples" / "load_dataset.py"), run_name="__main__")
+    first, second, scene = capsys.readouterr().out.splitlines()
+    columns = "photos, columns image, image_id, file_name, panoptic, segments"
+    assert (first, second) == (f"train: 3 {columns}", f"validation: 2 {columns}")
+    assert "pipe (custom)" in scene
 
 
 def test_two_processes_and_streaming_give_the_same_rows(dataset: Path, tmp_path: Path) -> None:

@@ -99,12 +99,6 @@ def test_a_folder_of_somebody_elses_is_left_alone(teacher: Path, tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_launcher_is_refused(monkeypatch: pytest.MonkeyPatch, teacher: Path, tmp_path: Path) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(HfDetrPanopticError, match="without a launcher"):
-        demo(DemoSettings(out=tmp_path / "demo", teacher=teacher))
-
-
 def test_the_recipe_is_the_demos_wherever_it_lies(tmp_path: Path) -> None:
     place = Place(tmp_path / "elsewhere")
     recipe = demo_recipe(DemoSettings(out=place.folder, seed=7), place, ["--stages.finetune.skip", "true"])
@@ -235,6 +229,95 @@ def test_two_processes_train_together_and_one_aborts_when_all_is_done(
     assert len(aborted) == 1
     figures = json.loads((tmp_path / "two" / "figures.json").read_text())
     assert list(figures["training"]) == ["detection", "mask_head", "finetune"]
+
+
+# --- examples/train.py without a word, under a launcher
+
+
+IN_SMALL = """
+import runpy, sys
+import hf_detr_panoptic.cli as cli
+whole, words = cli.main, sys.argv[2:]
+cli.main = lambda argv: whole([*argv, *words])
+sys.argv = sys.argv[1:2]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+ACCELERATE = ["accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+
+
+def launched(
+    launcher: list[str], root: Path, tmp_path: Path, words: list[str], before: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """The script without arguments of its own, which runs the demo: here with `words`, so that it is a small one.
+
+    before: Python that each process runs first.
+    """
+    small = tmp_path / "in_small.py"
+    small.write_text(before + IN_SMALL)
+    command = [sys.executable, "-m", *launcher, str(small), str(root / "examples" / "train.py"), *words]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE_")}
+    environment |= {"PYTHONPATH": str(root), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, cwd=tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher", [TORCHRUN, [*ACCELERATE, "--multi_gpu", "--num_processes", "2"]], ids=["torchrun", "accelerate"]
+)
+def test_two_processes_of_a_launcher_make_one_demo(
+    launcher: list[str], teacher: Path, root: Path, tmp_path: Path
+) -> None:
+    done = launched(launcher, root, tmp_path, arguments(teacher, tmp_path / "demo")[1:])
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "demo" / "figures.json").read_text())
+    assert figures["settings"]["processes"] == 2
+    assert list(figures["training"]) == ["detection", "mask_head", "finetune"]
+    assert figures["held-out"]["images"] == 2
+    environment = json.loads((tmp_path / "demo" / "run" / "environment.json").read_text())
+    assert environment["processes"] == 2
+    assert done.stdout.count("PQ against the truth\n") + done.stdout.count("PQ against the truth ") == 1  # one speaks
+    assert done.stdout.count("4  three stages") == 1
+
+    if launcher != TORCHRUN:
+        return
+    again = launched(launcher, root, tmp_path, arguments(teacher, tmp_path / "demo")[1:])
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("(done before)") == 6
+
+
+@pytest.mark.slow
+def test_one_process_of_a_launcher_is_the_demo_as_ever(teacher: Path, root: Path, tmp_path: Path) -> None:
+    """`accelerate launch examples/train.py` where there is no GPU and no configuration: it starts one process."""
+    words = [*arguments(teacher, tmp_path / "demo")[1:], "--processes", "1"]
+    done = launched([*ACCELERATE, "--num_processes", "1"], root, tmp_path, words)
+    assert done.returncode == 0, done.stderr
+    assert "processes" in json.loads((tmp_path / "demo" / "figures.json").read_text())["settings"]
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_ends_the_others(teacher: Path, root: Path, tmp_path: Path) -> None:
+    """In the first one's own work, and in the work of all."""
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "thesis.txt").write_text("mine")
+    first = launched(TORCHRUN, root, tmp_path, arguments(teacher, tmp_path / "demo")[1:])
+    assert first.returncode != 0
+    assert "is no demo" in first.stderr
+    assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == ["thesis.txt"]
+
+    breaking = (
+        "import os, hf_detr_panoptic.training.stages as stages\n"
+        "whole_run = stages.run_stages\n"
+        "def broken(*given, **more):\n"
+        "    if os.environ['RANK'] == '1': raise MemoryError('of the second process')\n"
+        "    return whole_run(*given, **more)\n"
+        "stages.run_stages = broken\n"
+    )
+    both = launched(TORCHRUN, root, tmp_path, arguments(teacher, tmp_path / "other")[1:], breaking)
+    assert both.returncode != 0
+    assert "of the second process" in both.stderr
+    assert not (tmp_path / "other" / "figures.json").exists()
 
 
 # --- examples/train.py

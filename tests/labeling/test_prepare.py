@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from made import TWO_PROCESSES, run_python, tree
@@ -302,8 +303,15 @@ def test_our_own_model_proposes_custom_classes(site: Path, tmp_path: Path) -> No
     assert {segment.score for segment in pipes if segment.source == "auto"} == {0.95}
 
 
-def test_two_processes_give_the_bytes_of_one(site: Path, tmp_path: Path, tiny_labeler: Path) -> None:
-    words = ["--images", str(site / "photos"), "--annotations", str(site / "marks.json"), "--batch-size", "2"]
+@pytest.mark.parametrize("saved", [False, True])
+def test_two_processes_give_the_bytes_of_one(saved: bool, site: Path, tmp_path: Path, tiny_labeler: Path) -> None:
+    images = site / "photos"
+    if saved:  # unpacked by one of the two
+        photos = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted(images.iterdir())]
+        features = datasets.Features({"image": datasets.Image()})
+        images = site / "saved"
+        datasets.Dataset.from_dict({"image": photos}, features=features).save_to_disk(images)
+    words = ["--images", str(images), "--annotations", str(site / "marks.json"), "--batch-size", "2"]
     words += ["--labeler", str(tiny_labeler)]
     module = ["-m", "hf_detr_panoptic.cli", "prepare", *words, "--out"]
     runs = [
