@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .dataset.rows import load_panoptic
     from .evaluation.evaluate import evaluate_model
     from .evaluation.quality import PanopticQuality
+    from .hub.push import push
     from .labels import Category, LabelSpace
     from .model.modeling import DetrForPanopticSegmentation
     from .panoptic_map import PanopticMap, Segment
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from .processing import AutoLabel, BoxesFromMasks, DetrPanopticProcessor, MergeMarks
     from .recipe import Recipe
     from .road import prepare, train
-    from .steps.push.command import push
 
 # Imported at first use: `import hf_detr_panoptic` must not cost the seconds that torch and transformers take.
 _HOMES = {
@@ -37,7 +37,7 @@ _HOMES = {
     "evaluate_model": ".evaluation.evaluate",
     "load_panoptic": ".dataset.rows",
     "prepare": ".road",
-    "push": ".steps.push.command",
+    "push": ".hub.push",
     "train": ".road",
 }
 

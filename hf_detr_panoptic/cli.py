@@ -29,9 +29,9 @@ COMMANDS = {
     "report": ("steps.report.command", "a dataset or a run as one HTML file: tables, curves, photos, the worst first"),
     "predict": ("predict", "a model on photos: overlays, COCO panoptic files, masks"),
     "trace": ("steps.trace.command", "how a model sees one photo: DETR's seven moves, with true shapes and pictures"),
-    "app": ("steps.app", "a model in the browser: a photo in, its segments out, with a threshold slider"),
+    "app": ("app", "a model in the browser: a photo in, its segments out, with a threshold slider"),
     "push": (
-        "steps.push.command",
+        "hub.push",
         "a finished run to the Hub: stages to branches, final model to main; data, metric, demo",
     ),
     "recipe": ("recipe", "a recipe with every key, its default and its meaning, to be edited"),

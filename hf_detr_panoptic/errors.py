@@ -72,6 +72,10 @@ class RecipeError(HfDetrPanopticError):
     """A setting that is unknown, of the wrong type or impossible."""
 
 
+class RunError(HfDetrPanopticError):
+    """A run's folder that is none, is not finished, or holds a damaged file."""
+
+
 class HubError(HfDetrPanopticError):
     """Something that the Hub refuses, that should not go there, or that does not get there."""
 

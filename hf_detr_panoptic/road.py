@@ -84,7 +84,7 @@ def _train(
     """And the line that says where to look."""
     from accelerate import PartialState
 
-    from .steps.push.as_it_trains import PushAsItTrains
+    from .hub.push import PushAsItTrains
     from .steps.report.command import after_training
     from .training.train import check_run, run_recipe
 

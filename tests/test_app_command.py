@@ -10,10 +10,10 @@ import urllib.request
 import pytest
 from PIL import Image
 
+from hf_detr_panoptic.app import app_model, save_example_photos
 from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.settings import Postprocess
-from hf_detr_panoptic.steps.app import app_model, save_example_photos
 
 
 def test_the_app_shows_what_segment_gives(tiny_labeler):

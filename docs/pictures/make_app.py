@@ -13,10 +13,9 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from hf_detr_panoptic.app import app_model, build_app, serve
 from hf_detr_panoptic.demo.demo import teacher_folder
 from hf_detr_panoptic.demo.scenes import scenes
-from hf_detr_panoptic.hub.app import build_app, serve
-from hf_detr_panoptic.steps.app import app_model
 
 TARGET = Path(__file__).with_name("app.png")
 COLOURS = 224  # of a palette: a quarter of the bytes, and no visible loss

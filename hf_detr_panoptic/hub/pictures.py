@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -16,7 +16,11 @@ from ..files import write_bytes, write_json
 from ..panoptic_map import PanopticMap
 from ..pictures.draw import draw
 from ..pictures.panels import panels
-from .run_facts import read_mapping
+from ..training.run_folder import read_record
+
+if TYPE_CHECKING:
+    from ..dataset.batches import Row
+    from ..recipe import Recipe
 
 FOLDER = "pictures"
 _LIST = "pictures.json"
@@ -41,32 +45,63 @@ class Pictures:
     threshold: float | None
     pictures: tuple[Picture, ...]
 
-    @property
-    def caption(self) -> str:
-        """Where the pictures come from."""
-        split = f"Photos of the split {self.split}" if self.split else "The split of these photos is not recorded"
-        if self.threshold is None:
-            return f"{split}; the threshold of what is predicted is not recorded."
-        return f"{split}; predicted are segments with a score above {self.threshold:g}."
-
     @classmethod
     def read(cls, run: Path) -> Pictures:
         """Those that `write_pictures` made; others that lie in the folder are panels of unknown origin."""
         folder = run / FOLDER
-        told = read_mapping(folder / _LIST)
-        if told is None:
+        if not (folder / _LIST).is_file():
             found = sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES)
             return cls(None, None, tuple(Picture(None, None, _inside(path, run)) for path in found))
+        record = read_record(folder / _LIST)
         try:
             listed = tuple(
                 Picture(*(_inside(folder / entry[key], run) for key in ("photo", "prediction", "panel")))
-                for entry in told["pictures"]
+                for entry in record["pictures"]
             )
-            return cls(str(told["split"]), float(told["threshold"]), listed)
+            return cls(str(record["split"]), float(record["threshold"]), listed)
         except (KeyError, TypeError, ValueError) as error:
             raise HubError(
                 f"is damaged ({error!r})", where=str(folder / _LIST), fix=f"Remove {FOLDER}/: it is drawn again."
             ) from error
+
+
+def draw_card_pictures(run: Path, recipe: Recipe, count: int) -> Pictures:
+    """`count` photos into the run's pictures/, where the card finds them; those of an earlier call are replaced."""
+    from accelerate import PartialState
+
+    from ..model.modeling import DetrForPanopticSegmentation
+    from ..training.train import splits_of
+
+    if count < 1:
+        raise HubError(f"{count} pictures cannot be drawn", where="--pictures", fix="Give 1 or more.")
+    source = str(recipe.prepared_folder or recipe.data)
+    if recipe.prepared_folder is not None and not recipe.prepared_folder.is_dir():
+        raise HubError("the dataset of the run is gone", where=source, fix="Bring it back, or push without pictures.")
+    rows = telling_rows(splits_of(recipe.changed(data=source)).val, count)
+    model: Any = DetrForPanopticSegmentation.from_pretrained(run / "final")
+    model = model.to(PartialState().device).eval()
+    return write_pictures(run, _shown(model, rows), split="validation", threshold=model.settings.threshold)
+
+
+def telling_rows(rows: Sequence[Row], count: int) -> list[Row]:
+    """The rows that show most classes: each in turn the one with most that no earlier one has."""
+    left = [(row, {segment.label for segment in row.segments}) for row in rows]
+    seen: set[int] = set()
+    chosen: list[Row] = []
+    while left and len(chosen) < count:
+        best = max(range(len(left)), key=lambda index: (len(left[index][1] - seen), len(left[index][1]), -index))
+        row, labels = left.pop(best)
+        chosen.append(row)
+        seen |= labels
+    return chosen
+
+
+def _shown(model: Any, rows: Sequence[Row]) -> Iterator[tuple[Image.Image, PanopticMap, PanopticMap]]:
+    from ..images import open_image
+
+    for row in rows:
+        photo = open_image(row.photo)
+        yield photo, row.map(), model.segment(photo)[0]
 
 
 def write_pictures(
@@ -83,8 +118,8 @@ def write_pictures(
     shutil.rmtree(folder, ignore_errors=True)
     entries: list[dict[str, Any]] = []
     for number, (photo, truth, prediction) in enumerate(shown, start=1):
-        small, map = shrunk(photo, prediction, _SIDE)
-        drawn = draw(small, map)
+        small, seen = shrunk(photo, prediction, _SIDE)
+        drawn = draw(small, seen)
         side_by_side, titles = [small, drawn], ["photo", f"prediction, scores above {threshold:g}"]
         if truth is not None:
             side_by_side.insert(1, draw(small, shrunk(photo, truth, _SIDE)[1]))
@@ -94,8 +129,8 @@ def write_pictures(
         for key, picture in pictures.items():
             write_bytes(folder / names[key], encode_photo(picture))
         entries.append(names)
-    told = {"split": split, "threshold": threshold, "pictures": entries}
-    write_json(folder / _LIST, told)
+    record = {"split": split, "threshold": threshold, "pictures": entries}
+    write_json(folder / _LIST, record)
     return Pictures.read(run)
 
 

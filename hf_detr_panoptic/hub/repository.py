@@ -1,4 +1,4 @@
-"""Repositories of the Hub: looked at first, made where they are missing, then one commit a revision.
+"""Repositories of the Hub: what goes up, looked at first, made where it is missing, then one commit a revision.
 
 What is there already is not sent again, so a broken push goes on where it broke when it is run again.
 """
@@ -6,19 +6,153 @@ What is there already is not sent again, so a broken push goes on where it broke
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from typing import Any
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, Literal
 
-from ..errors import HubError
-from .contents import Kind, Upload, check_secrets
-from .refusals import Account, explained
+from ..errors import HubError, is_of_a_full_disk
+
+Content = bytes | Path
+Files = dict[str, Content]
+Kind = Literal["model", "dataset", "space"]
+
+WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
+MODEL_FILES = ("config.json", "preprocessor_config.json", *WEIGHTS, "model.safetensors.index.json")
+# Other weights than those that come now: transformers would load them instead, or beside.
+OLD_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
+OLD_DATA = ("*.parquet", "data/*.parquet")
+
+_TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}\b")
+_TEXT = (".json", ".yaml", ".csv", ".md", ".py", ".txt")
 
 PATIENCE_S = 120.0
+AGAIN = "Run the same command again: what is there is not sent again."
 
 # What a repository that is new, or only described, may hold.
 _MADE_BY_THE_HUB = (".gitattributes", ".gitignore", "LICENSE", "README.md", "index.html", "style.css")
+_UNREACHABLE = ("ConnectError", "ConnectTimeout", "ProxyError", "UnsupportedProtocol")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One commit: what a revision of a repository holds afterwards.
+
+    files: path in the repository → content. replaces: patterns of paths that go unless they are among `files`.
+    holds: a pattern; a repository that holds files but none of these is somebody's other work.
+    """
+
+    repository: str
+    files: Mapping[str, Content]
+    title: str
+    kind: Kind = "model"
+    revision: str = "main"
+    replaces: tuple[str, ...] = ()
+    holds: str = "config.json"
+    sdk: str | None = None
+
+    @property
+    def full_name(self) -> str:
+        return self.repository if self.kind == "model" else f"{self.kind} {self.repository}"
+
+    @property
+    def where(self) -> str:
+        return self.full_name if self.revision == "main" else f"{self.full_name}, branch {self.revision}"
+
+    @property
+    def size(self) -> int:
+        return sum(size_of(content) for content in self.files.values())
+
+    def outdated(self, there: Iterable[str]) -> list[str]:
+        """Which of the files there go."""
+        return [
+            path
+            for path in there
+            if path not in self.files and any(fnmatch(path, pattern) for pattern in self.replaces)
+        ]
+
+
+def size_of(content: Content) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
+def model_files(folder: Path, within: Path) -> Files:
+    """A model's folder without checkpoints, optimizer, RNG, markers and whatever else lies there.
+
+    Nothing that a link leads to outside of `within` is taken.
+    """
+    found = {path.name: path for path in sorted(folder.iterdir()) if _is_any_of(path.name, MODEL_FILES)}
+    for name in ("config.json", "preprocessor_config.json"):
+        if name not in found:
+            raise HubError(f"there is no {name}", where=str(folder), fix="Train the stage again, or restore the file.")
+    weights = [path for name, path in found.items() if _is_any_of(name, WEIGHTS)]
+    if not weights:
+        raise HubError("there are no weights", where=str(folder), fix="Train the stage again.")
+    for path in found.values():
+        if not path.resolve().is_relative_to(within.resolve()):
+            raise HubError("the file lies outside of the run", where=str(path), fix="Replace the link by the file.")
+    for path in weights:
+        _check_whole(path)
+    return dict(found)
+
+
+def _check_whole(weights: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(weights, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise HubError(
+            f"the weights are damaged or cut off ({error})", where=str(weights), fix="Train the stage again."
+        ) from error
+
+
+def _is_any_of(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+# Keys whose texts are names of classes or a pattern, whatever they look like.
+_NAMES = ("labels", "keep", "drop", "merge", "rename", "things", "stuff", "labeler_stuff", "priority")
+_NO_PATHS = (*_NAMES, "group_pattern", "pattern", "values")
+
+
+def without_places(data: Any, here: Path, people: Iterable[str]) -> Any:
+    """A recipe's plain data with every path relative, and without the names of people in it.
+
+    A path below `here` stays as it is seen from there; of any other its last part is left.
+    """
+    names = {name.casefold() for name in people}
+    if isinstance(data, Mapping):
+        return {key: value if key in _NO_PATHS else without_places(value, here, names) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [without_places(value, here, names) for value in data]
+    return _relative(data, here, names) if isinstance(data, str) else data
+
+
+def _relative(text: str, here: Path, names: set[str]) -> str:
+    path = PureWindowsPath(text) if re.match(r"[A-Za-z]:[\\/]|\\\\", text) else PurePosixPath(text)
+    parts = path.parts
+    if path.is_absolute() or text.startswith("~"):
+        if len(parts) > 2 and parts[1] in ("home", "Users"):
+            names = names | {parts[2].casefold()}
+        parts = parts[len(here.parts) :] if path.is_relative_to(here) else parts[-1:]
+    elif not (".." in parts or Path(text).exists()):
+        return text  # a name of the Hub, or no path at all
+    telling = [index for index, part in enumerate(parts) if part == ".." or part.casefold() in names]
+    return "/".join(parts[telling[-1] + 1 :] if telling else parts) or "."
+
+
+def check_secrets(files: Mapping[str, Content], token: str | None) -> None:
+    """Raise if a token of the Hub stands in a text that would go up."""
+    for path, content in files.items():
+        if not path.endswith(_TEXT):
+            continue
+        text = content if isinstance(content, bytes) else content.read_bytes()
+        if _TOKEN.search(text) or (token and token.encode() in text):
+            raise HubError("a token of the Hub stands in it", where=path, fix="Take it out, and revoke that token.")
 
 
 def check_name(name: str) -> None:
@@ -80,14 +214,14 @@ class Hub:
         from huggingface_hub import get_token
 
         token = get_token()
-        by_place: dict[tuple[Kind, str], Upload] = {}
+        by_name: dict[tuple[Kind, str], Upload] = {}
         for upload in uploads:
             check_name(upload.repository)
             check_secrets(upload.files, token)
-            other = by_place.setdefault((upload.kind, upload.repository), upload)
+            other = by_name.setdefault((upload.kind, upload.repository), upload)
             if other.sdk != upload.sdk or (other is not upload and other.revision == upload.revision):
-                raise HubError("two things would go to one repository", where=upload.place, fix="Give two names.")
-        missing = [upload for upload in by_place.values() if not self._is_ready(upload, private)]
+                raise HubError("two things would go to one repository", where=upload.full_name, fix="Give two names.")
+        missing = [upload for upload in by_name.values() if not self._is_ready(upload, private)]
         for upload in missing:
             self._create(upload, private)
 
@@ -98,11 +232,11 @@ class Hub:
         check_secrets(upload.files, get_token())
         with explained(upload.where, self.account):
             self._make_branch(upload)
-            place = {"repo_id": upload.repository, "repo_type": upload.kind, "revision": upload.revision}
-            before = self._api.repo_info(**place)
+            target = {"repo_id": upload.repository, "repo_type": upload.kind, "revision": upload.revision}
+            before = self._api.repo_info(**target)
             outdated = upload.outdated(sibling.rfilename for sibling in before.siblings or [])
             commit = self._api.create_commit(
-                **place,
+                **target,
                 operations=[
                     *(CommitOperationAdd(path, content) for path, content in upload.files.items()),
                     *(CommitOperationDelete(path, is_folder=False) for path in outdated),
@@ -131,12 +265,12 @@ class Hub:
         seen = self._seen(upload)
         if seen is None:
             if upload.repository.split("/")[0] not in self.account.names:
-                raise self.account.no_rights(upload.place)
+                raise self.account.no_rights(upload.full_name)
             return False
         if private and not seen.private:
             raise HubError(
                 "the repository is public, and this push is private",
-                where=upload.place,
+                where=upload.full_name,
                 fix="Push with `--public` (`private: false` in a recipe), or make it private in its settings.",
             )
         content = [path for path in seen.files if path not in _MADE_BY_THE_HUB]
@@ -145,14 +279,14 @@ class Hub:
             other = f"something else, such as {content[0]}"
         if other:
             raise HubError(
-                f"the name is taken: the repository holds {other}", where=upload.place, fix="Choose another name."
+                f"the name is taken: the repository holds {other}", where=upload.full_name, fix="Choose another name."
             )
         return True
 
     def _seen(self, upload: Upload) -> Seen | None:
         from huggingface_hub.errors import RepositoryNotFoundError
 
-        with explained(upload.place, self.account):
+        with explained(upload.full_name, self.account):
             try:
                 info = self._api.repo_info(repo_id=upload.repository, repo_type=upload.kind)
             except RepositoryNotFoundError as error:
@@ -166,7 +300,7 @@ class Hub:
     def _create(self, upload: Upload, private: bool) -> None:
         from huggingface_hub.errors import HfHubHTTPError
 
-        with explained(upload.place, self.account):
+        with explained(upload.full_name, self.account):
             try:
                 self._api.create_repo(
                     upload.repository, repo_type=upload.kind, private=private, space_sdk=upload.sdk, exist_ok=False
@@ -176,7 +310,7 @@ class Hub:
                     raise
                 raise HubError(
                     "the name is taken, by a repository that this account does not see",
-                    where=upload.place,
+                    where=upload.full_name,
                     fix="Choose another name.",
                 ) from error
 
@@ -184,8 +318,99 @@ class Hub:
         """From the repository's first commit: what main holds is not the branch's."""
         if upload.revision == "main":
             return
-        place = {"repo_id": upload.repository, "repo_type": upload.kind}
-        if upload.revision in {branch.name for branch in self._api.list_repo_refs(**place).branches}:
+        target = {"repo_id": upload.repository, "repo_type": upload.kind}
+        if upload.revision in {branch.name for branch in self._api.list_repo_refs(**target).branches}:
             return
-        first = self._api.list_repo_commits(**place)[-1].commit_id
-        self._api.create_branch(**place, branch=upload.revision, revision=first, exist_ok=True)
+        first = self._api.list_repo_commits(**target)[-1].commit_id
+        self._api.create_branch(**target, branch=upload.revision, revision=first, exist_ok=True)
+
+
+@dataclass(frozen=True)
+class Account:
+    """Who is signed in; the names under which it may write."""
+
+    user: str = ""
+    organisations: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.user, *self.organisations)
+
+    def no_rights(self, where: str) -> HubError:
+        return HubError(
+            f"{self.user or 'this account'} may not write there",
+            where=where,
+            fix=f"Push to a repository of {' or '.join(filter(None, self.names)) or 'your own'}, "
+            "or sign in with a token that may: `hf auth login`.",
+        )
+
+
+@contextmanager
+def explained(where: str, account: Account) -> Iterator[None]:
+    """Every failure inside becomes a HubError."""
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
+
+    try:
+        yield
+    except HubError:
+        raise
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:
+        cause: BaseException = error
+        while isinstance(cause, RuntimeError) and cause.__cause__ is not None:
+            cause = cause.__cause__  # an upload that failed in a thread of its own
+        if isinstance(cause, HfHubHTTPError):
+            raise _refusal(cause, where, account) from None
+        raise _failure(cause, where) from None
+
+
+def _refusal(error: Any, where: str, account: Account) -> HubError:
+    """An answer of the Hub's that is not yes."""
+    status = error.response.status_code
+    if status == 401:
+        return HubError(
+            "the Hub does not accept the token",
+            where=where,
+            fix="Run `hf auth login` with one that is valid; HF_TOKEN, where it is set, comes first.",
+        )
+    if status == 403:
+        return account.no_rights(where)
+    if status == 404:
+        return HubError("the repository or its branch is gone, or not to be seen", where=where, fix=AGAIN)
+    if status in (409, 412):
+        return HubError("somebody else changed the repository meanwhile", where=where, fix=AGAIN)
+    if status == 429:
+        return HubError("the Hub asks to wait: too many requests", where=where, fix=f"Wait some minutes. {AGAIN}")
+    if status >= 500:
+        return HubError(f"the Hub has a problem of its own ({status})", where=where, fix=f"Wait a little. {AGAIN}")
+    said = _without_token(str(error.server_message or "").strip().split("\n")[0].rstrip("."))
+    return HubError(f"the Hub refuses this ({status}{': ' if said else ''}{said})", where=where, fix=AGAIN)
+
+
+def _failure(error: BaseException, where: str) -> HubError:
+    """No answer of the Hub's: the network, this machine, or a card that is refused before anything is sent."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
+    said = _without_token(" ".join(str(error).split())) or type(error).__name__
+    if isinstance(error, HTTPError | ConnectionError | TimeoutError):
+        if type(error).__name__ in _UNREACHABLE:
+            what = f"the Hub cannot be reached at {constants.ENDPOINT}"
+            return HubError(what, where=where, fix=f"Look at the network, HTTPS_PROXY and HF_ENDPOINT. {AGAIN}")
+        return HubError(f"the connection to the Hub broke ({said})", where=where, fix=AGAIN)
+    if type(error).__module__.startswith("hf_xet"):  # an OSError too, though no file of ours is meant
+        return HubError(f"the upload broke ({said})", where=where, fix=AGAIN)
+    if isinstance(error, OSError):
+        if is_of_a_full_disk(error, Path()):
+            return HubError("the disk is full", where=where, fix=f"Make room. {AGAIN}")
+        return HubError(f"a file cannot be read ({said})", where=where, fix="Look at the folder and its rights.")
+    if "metadata in README.md" in said:
+        said = said.partition("README.md.")[2].strip(" -")
+        return HubError(f"the Hub does not take the card ({said})", where=where, fix="Is the licence one of its ids?")
+    return HubError(f"the upload failed ({said})", where=where, fix=AGAIN)
+
+
+def _without_token(text: str) -> str:
+    from huggingface_hub import get_token
+
+    token = get_token()
+    return text.replace(token, "…") if token else text

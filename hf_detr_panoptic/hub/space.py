@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from .. import __version__
+from ..dataset.card import Markdown, render
 from ..errors import HubError
 
 Content = bytes | Path
@@ -22,7 +23,7 @@ _DISTRIBUTION = "hf-detr-panoptic"
 _PACKAGE = "hf_detr_panoptic"
 _TESTED_GRADIO = "6.31.0"
 # All that belongs to the package; whatever else lies in a checkout's folders stays at home.
-_SUFFIXES = frozenset((".md", ".py", ".typed", ".yaml", ".html", ".css", ".js", ".json", ".safetensors"))
+_SUFFIXES = frozenset((".md", ".py", ".typed", ".yaml", ".html", ".j2", ".css", ".js", ".json", ".safetensors"))
 
 
 def space_files(model_repository: str, title: str, photos: Mapping[str, Content] | None = None) -> dict[str, Content]:
@@ -36,7 +37,7 @@ def space_files(model_repository: str, title: str, photos: Mapping[str, Content]
         )
     wheel = f"{_PACKAGE}-{__version__}-py3-none-any.whl"
     files: dict[str, Content] = {
-        "README.md": _readme(model_repository, title).encode(),
+        "README.md": _readme(model_repository, title, wheel).encode(),
         "app.py": app_script(model_repository, title, wheel, bool(photos)).encode(),
         "requirements.txt": "".join(f"{line}\n" for line in _requirements()).encode(),
         wheel: _wheel(),
@@ -62,31 +63,23 @@ def app_script(model_repository: str, title: str, wheel: str, examples: bool) ->
     )
 
 
-def _readme(model_repository: str, title: str) -> str:
-    front = {
-        "title": title,
-        "emoji": "🏗️",
-        "colorFrom": "blue",
-        "colorTo": "gray",
-        "sdk": "gradio",
-        "sdk_version": _gradio_version(),
-        "python_version": "3.11",
-        "app_file": "app.py",
-        "license": "apache-2.0",
-        "models": [model_repository],
-    }
-    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items()]  # JSON is YAML
-    return (
-        "---\n" + "\n".join(lines) + "\n---\n\n"
-        f"The segments that [{model_repository}](https://huggingface.co/{model_repository}) sees in a photo.\n"
-        "Choose a photo, click a segment for its class, score, area and mask, move the threshold, and download the\n"
-        "result as COCO panoptic. Photos are not kept: each is deleted after two hours at most.\n\n"
-        "The same app runs at home:\n\n"
-        "```bash\n"
-        f'pip install ./{_PACKAGE}-{__version__}-py3-none-any.whl "gradio>=6"\n'
-        f"hf-detr-panoptic app {model_repository}\n"
-        "```\n"
+def _readme(model_repository: str, title: str, wheel: str) -> str:
+    from huggingface_hub import SpaceCard, SpaceCardData
+
+    data = SpaceCardData(
+        title=title,
+        emoji="🏗️",
+        colorFrom="blue",
+        colorTo="gray",
+        sdk="gradio",
+        sdk_version=_gradio_version(),
+        python_version="3.11",
+        app_file="app.py",
+        license="apache-2.0",
+        models=[model_repository],
     )
+    names = {"model": Markdown(model_repository), "wheel": Markdown(wheel)}
+    return render(SpaceCard, data, __package__, "space_card.md.j2", **names)
 
 
 def _gradio_version() -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..dataset.card import MARKER, Contents, dataset_card
 from ..dataset.coco_panoptic import Record, read_dataset
 from ..dataset.photos import shrunk, stored_names
 from ..dataset.writer import DatasetWriter, EncodedMap, encode_map
@@ -156,7 +157,6 @@ def _part(item: tuple[str, int]) -> int:
 
 
 _MOST = 10  # lines of each kind
-_MARKER = "<!-- written by `hf-detr-panoptic prepare`: take this line away, and the file is yours -->"
 
 
 @dataclass(frozen=True)
@@ -222,9 +222,12 @@ def write_papers(prepared: Prepared) -> None:
     out = prepared.settings.folder
     write_csv(out / "skipped.csv", ["photo", "what", "fix", "where"], prepared.skipped, newline="\n")
     card = out / "README.md"
-    if not card.is_file() or _MARKER in card.read_text(encoding="utf-8", errors="replace"):
-        write_text(card, dataset_card(prepared))
-    write_json(out / "prepare.json", prepared.to_dict(), ascii_only=False)
+    record = prepared.to_dict()
+    if not card.is_file() or MARKER in card.read_text(encoding="utf-8", errors="replace"):
+        segments = {("", *key): count for key, count in prepared.tally.segments.items()}
+        contents = Contents(prepared.space, record["counts"]["photos"], segments, record)
+        write_text(card, dataset_card(contents, out.resolve().name))
+    write_json(out / "prepare.json", record, ascii_only=False)
 
 
 def plain_settings(settings: Prepare) -> dict[str, Any]:
@@ -280,51 +283,6 @@ def _dry_run(settings: Prepare) -> str:
         lines += ["", f"{len(problems)} problems, the first:"]
         lines += [f"  {problem}" for problem in problems[:_MOST]]
     return "\n".join([*lines, "", "nothing was written; without --dry-run it will be"])
-
-
-def dataset_card(prepared: Prepared) -> str:
-    """The README.md of the dataset."""
-    tally, space = prepared.tally, prepared.space
-    name = prepared.settings.folder.resolve().name
-    things = [category.name for category in space if category.isthing]
-    stuff = [category.name for category in space if not category.isthing]
-    shares = tally.shares
-    photos = ", ".join(f"{count} in {part}" for part, count in sorted(tally.photos.items()))
-    rows = []
-    for category in space:
-        custom, auto = (tally.segments[category.name, source] for source in ("custom", "auto"))
-        if custom or auto:
-            rows.append(f"| {category.name} | {'thing' if category.isthing else 'stuff'} | {custom} | {auto} |")
-    return "\n".join(
-        [
-            "---",
-            "task_categories:",
-            "- image-segmentation",
-            "tags:",
-            "- panoptic-segmentation",
-            "- coco-panoptic",
-            "---",
-            _MARKER,
-            "",
-            f"# {name}",
-            "",
-            f"Panoptic segmentation in COCO's format: {photos}; {len(things)} kinds of things, {len(stuff)} of stuff.",
-            "",
-            f"People marked {count_of(len(prepared.inputs.custom), 'class')} ({and_more(prepared.inputs.custom)}): "
-            f"{shares['custom']:.1%} of the pixels. {_public_name(prepared.settings.labeler)} labelled "
-            f"{shares['auto']:.1%}, and {shares['void']:.1%} are void: nobody knows what they are. In `segments_info` "
-            "each segment says where it comes from (`source`) and how sure the labeler was (`score`).",
-            "",
-            "Quality measured on segments that a model labelled is agreement with that model, not truth.",
-            "",
-            "| class | kind | marked by people | labelled by the model |",
-            "|---|---|---|---|",
-            *rows,
-            "",
-            "`prepare.json` holds the settings that made it, `skipped.csv` what was left out and why.",
-            "",
-        ]
-    )
 
 
 def _remarks(settings: Prepare, inputs: Inputs, labeler: LabelSpace) -> list[str]:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..dataset.batches import Row
-from ..errors import DatasetError, RecipeError
+from ..errors import DatasetError, RecipeError, RunError, did_you_mean
 from ..evaluation.table import write_per_class
-from ..files import read_json, write_json
+from ..files import parse_json, read_json, write_json
+from ..labels import LabelSpace
 from ..recipe import Recipe, read_yaml
 from ..settings import STAGES, Prepare
 from ..text import and_more
 from . import checkpoints
+
+if TYPE_CHECKING:
+    from ..dataset.batches import Row
 
 DATASET = "dataset.json"
 
@@ -100,6 +105,37 @@ def _of_map(png: Path | bytes) -> tuple[int, bytes]:
 
 RECIPE = "recipe.yaml"
 
+# What the records are made of, as far as somebody reads them: a type or several, a mapping of keys, or a list of one
+# for all items. What is absent or null may be so.
+_NUMBER = (int, float)
+_EACH = "*"  # whatever the key
+_QUALITY = dict.fromkeys(("pq", "sq", "rq", "n"), _NUMBER)
+_CLASS = {**dict.fromkeys(("label", "tp", "fp", "fn"), _NUMBER), **_QUALITY, "name": str, "isthing": bool}
+_PRECISION = {group: dict.fromkeys(("ap", "ap50", "ap75", "n"), _NUMBER) for group in ("all", "things", "stuff")}
+_RESULT = {
+    **_QUALITY,
+    "things": _QUALITY,
+    "stuff": _QUALITY,
+    "sources": {_EACH: _QUALITY},
+    "per_class": [_CLASS],
+    "box": _PRECISION,
+    "mask": _PRECISION,
+}
+_METRICS = {"final": _RESULT, "stages": {_EACH: _RESULT}}
+_ENVIRONMENT: Mapping[str, Any] = {"processes": _NUMBER, "earlier": [{}]}
+_STAGE_END = {
+    **dict.fromkeys(("best", "last", "best_epoch", "steps", "seconds", "peak_memory_mb"), _NUMBER),
+    "metric": str,
+    "result": _RESULT,
+    "rows": [{}],
+}
+_CONFIG = {"hf_detr_panoptic": {"threshold": _NUMBER}}
+_PREPARED = {
+    "settings": {"labeler": str, "threshold": _NUMBER},
+    "labeler": {"fingerprint": str},
+    "counts": {"pixels": {_EACH: _NUMBER}},
+}
+
 
 @dataclass(frozen=True)
 class StageEnd:
@@ -126,8 +162,12 @@ class StageEnd:
     @classmethod
     def read(cls, folder: Path) -> StageEnd:
         """From the marker of a finished stage."""
-        content = checkpoints.read_marker(folder)
-        return cls(**{**content, "folder": folder, "rows": tuple(content["rows"])})
+        marker = folder / checkpoints.MARKER
+        content = read_record(marker, _STAGE_END)
+        try:
+            return cls(**{**content, "folder": folder, "rows": tuple(content["rows"])})
+        except (KeyError, TypeError) as error:
+            raise _damaged(marker, repr(error)) from error
 
     def mark(self) -> None:
         """Say that the stage is finished: its folder counts from now on."""
@@ -274,3 +314,151 @@ def write_metrics(output: str | Path, ends: list[StageEnd]) -> None:
     per_class = ends[-1].result.get("per_class")
     if per_class:
         write_per_class(ends[-1].result, Path(output) / "per_class.csv")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, read by whoever looks at it: each file once, when it is first asked for, and checked.
+
+    What training has not written is empty.
+    """
+
+    folder: Path
+
+    @classmethod
+    def at(cls, folder: str | Path) -> Run:
+        """Raises where this is something else than a run's folder."""
+        path = Path(folder)
+        if not path.is_dir():
+            known = sorted(other.name for other in path.parent.iterdir()) if path.parent.is_dir() else []
+            what = "is a file" if path.exists() else "is not there"
+            raise RunError(f"the run {what}", where=str(folder), fix=did_you_mean(path.name, known))
+        if not (path / RECIPE).is_file():
+            above = path.resolve().parent
+            within = (above / RECIPE).is_file()
+            fix = f"That is one of its folders: give {above}." if within else "Give one of `train`."
+            raise RunError(f"this is not a run's folder: there is no {RECIPE}", where=str(folder), fix=fix)
+        return cls(path)
+
+    @cached_property
+    def plain(self) -> dict[str, Any]:
+        """recipe.yaml as it stands there."""
+        return read_yaml(self.folder / RECIPE)[0]
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        return Recipe.from_dict(self.plain, where=str(self.folder / RECIPE))
+
+    @cached_property
+    def stages(self) -> dict[str, StageEnd]:
+        """The finished ones by name, in their order."""
+        ends = {name: finished(self.folder, name) for name in STAGES}
+        return {name: end for name, end in ends.items() if end is not None}
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """metrics.json: "final" and "stages"."""
+        return read_record(self.folder / "metrics.json", _METRICS)
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """How good the final model is."""
+        return self.metrics.get("final") or {}
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        return read_record(self.folder / "environment.json", _ENVIRONMENT)
+
+    @cached_property
+    def rows(self) -> list[dict[str, str]]:
+        """results.csv."""
+        path = self.folder / "results.csv"
+        if not path.is_file():
+            return []
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.folder / "final" / "config.json").is_file()
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The final model's."""
+        if not self.is_finished:
+            raise RunError(
+                "the run is not finished: it has no final/config.json",
+                where=str(self.folder),
+                fix="Run the same `hf-detr-panoptic train` again: it goes on where it was stopped.",
+            )
+        return read_record(self.folder / "final" / "config.json", _CONFIG)
+
+    @cached_property
+    def space(self) -> LabelSpace:
+        try:
+            return LabelSpace.from_config(self.config)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise _damaged(self.folder / "final" / "config.json", repr(error)) from error
+
+    @cached_property
+    def learnt_from(self) -> tuple[dict[str, int], dict[tuple[str, str, str], int]]:
+        """Photos by split, and segments by split, class and source, as training has counted them."""
+        record = read_record(self.folder / DATASET)
+        try:
+            counts = record.get("segments", {})
+            segments = {
+                (split, self.space[int(label)].name, source): int(number)
+                for split, labels in counts.items()
+                for label, sources in labels.items()
+                for source, number in sources.items()
+            }
+            return {split: int(record[split]["photos"]) for split in counts}, segments
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise _damaged(self.folder / DATASET, repr(error)) from error
+
+
+def read_prepared(folder: Path) -> dict[str, Any]:
+    """prepare.json of a dataset."""
+    return read_record(folder / "prepare.json", _PREPARED)
+
+
+def read_record(path: Path, types: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A JSON object, empty where there is no such file. `types`: as above."""
+    try:
+        content = parse_json(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise RunError(f"cannot be read ({error.strerror})", where=str(path)) from error
+    except ValueError as error:
+        raise _damaged(path, str(error).splitlines()[0]) from error
+    if not isinstance(content, dict):
+        raise _damaged(path, f"it is {_short(content)}")
+    if types is not None and (wrong := _mistyped(content, types)):
+        raise _damaged(path, wrong)
+    return content
+
+
+def _mistyped(value: Any, wanted: Any, key: str = "it") -> str | None:
+    """What is of another type than `wanted`."""
+    if value is None:
+        return None
+    kinds: Any = dict if isinstance(wanted, dict) else list if isinstance(wanted, list) else wanted
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+        return f"{key} is {_short(value)}"
+    parts: list[tuple[Any, Any, str]] = []
+    if isinstance(wanted, dict):
+        names = value if _EACH in wanted else wanted
+        parts = [(value.get(name), wanted[_EACH if _EACH in wanted else name], str(name)) for name in names]
+    elif isinstance(wanted, list):
+        parts = [(item, wanted[0], key) for item in value]
+    return next((wrong for part in parts if (wrong := _mistyped(*part))), None)
+
+
+def _short(value: Any) -> str:
+    words = repr(value)
+    return words if len(words) <= 40 else f"{words[:39]}…"
+
+
+def _damaged(path: Path, how: str) -> RunError:
+    return RunError(f"is damaged ({how})", where=str(path), fix="Restore it, or train again.")

@@ -13,9 +13,8 @@ from made import save_photo
 from PIL import Image
 
 from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment, draw
+from hf_detr_panoptic.app import AppModel, build_app, serve
 from hf_detr_panoptic.dataset.coco_panoptic import read_split
-from hf_detr_panoptic.hub.app import build_app, serve
-from hf_detr_panoptic.hub.app_view import AppModel
 from hf_detr_panoptic.model.postprocess import Kept, KeptMasks
 from hf_detr_panoptic.settings import Postprocess
 

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from hf_detr_panoptic.errors import DatasetError
-from hf_detr_panoptic.evaluation.export import METRIC, SIBLINGS, export_metric
 from hf_detr_panoptic.evaluation.metric.annotations import count_pair, words_of_png
 from hf_detr_panoptic.evaluation.metric.counting import summarise
+from hf_detr_panoptic.hub.push import METRIC, SIBLINGS, export_metric
 from hf_detr_panoptic.panoptic_map import ids_to_rgb
 
 STRANGER = """

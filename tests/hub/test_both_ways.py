@@ -19,7 +19,7 @@ from transformers import pipeline
 
 from hf_detr_panoptic import DetrForPanopticSegmentation, PanopticQuality
 from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
-from hf_detr_panoptic.hub.usage import PIPELINE_THRESHOLD
+from hf_detr_panoptic.hub.cards import PIPELINE_THRESHOLD
 
 pytestmark = pytest.mark.slow  # two fresh processes that import everything
 

@@ -15,8 +15,8 @@ from made import write_data
 
 from hf_detr_panoptic import load_panoptic
 from hf_detr_panoptic.dataset.rows import write_parquet
-from hf_detr_panoptic.errors import HubError
-from hf_detr_panoptic.hub.dataset_card import dataset_card
+from hf_detr_panoptic.errors import HubError, RunError
+from hf_detr_panoptic.hub.cards import published_dataset_card
 
 
 @pytest.fixture
@@ -25,9 +25,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write_data(tmp_path / "data")
 
 
+def card_of(folder: Path, name: str, license: str | None) -> str:
+    return published_dataset_card(folder, name, license=license).decode()
+
+
 @pytest.fixture
 def card(folder: Path) -> str:
-    return dataset_card(folder, "anna/site-photos", license="cc-by-nc-4.0")
+    return card_of(folder, "anna/site-photos", license="cc-by-nc-4.0")
 
 
 def front(card: str) -> dict[str, Any]:
@@ -108,20 +112,20 @@ def test_the_code_on_the_card_runs_on_what_is_pushed(
 
 def test_a_dataset_of_others(folder: Path) -> None:
     (folder / "prepare.json").unlink()
-    card = dataset_card(folder, "anna/site", license=None)
+    card = card_of(folder, "anna/site", license=None)
     assert "a pretrained model whose name is not recorded added 3 segments. Nobody checked them." in card
     assert "None is stated." in card
     assert "license" not in front(card)
     (folder / "prepare.json").write_text("{")
-    with pytest.raises(HubError, match=r"prepare\.json: is damaged"):
-        dataset_card(folder, "anna/site", license=None)
+    with pytest.raises(RunError, match=r"prepare\.json: is damaged"):
+        card_of(folder, "anna/site", license=None)
 
 
 def test_nothing_of_this_machine(folder: Path) -> None:
     told = json.loads((folder / "prepare.json").read_text())
-    assert str(folder) not in dataset_card(folder, "anna/site", license=None)
-    assert told["settings"]["labeler"] in dataset_card(folder, "anna/site", license=None)
+    assert str(folder) not in card_of(folder, "anna/site", license=None)
+    assert told["settings"]["labeler"] in card_of(folder, "anna/site", license=None)
     with pytest.raises(HubError, match="licence"):
-        dataset_card(folder, "anna/site", license="CC BY")
+        card_of(folder, "anna/site", license="CC BY")
     with pytest.raises(HubError, match="no name of a repository"):
-        dataset_card(folder, "site photos", license=None)
+        card_of(folder, "site photos", license=None)

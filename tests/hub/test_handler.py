@@ -17,8 +17,8 @@ from made import HOSTILE as SPACE
 from made import noise, speaking_model
 from PIL import Image
 
+from hf_detr_panoptic.hub.cards import handler_source
 from hf_detr_panoptic.hub.handler import EndpointHandler, panoptic, read_photo
-from hf_detr_panoptic.hub.model_card import handler_source
 from hf_detr_panoptic.images import open_image
 from hf_detr_panoptic.model.postprocess import choose_queries, postprocess
 from hf_detr_panoptic.settings import Postprocess

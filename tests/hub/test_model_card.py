@@ -17,8 +17,8 @@ from made import HOSTILE as SPACE
 from made import noise, scene, write_data, write_run
 from PIL import Image
 
-from hf_detr_panoptic.errors import HubError
-from hf_detr_panoptic.hub.model_card import handler_source, model_card_files
+from hf_detr_panoptic.errors import HubError, RunError
+from hf_detr_panoptic.hub.cards import handler_source, model_card_files
 from hf_detr_panoptic.hub.pictures import Pictures, write_pictures
 
 
@@ -174,7 +174,7 @@ def test_counts_that_training_noted_outlive_the_dataset(tmp_path: Path) -> None:
     assert "| pipe | thing | people | 7 | 3 | 50.0 |" in card
     assert re.search(r"\| sky.* \| stuff \| a model \| 5 \| 0 \| 62\.5 \|", card)
     (run / "dataset.json").write_text(json.dumps(noted | {"segments": {"train": {"9": {"custom": 1}}}}))
-    with pytest.raises(HubError, match=r"dataset\.json: is damaged"):
+    with pytest.raises(RunError, match=r"dataset\.json: is damaged"):
         card_of(run)
 
 
@@ -276,7 +276,7 @@ def test_a_licence_that_is_no_id(run: Path, license: str) -> None:
 def test_a_run_that_is_not_finished(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", "data")
     (run / "final" / "config.json").unlink()
-    with pytest.raises(HubError, match=r"not finished: it has no final/config\.json.*train"):
+    with pytest.raises(RunError, match=r"not finished: it has no final/config\.json.*train"):
         card_of(run)
 
 
@@ -284,7 +284,7 @@ def test_a_run_that_is_not_finished(tmp_path: Path) -> None:
 def test_damaged_files(tmp_path: Path, content: str) -> None:
     run = write_run(tmp_path / "run", "data")
     (run / "metrics.json").write_text(content)
-    with pytest.raises(HubError, match=r"metrics\.json"):
+    with pytest.raises(RunError, match=r"metrics\.json"):
         card_of(run)
 
 
@@ -310,7 +310,7 @@ def test_damaged_files(tmp_path: Path, content: str) -> None:
 def test_types_that_do_not_fit(run: Path, tmp_path: Path, file: str, content: dict[str, Any], says: str) -> None:
     spoilt = Path(shutil.copytree(run, tmp_path / "run"))
     (spoilt / file).write_text(json.dumps(content))
-    with pytest.raises(HubError, match=rf"{file}: is damaged \({says}.*\)\. Restore it, or train again\."):
+    with pytest.raises(RunError, match=rf"{file}: is damaged \({says}.*\)\. Restore it, or train again\."):
         card_of(spoilt)
 
 

@@ -108,7 +108,7 @@ def test_a_name_taken_by_what_cannot_be_seen(
         (lambda run: (run / "recipe.yaml").write_text("data: [\n"), "this is not YAML"),
         (lambda run: shutil.rmtree(run / "final"), "the run is incomplete: there is no final/"),
         (lambda run: (run / "3-finetune" / "complete.json").unlink(), "the stage finetune is not finished"),
-        (lambda run: (run / "3-finetune" / "complete.json").write_text("{"), "this cannot be read"),
+        (lambda run: (run / "3-finetune" / "complete.json").write_text("{"), "complete.json: is damaged"),
         (lambda run: shutil.rmtree(run / "2-mask_head"), "the stage mask_head has not begun"),
         (lambda run: (run / "final" / "model.safetensors").unlink(), "there are no weights"),
         (lambda run: (run / "1-detection" / "config.json").unlink(), "there is no config.json"),
@@ -183,7 +183,7 @@ def test_a_full_disk(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "metric.py")
 
-    monkeypatch.setattr("hf_detr_panoptic.evaluation.export.shutil.copyfile", full)
+    monkeypatch.setattr("hf_detr_panoptic.hub.push.shutil.copyfile", full)
     said = refused(["--metric", "anna/quality"], capsys, signed_in)
     assert "the disk is full. Make room" in said
     assert signed_in.requests == []
@@ -249,7 +249,7 @@ def test_a_hub_that_never_answers(
 def test_two_push_at_once(signed_in: HubServer, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit that came between looking and sending is not overwritten."""
     from hf_detr_panoptic.errors import HubError
-    from hf_detr_panoptic.hub.contents import Upload
+    from hf_detr_panoptic.hub.repository import Upload
 
     hub = repository.Hub()
     hub.sign_in()

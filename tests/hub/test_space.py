@@ -67,7 +67,15 @@ def test_equal_packages_are_equal_bytes(files):
 
 def test_nothing_else_of_a_checkout_goes_into_the_wheel(tmp_path, monkeypatch):
     package = tmp_path / "hf_detr_panoptic"
-    for name in ("__init__.py", "hub/a.py", ".secret.py", "__pycache__/a.py", "notes.ipynb", "hub/token.txt"):
+    for name in (
+        "__init__.py",
+        "hub/a.py",
+        "hub/a.j2",
+        ".secret.py",
+        "__pycache__/a.py",
+        "notes.ipynb",
+        "hub/token.txt",
+    ):
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text("x")
     (tmp_path / "training_args").mkdir()
@@ -75,6 +83,7 @@ def test_nothing_else_of_a_checkout_goes_into_the_wheel(tmp_path, monkeypatch):
     monkeypatch.setattr(space, "_home", lambda: package)
     assert sorted(name for name, _ in space._package_files()) == [
         "hf_detr_panoptic/__init__.py",
+        "hf_detr_panoptic/hub/a.j2",
         "hf_detr_panoptic/hub/a.py",
         "hf_detr_panoptic/training_args/mine.yaml",
     ]
@@ -137,13 +146,13 @@ def test_the_pushed_script_runs_from_its_wheel_alone(files, tmp_path):
     (tmp_path / "examples").mkdir()
     (tmp_path / "app.py").write_bytes(
         files["app.py"].replace(
-            b"sys.exit(main(", b"import hf_detr_panoptic.steps.app as a; print(a.__file__); sys.exit(main("
+            b"sys.exit(main(", b"import hf_detr_panoptic.app as a; print(a.__file__); sys.exit(main("
         )
     )
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     run = [sys.executable, "app.py"]
     done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
-    assert Path(done.stdout.strip()) == Path(WHEEL) / "hf_detr_panoptic" / "steps" / "app.py"
+    assert Path(done.stdout.strip()) == Path(WHEEL) / "hf_detr_panoptic" / "app.py"
     assert "hf-detr-panoptic app: " in done.stderr
     assert "examples" in done.stderr  # the folder holds no photo

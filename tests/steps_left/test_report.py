@@ -19,6 +19,7 @@ from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.dataset.coco_panoptic import read_split
 from hf_detr_panoptic.dataset.copies import Fingerprint, fingerprint
 from hf_detr_panoptic.dataset.writer import DatasetWriter
+from hf_detr_panoptic.errors import HfDetrPanopticError
 from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.panoptic_map import PanopticMap, Segment
 from hf_detr_panoptic.recipe import Recipe
@@ -260,6 +261,12 @@ def test_a_run_that_only_detects(run: Path) -> None:
     assert page.cards == []
     assert page.scores == []
     assert page.precision["box"][0].values == (0.3, 0.5, 0.2)
+
+
+def test_figures_that_are_none(run: Path) -> None:
+    (run / "metrics.json").write_text('{"final": {"pq": 0.5, "things": 0.5}}')
+    with pytest.raises(HfDetrPanopticError, match=r"metrics\.json: is damaged \(things is 0\.5\)"):
+        run_page(run, None, 50)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from hf_detr_panoptic.errors import HfDetrPanopticError, RecipeError
+from hf_detr_panoptic.errors import HfDetrPanopticError, RecipeError, RunError
 from hf_detr_panoptic.recipe import Recipe
 from hf_detr_panoptic.training import checkpoints
-from hf_detr_panoptic.training.run_folder import check_folder, check_order, claim_folder, stage_folder
+from hf_detr_panoptic.training.run_folder import Run, check_folder, check_order, claim_folder, stage_folder
 from hf_detr_panoptic.training.sampling import Splits
 from hf_detr_panoptic.training.stages import run_stages
 
@@ -82,3 +82,35 @@ def test_data_that_was_prepared_into_the_folder_binds(tmp_path: Path) -> None:
         check_folder(warmer)
     with pytest.raises(RecipeError, match="other settings: seed"):  # which shared the photos out
         check_folder(Recipe.from_dict({**content, "seed": 3}))
+
+
+def test_a_run_that_has_only_begun_is_read_as_empty(tmp_path: Path) -> None:
+    Recipe.from_dict({"data": "d", "output": str(tmp_path / "run")}).save(tmp_path / "run" / "recipe.yaml")
+    run = Run.at(tmp_path / "run")
+    assert run.recipe.data == "d"
+    assert (run.stages, run.metrics, run.result, run.environment, run.rows) == ({}, {}, {}, {}, [])
+    assert not run.is_finished
+    with pytest.raises(RunError, match=r"not finished: it has no final/config\.json"):
+        _ = run.space
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("metrics.json", '{"final": {"pq": "x"}}', "pq is 'x'"),
+        ("metrics.json", '{"final": {"per_class": [{"isthing": 1}]}}', "isthing is 1"),
+        ("metrics.json", '{"stages": {"detection": {"box": {"all": {"ap50": "0.4"}}}}}', "ap50 is '0.4'"),
+        ("metrics.json", "[1]", r"it is \[1\]"),
+        ("environment.json", '{"earlier": ["CPU"]}', "earlier is 'CPU'"),
+        ("1-detection/complete.json", '{"rows": 3}', "rows is 3"),
+        ("1-detection/complete.json", '{"name": "detection"}', "KeyError"),
+        ("1-detection/complete.json", "{", "Expecting"),
+    ],
+)
+def test_a_file_that_a_hand_has_damaged(tmp_path: Path, file: str, content: str, says: str) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    run = Run(tmp_path)
+    with pytest.raises(RunError, match=rf"{file}: is damaged \({says}.*\)\. Restore it, or train again\."):
+        _ = (run.metrics, run.environment, run.stages)

@@ -16,7 +16,7 @@ from ...errors import HfDetrPanopticError
 from ...evaluation.evaluate import Measured, segmented
 from ...evaluation.quality import Matching, PanopticQuality, image_counts, match_segments, overlaps_of
 from ...evaluation.table import AGREEMENT, headline
-from ...files import read_csv, read_json, shown_path, without_paths
+from ...files import shown_path, without_paths
 from ...images import open_image
 from ...labels import LabelSpace, default_color
 from ...panoptic_map import PanopticMap
@@ -30,7 +30,7 @@ from .advice import run_advice
 if TYPE_CHECKING:
     from ...dataset.batches import Row
     from ...recipe import Recipe
-    from ...training.run_folder import StageEnd
+    from ...training.run_folder import Run, StageEnd
     from ...training.sampling import Splits
 
 _LOSSES = {"loss": "all", "loss_ce": "class", "loss_bbox": "box", "loss_giou": "GIoU", "loss_mask": "mask",
@@ -50,25 +50,23 @@ class _Seen:
 
 def run_page(folder: Path, data: str | None, limit: int, progress: bool = False) -> RunPage:
     """A run's page, also of one that is not finished, or whose dataset is elsewhere: then it says so."""
-    from ...recipe import Recipe, read_yaml
+    from ...training.run_folder import Run
 
-    told, _ = read_yaml(folder / "recipe.yaml")
-    recipe = Recipe.from_dict(told, where=str(folder / "recipe.yaml")).changed(output=str(folder))
+    run = Run(folder)
+    recipe = run.recipe.changed(output=str(folder))
     source = data or (recipe.data if isinstance(recipe.data, str) else str(recipe.prepared_folder))
     notes: list[str] = []
     final = folder / "final"
     splits = _splits(recipe, source, notes, insist=data is not None)
-    metrics = _json(folder / "metrics.json")
-    result: Mapping[str, Any] = metrics.get("final") or {}
+    result = run.result
     seen = _Seen()
     if result and "per_class" not in result:
         notes.append("The run has learned to detect, and its masks mean nothing yet: no photo is shown.")
-    elif splits is not None and (final / "config.json").is_file():
+    elif splits is not None and run.is_finished:
         seen = _segment(final, splits, limit, progress)
         result = result or seen.result
-    stages = [_stage(folder, name, metrics) for name in _stage_names(folder)]
-    finished = (final / "config.json").is_file()
-    if not finished:
+    stages = [_stage(run, name) for name in _stage_names(folder)]
+    if not run.is_finished:
         notes.append("The run is not finished: there is no model in final/ yet.")
     scores, classes = _scores(result), _classes(result, seen, splits)
     quality = headline(result)
@@ -77,15 +75,15 @@ def run_page(folder: Path, data: str | None, limit: int, progress: bool = False)
         name=folder.resolve().name,
         quality_name=quality,
         scores=scores,
-        precision=_precision(seen.result or result, metrics),
+        precision=_precision(seen.result or result, run.metrics),
         classes=classes,
         stages=stages,
         mixed=_mixed(seen.result),
         cards=seen.cards,
         measured=_measured(seen, splits, result),
         pictured=f"{shown} of {seen.of:,} validation photos, spread evenly over all." if shown < seen.of else "",
-        environment=_environment(folder),
-        settings=_recipe_text(told),
+        environment=_environment(run.environment),
+        settings=_recipe_text(run.plain),
         advice=run_advice(
             shown_path(folder),
             shown_path(source) if splits is not None else None,
@@ -95,7 +93,7 @@ def run_page(folder: Path, data: str | None, limit: int, progress: bool = False)
             stages,
             seen.result.get("mix_ups", ()),
             None if splits is None else len(splits.val),
-            finished,
+            run.is_finished,
         ),
         notes=notes,
         version=__version__,
@@ -287,12 +285,12 @@ def _stage_names(folder: Path) -> list[str]:
     return [stage for stage in STAGES if stage_folder(folder, stage).is_dir()]
 
 
-def _stage(folder: Path, name: str, metrics: Mapping[str, Any]) -> StageReport:
-    from ...training.run_folder import finished, stage_folder
+def _stage(run: Run, name: str) -> StageReport:
+    from ...training.run_folder import stage_folder
 
-    rows = [row for row in read_csv(folder / "results.csv") if row.get("stage") == name]
-    rows = rows or _logged(stage_folder(folder, name))
-    end = finished(folder, name)
+    rows = [row for row in run.rows if row.get("stage") == name]
+    rows = rows or _logged(stage_folder(run.folder, name))
+    end = run.stages.get(name)
     metric = (end.metric if end else None) or ("box_ap" if name == "detection" else "pq")
     values = [(_number(row, metric), _number(row, "epoch")) for row in rows]
     known = [(value, epoch) for value, epoch in values if value is not None and epoch is not None]
@@ -315,9 +313,10 @@ def _stage(folder: Path, name: str, metrics: Mapping[str, Any]) -> StageReport:
 def _logged(folder: Path) -> list[dict[str, str]]:
     """The losses of a stage that was not evaluated on its way, from its last checkpoint."""
     from ...training.checkpoints import last_complete
+    from ...training.run_folder import read_record
 
     checkpoint = last_complete(folder)
-    history = _json(checkpoint / "trainer_state.json").get("log_history") if checkpoint is not None else None
+    history = None if checkpoint is None else read_record(checkpoint / "trainer_state.json").get("log_history")
     return [{key: str(value) for key, value in row.items()} for row in history or () if "loss" in row]
 
 
@@ -345,12 +344,10 @@ def _number(row: Mapping[str, str], column: str) -> float | None:
         return None
 
 
-def _environment(folder: Path) -> list[tuple[str, str]]:
-    told = _json(folder / "environment.json")
-    lines = [(name, str(value)) for name, value in told.items() if not isinstance(value, list | dict)]
-    earlier = told.get("earlier")
-    if isinstance(earlier, list) and earlier:
-        lines.append(("begun on", ", ".join(str(each.get("device")) for each in earlier if isinstance(each, dict))))
+def _environment(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    lines = [(name, str(value)) for name, value in record.items() if not isinstance(value, list | dict)]
+    if record.get("earlier"):
+        lines.append(("begun on", ", ".join(str(each.get("device")) for each in record["earlier"])))
     return lines
 
 
@@ -358,11 +355,3 @@ def _recipe_text(told: Mapping[str, Any]) -> str:
     import yaml
 
     return yaml.safe_dump(without_paths(told), sort_keys=False, allow_unicode=True)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = read_json(path)
-    except HfDetrPanopticError:
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -11,12 +11,10 @@ import pytest
 from made import save_photo
 from PIL import Image
 
-from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment
+from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment, app
+from hf_detr_panoptic.app import AppModel, build_app, legend_html, look_at, open_photo, problem_html, segment_html
 from hf_detr_panoptic.dataset.coco_panoptic import read_split
 from hf_detr_panoptic.errors import HfDetrPanopticError, ImageError
-from hf_detr_panoptic.hub import app_view
-from hf_detr_panoptic.hub.app import build_app
-from hf_detr_panoptic.hub.app_view import AppModel, legend_html, look_at, open_photo, problem_html, segment_html
 
 SPACE = LabelSpace([Category("sky", False, (1, 2, 3)), Category("<i>pipe</i>", True, (250, 0, 9))])
 
@@ -101,7 +99,7 @@ def test_the_zip_reads_back_as_the_map(opened, tmp_path, threshold):
 
 def test_a_photo_that_is_turned_and_large(tmp_path, monkeypatch):
     """Shown upright and small, counted and downloaded whole."""
-    monkeypatch.setattr(app_view, "SHOWN_SIDE", 20)
+    monkeypatch.setattr(app, "SHOWN_SIDE", 20)
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn: 40 × 20 becomes 20 × 40
     opened = open_photo(MODEL, save_photo(tmp_path / "a.jpg", (40, 20), exif=exif, quality=95))
@@ -129,7 +127,7 @@ def test_a_bad_photo_is_told_by_its_name_alone(tmp_path, content):
 
 
 def test_too_large_a_photo_is_refused_before_the_model(tmp_path, monkeypatch):
-    monkeypatch.setattr(app_view, "MAX_PIXELS", 799)
+    monkeypatch.setattr(app, "MAX_PIXELS", 799)
     with pytest.raises(ImageError, match="800 pixels, 799 are allowed"):
         open_photo(MODEL, save_photo(tmp_path / "a.png", (40, 20)))
 
