@@ -51,7 +51,7 @@ def _prepare(
 ) -> tuple[Prepared | None, str]:
     """And the line that says where to look."""
     from .labeling.prepare import prepare_dataset
-    from .steps.report.command import after_preparing
+    from .report.report import after_preparing
 
     prepared = prepare_dataset(settings, progress, dataset)
     return prepared, "" if prepared is None else after_preparing(settings.folder, len(prepared.photos))
@@ -84,8 +84,8 @@ def _train(
     """And the line that says where to look."""
     from accelerate import PartialState
 
+    from .report.report import after_training
     from .steps.push.as_it_trains import PushAsItTrains
-    from .steps.report.command import after_training
     from .training.train import check_run, run_recipe
 
     check_run(recipe, start, stop, estimate=estimate)
