@@ -26,9 +26,9 @@ COMMANDS = {
     "export-review": ("labeling.review:export", "a dataset to CVAT, for a person to correct"),
     "import-review": ("labeling.review:import", "what was corrected in CVAT, into a new dataset"),
     "evaluate": ("evaluation.evaluate", "how good is a model, or a folder of predictions? PQ, AP, mix-ups"),
-    "report": ("steps.report.command", "a dataset or a run as one HTML file: tables, curves, photos, the worst first"),
+    "report": ("report.report", "a dataset or a run as one HTML file: tables, curves, photos, the worst first"),
     "predict": ("predict", "a model on photos: overlays, COCO panoptic files, masks"),
-    "trace": ("steps.trace.command", "how a model sees one photo: DETR's seven moves, with true shapes and pictures"),
+    "trace": ("trace.page", "how a model sees one photo: DETR's seven moves, with true shapes and pictures"),
     "app": ("app", "a model in the browser: a photo in, its segments out, with a threshold slider"),
     "push": (
         "hub.push",

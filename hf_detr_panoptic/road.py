@@ -51,7 +51,7 @@ def _prepare(
 ) -> tuple[Prepared | None, str]:
     """And the line that says where to look."""
     from .labeling.prepare import prepare_dataset
-    from .steps.report.command import after_preparing
+    from .report.report import after_preparing
 
     prepared = prepare_dataset(settings, progress, dataset)
     return prepared, "" if prepared is None else after_preparing(settings.folder, len(prepared.photos))
@@ -85,7 +85,7 @@ def _train(
     from accelerate import PartialState
 
     from .hub.push import PushAsItTrains
-    from .steps.report.command import after_training
+    from .report.report import after_training
     from .training.train import check_run, run_recipe
 
     check_run(recipe, start, stop, estimate=estimate)

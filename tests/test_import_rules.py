@@ -11,9 +11,9 @@ import pytest
 
 PACKAGE = "hf_detr_panoptic"
 LINE = [
+    "text",
     "errors",
     "files",
-    "text",
     "parallel",
     "coco_categories",
     "labels",
@@ -34,9 +34,9 @@ LINE = [
     "predict",
     "report",
     "trace",
+    "demo",
     "app",
     "hub",
-    "demo",
     "processing",
     "doctor",
     "road",

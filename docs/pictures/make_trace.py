@@ -38,7 +38,7 @@ def main() -> None:
 def pictures(model: str | None = None, folder: Path = HERE) -> list[Path]:
     """Trace the scene and keep the pictures, each in 256 colours."""
     from hf_detr_panoptic.demo.scenes import scene
-    from hf_detr_panoptic.steps.trace.command import load_model, trace_photo
+    from hf_detr_panoptic.trace.page import load_model, trace_photo
 
     if model is None:
         from hf_detr_panoptic.demo.demo import teacher_folder
@@ -66,9 +66,9 @@ def table() -> str:
     from transformers import DetrConfig
 
     from hf_detr_panoptic import DetrForPanopticSegmentation, LabelSpace
-    from hf_detr_panoptic.model.trace import trace
-    from hf_detr_panoptic.steps.trace.story import shape_table
-    from hf_detr_panoptic.visual.trace_page import markdown_table
+    from hf_detr_panoptic.trace.page import markdown_table
+    from hf_detr_panoptic.trace.pictures import shape_table
+    from hf_detr_panoptic.trace.trace import trace
 
     torch.manual_seed(0)
     model = DetrForPanopticSegmentation(DetrConfig(use_pretrained_backbone=False), LabelSpace.coco()).eval()

@@ -409,7 +409,7 @@ def measure(model: Path, held_out: Path) -> dict[str, Any]:
 def look(recipe: Recipe, place: Place) -> dict[str, Any]:
     """Pictures, the reports of data and run, and whether plain transformers loads the model."""
     from ..model.modeling import DetrForPanopticSegmentation
-    from ..steps.report.command import write_report
+    from ..report.report import write_report
     from .figures import draw_pictures
 
     final = place.run / "final"

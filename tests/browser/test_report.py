@@ -10,9 +10,9 @@ import pytest
 
 from hf_detr_panoptic.demo.scenes import scene
 from hf_detr_panoptic.pictures.draw import class_color, draw
-from hf_detr_panoptic.visual.report import dataset_report, run_report
-from hf_detr_panoptic.visual.report_gallery import AT_ONCE
-from hf_detr_panoptic.visual.report_values import (
+from hf_detr_panoptic.report.report import AT_ONCE, dataset_report, run_report
+from hf_detr_panoptic.report.thumbnails import Thumbnails
+from hf_detr_panoptic.report.values import (
     Advice,
     Card,
     Curve,
@@ -28,7 +28,6 @@ from hf_detr_panoptic.visual.report_values import (
     StageReport,
     Thumbnail,
 )
-from hf_detr_panoptic.visual.thumbnails import Thumbnails
 
 EVIL = "<script>document.title = 'run'</script>"
 TITLES = ["a\"quoted' photo.jpg", "🏗️👷🏽‍♀️.jpg", "two\nlines.jpg", "<img src=x onerror=\"document.title='run'\">.jpg"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from made import tiny_model
 
 from hf_detr_panoptic.demo.scenes import scene
 from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.preprocess import Preprocess
 from hf_detr_panoptic.settings import Postprocess
-from hf_detr_panoptic.steps.trace.command import trace_photo
+from hf_detr_panoptic.trace.page import trace_photo
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -20,6 +21,7 @@ def traced_scene(folder: Path) -> Path:
     model = tiny_model(LabelSpace([Category(HOSTILE, True), Category("sky", False)]), num_queries=12).eval()
     model.image_processor = Preprocess(shortest_edge=192, longest_edge=256)
     model.settings = Postprocess(threshold=0.2, fill="argmax")
+    torch.nn.init.constant_(model.detr.class_labels_classifier.bias[-1:], -9)  # no query says "no object"
     photo = folder / "<img src=x onerror=alert(1)> \"quoted\" 'too' 😀\nand a second line.png"
     scene(3, 0).photo.save(photo)
     trace_photo(model, photo, folder / "out")

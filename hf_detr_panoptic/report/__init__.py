@@ -1,0 +1,1 @@
+"""A dataset or a run as one HTML file."""

@@ -1,1 +1,0 @@
-"""One module a command, or a folder with its `command.py`: here the rooms are joined."""

@@ -1,1 +1,0 @@
-"""`hf-detr-panoptic trace`: one photo through one model, as a story."""

@@ -1,0 +1,1 @@
+"""One photo through one model, as a story."""

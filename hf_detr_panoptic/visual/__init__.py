@@ -1,1 +1,0 @@
-"""Looking at photos and their maps."""
