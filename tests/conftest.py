@@ -37,3 +37,31 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real files are not part of the repository, and {folder} is absent")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_labeler(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random DETR on disk that finds something on any photo."""
+    from made import save_tiny_labeler
+
+    return save_tiny_labeler(tmp_path_factory.mktemp("labeler"))
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """Six photos, and their marks in COCO's format."""
+    from made import save_site
+
+    return save_site(tmp_path / "site")
+
+
+@pytest.fixture
+def grown_sites(tmp_path: Path) -> tuple[Path, Path]:
+    """A site of 20 photos, and the same when there were 10 of them."""
+    from made import save_site
+
+    whole, half = save_site(tmp_path / "whole", 20), tmp_path / "half"
+    (half / "photos").mkdir(parents=True)
+    for path in sorted((whole / "photos").iterdir())[::2]:
+        (half / "photos" / path.name).write_bytes(path.read_bytes())
+    return half, whole

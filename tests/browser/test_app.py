@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made import save_photo
 from PIL import Image
 
 from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment, draw
@@ -51,12 +52,6 @@ def expected(threshold: float, width: int = WIDTH, height: int = HEIGHT) -> Pano
     return PanopticMap(ids, segments, SPACE)
 
 
-def save_photo(path: Path, size: tuple[int, int] = (WIDTH, HEIGHT), seed: int = 0) -> Path:
-    coarse = np.random.default_rng(seed).integers(60, 200, (6, 8, 3), dtype=np.uint8)
-    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """(address, model) of one app that all tests of this file share, as visitors share it."""
@@ -92,7 +87,7 @@ def test_upload_look_slide_click_download(open_page, site, screenshot, tmp_path)
     address, model = site
     before = len(model.photos)
     page = open_page(address)
-    path = save_photo(tmp_path / "my site.png")
+    path = save_photo(tmp_path / "my site.png", (WIDTH, HEIGHT))
     upload(page, path)
 
     said(page, "3 segments of 2 classes, 16.7% void")
@@ -130,7 +125,7 @@ def test_upload_look_slide_click_download(open_page, site, screenshot, tmp_path)
 def test_what_was_clicked_is_told_anew_when_the_slider_moves(open_page, site, tmp_path):
     address, _ = site
     page = open_page(address)
-    upload(page, save_photo(tmp_path / "photo.png"))
+    upload(page, save_photo(tmp_path / "photo.png", (WIDTH, HEIGHT)))
     said(page, "3 segments")
     click(page, 0.9, 0.9)
     page.wait_for_selector("#facts h3:has-text('pipe')")
@@ -147,7 +142,7 @@ def test_a_bad_photo_is_answered_and_the_next_one_is_welcome(open_page, site, sc
     address, model = site
     before = len(model.photos)
     page = open_page(address)
-    upload(page, save_photo(tmp_path / "good.png"))
+    upload(page, save_photo(tmp_path / "good.png", (WIDTH, HEIGHT)))
     said(page, "3 segments")
     bad = tmp_path / "torn.jpg"
     bad.write_text("not a photo at all")
@@ -170,7 +165,7 @@ def test_a_bad_photo_is_answered_and_the_next_one_is_welcome(open_page, site, sc
 def test_two_visitors_do_not_see_each_other(open_page, site, tmp_path):
     address, _ = site
     first, second = open_page(address), open_page(address)
-    upload(first, save_photo(tmp_path / "first.png"))
+    upload(first, save_photo(tmp_path / "first.png", (WIDTH, HEIGHT)))
     upload(second, save_photo(tmp_path / "second.png", (200, 300), seed=3))
     said(first, "3 segments")
     said(second, "3 segments")
@@ -190,7 +185,7 @@ def test_two_visitors_do_not_see_each_other(open_page, site, tmp_path):
 def test_on_a_phone(open_page, site, screenshot, tmp_path):
     address, _ = site
     page = open_page(address, width=400, height=800)
-    upload(page, save_photo(tmp_path / "photo.png"))
+    upload(page, save_photo(tmp_path / "photo.png", (WIDTH, HEIGHT)))
     said(page, "3 segments")
     click(page, 0.1, 0.9)
     page.wait_for_selector("#facts h3:has-text('pipe')")

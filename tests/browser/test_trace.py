@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from transformers import DetrConfig
+from made import tiny_model
 
 from hf_detr_panoptic.demo.scenes import scene
 from hf_detr_panoptic.labels import Category, LabelSpace
-from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.model.postprocess import PostprocessSettings
 from hf_detr_panoptic.preprocess import Preprocess
 from hf_detr_panoptic.steps.trace.command import trace_photo
@@ -19,12 +17,7 @@ HOSTILE = "<script>alert(1)</script>"
 
 def traced_scene(folder: Path) -> Path:
     """A tiny random model, one of whose classes is called like a script, on a photo called like a tag."""
-    torch.manual_seed(0)
-    backbone = {"model_type": "timm_backbone", "backbone": "test_resnet", "features_only": True}
-    backbone |= {"out_indices": [1, 2, 3, 4], "use_pretrained_backbone": False}
-    layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
-    config = DetrConfig(backbone_config=backbone, d_model=32, num_queries=12, **layers)
-    model = DetrForPanopticSegmentation(config, LabelSpace([Category(HOSTILE, True), Category("sky", False)])).eval()
+    model = tiny_model(LabelSpace([Category(HOSTILE, True), Category("sky", False)]), num_queries=12).eval()
     model.image_processor = Preprocess(shortest_edge=192, longest_edge=256)
     model.settings = PostprocessSettings(threshold=0.2, fill="argmax")
     photo = folder / "<img src=x onerror=alert(1)> \"quoted\" 'too' 😀\nand a second line.png"

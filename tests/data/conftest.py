@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from made import save_photo
 
 from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment
 from hf_detr_panoptic.data.writer import DatasetWriter
@@ -37,10 +37,7 @@ def photo() -> Callable[..., Path]:
     """photo(path, seed): a noisy JPEG, unlike those of other seeds."""
 
     def make(path: Path, seed: int = 0, size: tuple[int, int] = (60, 40)) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        noise = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
-        Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(path, quality=90)
-        return path
+        return save_photo(path, size, seed, quality=90)
 
     return make
 

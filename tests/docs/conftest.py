@@ -12,7 +12,6 @@ A `text` block right after a block that is run shows what that prints, to the le
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import re
@@ -139,13 +138,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     `facebook/detr-resnet-50-panoptic` is a folder here, with a tiny random DETR in it.
     """
+    from made import save_tiny_labeler
+
     from hf_detr_panoptic.cli import main
     from hf_detr_panoptic.demo.site import CUSTOM
     from hf_detr_panoptic.labels import LabelSpace
 
     folder = tmp_path_factory.mktemp("world")
     _photos_and_marks(folder)
-    save_tiny_labeler = _module("tests/steps/conftest.py").save_tiny_labeler
     save_tiny_labeler(folder / "facebook" / "detr-resnet-50-panoptic")
     save_tiny_labeler(folder / "runs" / "site" / "final", LabelSpace.coco().merged(CUSTOM))
     words = ["--images", "photos", "--annotations", "export.zip", "--labeler", "facebook/detr-resnet-50-panoptic"]
@@ -224,10 +224,3 @@ def _uncompressed(mask: np.ndarray) -> list[int]:
     """COCO's uncompressed RLE: lengths of runs down the columns, the first one of zeros."""
     runs = [(value, len(list(run))) for value, run in itertools.groupby(mask.T.reshape(-1).tolist())]
     return [0] * runs[0][0] + [length for _, length in runs]
-
-
-def _module(path: str):
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -38,16 +37,6 @@ def space() -> LabelSpace:
     return LabelSpace(
         [Category(name, isthing, source="auto" if name == "sky" else "custom") for name, isthing in kinds.items()]
     )
-
-
-def _module(path: str) -> Any:
-    """A module beside the tests of another room."""
-    spec = importlib.util.spec_from_file_location(path.replace("/", "_")[:-3], Path(__file__).parents[1] / path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -81,12 +70,12 @@ def signed_in(hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run as `train` leaves one: three models that find different things, and all that must not go up."""
     import torch
+    from made import save_tiny_labeler
 
     from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
     from hf_detr_panoptic.training.recipe import Recipe
     from hf_detr_panoptic.training.run_folder import StageEnd, stage_folder, write_metrics
 
-    steps = _module("steps/conftest.py")
     root = tmp_path_factory.mktemp("anna") / "work"
     run = root / "runs" / "site"
     content = {"model": f"{root}/start", "data": f"{root}/data/site", "output": str(run), "push": PUSH}
@@ -94,7 +83,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ends = []
     for stage, seed in (("detection", 1), ("mask_head", 20), ("finetune", 10)):  # each finds 9 to 12 things
         folder = stage_folder(run, stage)
-        model = DetrForPanopticSegmentation.from_pretrained(steps.save_tiny_labeler(folder, space()))
+        model = DetrForPanopticSegmentation.from_pretrained(save_tiny_labeler(folder, space()))
         torch.manual_seed(seed)
         with torch.no_grad():
             model.detr.class_labels_classifier.weight.normal_(std=3.0)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
+from made import save_photo
 from PIL import Image
 
 from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment
@@ -48,15 +48,9 @@ class Segmented:
 MODEL = AppModel("m", SPACE, Segmented, threshold=0.5, floor=0.3)
 
 
-def save_photo(path: Path, size: tuple[int, int] = (40, 20), **options: object) -> Path:
-    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path, **options)
-    return path
-
-
 @pytest.fixture
 def opened(tmp_path):
-    return open_photo(MODEL, save_photo(tmp_path / "Übersicht 1.png"))
+    return open_photo(MODEL, save_photo(tmp_path / "Übersicht 1.png", (40, 20)))
 
 
 def test_what_is_told_of_a_segment(opened):
@@ -117,7 +111,7 @@ def test_a_photo_that_is_turned_and_large(tmp_path, monkeypatch):
     monkeypatch.setattr(app_view, "SHOWN_SIDE", 20)
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn: 40 × 20 becomes 20 × 40
-    opened = open_photo(MODEL, save_photo(tmp_path / "a.jpg", exif=exif, quality=95))
+    opened = open_photo(MODEL, save_photo(tmp_path / "a.jpg", (40, 20), exif=exif, quality=95))
     look, packed = look_at(opened, 0.5)
     assert look.picture().size == opened.shown.size == (10, 20)
     assert look.areas == {5: 400, 9: 40}
@@ -144,7 +138,7 @@ def test_a_bad_photo_is_told_by_its_name_alone(tmp_path, content):
 def test_too_large_a_photo_is_refused_before_the_model(tmp_path, monkeypatch):
     monkeypatch.setattr(app_view, "MAX_PIXELS", 799)
     with pytest.raises(ImageError, match="800 pixels, 799 are allowed"):
-        open_photo(MODEL, save_photo(tmp_path / "a.png"))
+        open_photo(MODEL, save_photo(tmp_path / "a.png", (40, 20)))
 
 
 def test_without_gradio_the_answer_is_what_to_install(monkeypatch):

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from hub_server import HubServer
-from made_run import SPACE, noise, scene, write_data, write_run
+from made import HOSTILE as SPACE
+from made import noise, scene, write_data, write_run
 from transformers import pipeline
 
 from hf_detr_panoptic import DetrForPanopticSegmentation, PanopticQuality

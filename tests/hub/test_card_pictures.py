@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from made_run import speaking_model, write_data, write_run
+from made import speaking_model, write_data, write_run
 from PIL import Image
 
 from hf_detr_panoptic.cli import main

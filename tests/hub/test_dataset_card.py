@@ -11,7 +11,7 @@ import datasets
 import pytest
 import yaml
 from huggingface_hub import DatasetCard
-from made_run import write_data
+from made import write_data
 
 from hf_detr_panoptic import load_panoptic
 from hf_detr_panoptic.data.parquet import write_parquet

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_run import SPACE, noise, speaking_model
+from made import HOSTILE as SPACE
+from made import noise, speaking_model
 from PIL import Image
 
 from hf_detr_panoptic.hub.handler import EndpointHandler, panoptic, read_photo

@@ -13,7 +13,8 @@ import markdown_it
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from made_run import SPACE, noise, scene, write_data, write_run
+from made import HOSTILE as SPACE
+from made import noise, scene, write_data, write_run
 from PIL import Image
 
 from hf_detr_panoptic.errors import HubError

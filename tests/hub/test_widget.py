@@ -14,7 +14,8 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 from huggingface_hub import InferenceClient
-from made_run import SPACE, noise, speaking_model
+from made import HOSTILE as SPACE
+from made import noise, speaking_model
 from PIL import Image
 from transformers import pipeline
 

@@ -4,39 +4,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import made
 import pytest
 import torch
-from transformers import DetrConfig, DetrForSegmentation
-
-from hf_detr_panoptic.labels import Category, LabelSpace
-
-SPACE = LabelSpace([Category("pipe", True), Category("crane", True), Category("sky", False), Category("mud", False)])
-
-
-def timm_backbone(**changes):
-    return {
-        "model_type": "timm_backbone",
-        "backbone": "test_resnet",
-        "features_only": True,
-        "out_indices": [1, 2, 3, 4],
-        "use_pretrained_backbone": False,
-        **changes,
-    }
-
-
-BACKBONES = {
-    "timm": timm_backbone(),
-    "dilated": timm_backbone(output_stride=16),
-    "five levels": timm_backbone(out_indices=[0, 1, 2, 3, 4]),
-    "hf": {
-        "model_type": "resnet",
-        "embedding_size": 16,
-        "hidden_sizes": [16, 24, 32, 48],
-        "depths": [1, 1, 1, 1],
-        "layer_type": "basic",
-        "out_features": ["stage1", "stage2", "stage3", "stage4"],
-    },
-}
+from made import SPACE
+from transformers import DetrForSegmentation
 
 
 @pytest.fixture
@@ -49,18 +21,7 @@ def tiny_config():
     """A factory of configurations: `tiny_config("timm", num_queries=7)`."""
 
     def make(backbone="timm", space=SPACE, **changes):
-        fields = {
-            "d_model": 32,
-            "encoder_layers": 2,
-            "decoder_layers": 3,
-            "encoder_ffn_dim": 48,
-            "decoder_ffn_dim": 48,
-            "num_queries": 9,
-            "dropout": 0.0,
-            **(space.to_config() if space is not None else {}),
-            **changes,
-        }
-        return DetrConfig(backbone_config=dict(BACKBONES[backbone]), **fields)
+        return made.tiny_config(space, backbone, **{"encoder_layers": 2, "decoder_layers": 3, **changes})
 
     return make
 

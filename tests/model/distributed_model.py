@@ -1,7 +1,8 @@
 """One step of a tiny panoptic model under DDP, on as many processes as started this script.
 
-    python distributed_model.py OUT.pt
-    torchrun --standalone --nproc_per_node 2 distributed_model.py OUT.pt
+    export PYTHONPATH=tests
+    python tests/model/distributed_model.py OUT.pt
+    torchrun --standalone --nproc_per_node 2 tests/model/distributed_model.py OUT.pt
 
 Rank 0 writes loss and gradients, stage by stage and case by case. Two processes take two images each of the four.
 """
@@ -9,13 +10,12 @@ Rank 0 writes loss and gradients, stage by stage and case by case. Two processes
 import sys
 
 import torch
+from made import tiny_model
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
-from transformers import DetrConfig
 
 from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.model.criterion import Denominators, LossWeights
-from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.model.targets import count_targets
 
 SPACE = LabelSpace([Category("pipe", True), Category("sky", False)])
@@ -29,17 +29,7 @@ SIZE, QUERIES = (64, 96), 8
 
 
 def make_model():
-    torch.manual_seed(0)
-    backbone = {
-        "model_type": "timm_backbone",
-        "backbone": "test_resnet",
-        "features_only": True,
-        "out_indices": [1, 2, 3, 4],
-        "use_pretrained_backbone": False,
-    }
-    layers = {"encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "dropout": 0.0}
-    config = DetrConfig(backbone_config=backbone, d_model=32, num_queries=QUERIES, auxiliary_loss=True, **layers)
-    model = DetrForPanopticSegmentation(config, SPACE)
+    model = tiny_model(SPACE, num_queries=QUERIES, auxiliary_loss=True)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return model

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from made import tiny_config
 from torch import nn
 from torch.nn import functional as F
-from transformers import DetrConfig, DetrForSegmentation, ResNetConfig
+from transformers import DetrForSegmentation
 from transformers.models.detr.modeling_detr import DetrMaskHeadSmallConv, DetrMHAttentionMap
 
 from hf_detr_panoptic.model import mask_head as ours
@@ -233,26 +234,11 @@ def test_bf16_is_as_near_as_stock_is(how, grad):
     assert off < 1.5 * stock_off
 
 
-BACKBONES = {
-    "timm": {"backbone": "test_resnet"},
-    "timm dilated": {"backbone": "test_resnet", "dilation": True},
-    "hf": {
-        "backbone_config": ResNetConfig(
-            embedding_size=8,
-            hidden_sizes=[8, 16, 24, 32],
-            depths=[1, 1, 1, 1],
-            out_features=["stage1", "stage2", "stage3", "stage4"],
-        )
-    },
-}
-
-
 @pytest.mark.parametrize("size", [(64, 96), (75, 107)])
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", ["timm", "dilated", "hf"])
 def test_inside_a_whole_model(backbone, size):
     torch.manual_seed(0)
-    shape = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
-    model = DetrForSegmentation(DetrConfig(**shape, **BACKBONES[backbone], num_queries=6)).double().eval()
+    model = DetrForSegmentation(tiny_config(backbone=backbone)).double().eval()
     seen = {}
     model.bbox_attention.register_forward_hook(
         lambda _module, args, kwargs, _output: seen.update(queries=args[0], memory=args[1]), with_kwargs=True

@@ -1,36 +1,23 @@
 """The whole model on two processes learns what it learns on one with the same images."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from made import TWO_PROCESSES, run_python
 
 SCRIPT = Path(__file__).parent / "distributed_model.py"
 STAGES = ["detection", "mask_head", "finetune"]
 CASES = ["uneven", "rank without targets"]
 
 
-def results_of(launcher, out):
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": os.pathsep.join([str(SCRIPT.parents[2]), os.environ.get("PYTHONPATH", "")]),
-    }
-    command = [sys.executable, *launcher, str(SCRIPT), str(out)]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
-    assert run.returncode == 0, run.stderr[-3000:]
-    return torch.load(out)
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """(one process, two processes); a hang would end in the time limit."""
     folder = tmp_path_factory.mktemp("runs")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    return results_of([], folder / "one.pt"), results_of(launcher, folder / "two.pt")
+    run_python(SCRIPT, folder / "one.pt")
+    run_python(*TWO_PROCESSES, SCRIPT, folder / "two.pt")
+    return torch.load(folder / "one.pt"), torch.load(folder / "two.pt")
 
 
 @pytest.mark.parametrize("stage", STAGES)

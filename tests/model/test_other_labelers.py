@@ -7,16 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from made import COCO_NAMES, noise, tiny_eomt, tiny_mask2former
 from PIL import Image
-from transformers import (
-    EomtConfig,
-    EomtForUniversalSegmentation,
-    EomtImageProcessor,
-    Mask2FormerConfig,
-    Mask2FormerForUniversalSegmentation,
-    Mask2FormerImageProcessor,
-    SwinConfig,
-)
 
 from hf_detr_panoptic.errors import LabelError, ModelError
 from hf_detr_panoptic.labels import Category, LabelSpace
@@ -24,59 +16,14 @@ from hf_detr_panoptic.model import other_labelers
 from hf_detr_panoptic.model.other_labelers import UniversalLabeler, merge_masks
 from hf_detr_panoptic.model.postprocess import Kept
 
-NAMES = ["person", "car", "sky-other-merged", "pavement-merged"]
 ALL_THINGS = ["person", "car", "dog", "cat"]
 
 
-def names_of(names):
-    return {"id2label": dict(enumerate(names)), "label2id": {name: label for label, name in enumerate(names)}}
+MODELS = pytest.mark.parametrize("make", [tiny_mask2former, tiny_eomt])
 
 
-def shaken(model):
-    """Masks and classes that differ from query to query."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, tensor in model.named_parameters():
-            if tensor.ndim == 2:
-                tensor.copy_(torch.randn(tensor.shape, generator=generator) * 2 / tensor.shape[1] ** 0.5)
-            if "class_predictor.weight" in name:
-                tensor.mul_(3)
-            if "class_predictor.bias" in name:
-                tensor[-1] = -9
-    return model.eval()
-
-
-def mask2former(names=NAMES):
-    torch.manual_seed(0)
-    swin = SwinConfig(
-        embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4, image_size=64,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )  # fmt: skip
-    config = Mask2FormerConfig(
-        backbone_config=swin, feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=16,
-        encoder_layers=1, decoder_layers=2, num_attention_heads=2, dim_feedforward=16, num_queries=8,
-        **names_of(names),
-    )  # fmt: skip
-    processor = Mask2FormerImageProcessor(size={"shortest_edge": 64, "longest_edge": 128}, size_divisor=32)
-    return shaken(Mask2FormerForUniversalSegmentation(config)), processor
-
-
-def eomt(names=NAMES):
-    torch.manual_seed(0)
-    config = EomtConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=64, patch_size=8, num_blocks=1,
-        num_queries=8, num_upscale_blocks=1, num_register_tokens=1, mlp_ratio=2, **names_of(names),
-    )  # fmt: skip
-    processor = EomtImageProcessor(size={"shortest_edge": 64, "longest_edge": 64}, do_pad=True)
-    return shaken(EomtForUniversalSegmentation(config)), processor
-
-
-MODELS = pytest.mark.parametrize("make", [mask2former, eomt])
-
-
-def photo(width=100, height=70, seed=0):
-    coarse = np.random.default_rng(seed).integers(0, 256, (height // 10, width // 10, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+def photo(seed=0):
+    return noise(seed, (100, 70))
 
 
 @pytest.fixture
@@ -88,7 +35,7 @@ def lenient(monkeypatch):
 @MODELS
 def test_maps_at_the_photos_own_size(make, lenient):
     labeler = UniversalLabeler(*make())
-    assert labeler.label_space.names == tuple(NAMES)
+    assert labeler.label_space.names == tuple(COCO_NAMES)
     assert [c.isthing for c in labeler.label_space] == [True, True, False, False]
     maps = labeler.segment([photo(seed=1), photo(seed=2)], threshold=0.3)
     assert [(map.width, map.height) for map in maps] == [(100, 70)] * 2
@@ -105,7 +52,7 @@ def test_maps_at_the_photos_own_size(make, lenient):
 def test_eomt_agrees_with_its_own_processor_where_nothing_is_fused(monkeypatch, overlap, least):
     """Stock is right for things alone: same pixels, same labels, same scores."""
     monkeypatch.setattr(other_labelers, "OVERLAP", overlap)
-    model, processor = eomt(ALL_THINGS)
+    model, processor = tiny_eomt(ALL_THINGS)
     images = [photo(seed=seed) for seed in range(4)]
     found = UniversalLabeler(model, processor).segment(images, threshold=0.3)
     inputs = processor(images=images, return_tensors="pt")
@@ -148,7 +95,7 @@ def test_merging_by_hand():
 
 
 def test_nothing_found_is_an_empty_map():
-    labeler = UniversalLabeler(*eomt())
+    labeler = UniversalLabeler(*tiny_eomt())
     (map,) = labeler.segment([photo()], threshold=1.0)
     assert (map.segments, map.void_area) == ((), 7000)
 
@@ -165,7 +112,7 @@ def test_from_a_folder(make, tmp_path, lenient):
 
 
 def test_the_fingerprint_changes_with_what_decides_the_maps():
-    model, processor = eomt()
+    model, processor = tiny_eomt()
     first = UniversalLabeler(model, processor).fingerprint
     assert UniversalLabeler(model, processor).fingerprint == first
     assert UniversalLabeler(model, processor, precision="bf16").fingerprint != first
@@ -182,12 +129,12 @@ def test_what_is_no_labeler(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ModelError, match="no panoptic model that transformers can load"):
         UniversalLabeler.from_pretrained(tmp_path)
-    model, processor = eomt()
+    model, processor = tiny_eomt()
     processor.do_split_image = True
     with pytest.raises(ModelError, match="cuts photos into pieces"):
         UniversalLabeler(model, processor)
     with pytest.raises(LabelError, match="does not say whether gizmo are things or stuff"):
-        UniversalLabeler(*eomt(["person", "gizmo"]))
+        UniversalLabeler(*tiny_eomt(["person", "gizmo"]))
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Prepare a dataset undisturbed, then once more, killed again and again; fails unless every byte agrees.
 
-    OMP_NUM_THREADS=1 python tests/steps/killed_prepare.py FOLDER --kills 20 --photos 60
+    PYTHONPATH=tests OMP_NUM_THREADS=1 python tests/steps/killed_prepare.py FOLDER --kills 20 --photos 60
 
 The work is forked off a process that has imported everything, so that the random moments fall into the work.
 """
@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import torch
-from conftest import save_site, save_tiny_labeler, tree
+from made import save_site, save_tiny_labeler, tree
 
 from hf_detr_panoptic.steps import labelers  # noqa: F401
 from hf_detr_panoptic.steps.prepare import report, writing  # noqa: F401

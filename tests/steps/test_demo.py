@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made import save_tiny_labeler
 from PIL import Image
 
 from hf_detr_panoptic.cli import main
@@ -35,13 +35,7 @@ QUICK = ["--max_steps", "2", "--eval_strategy", "no", "--per_device_train_batch_
 @pytest.fixture(scope="session")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny random labeler of this folder's other tests, with the teacher's classes."""
-    spec = importlib.util.spec_from_file_location("labelers_of_steps", Path(__file__).with_name("conftest.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    found: Path = made.save_tiny_labeler(tmp_path_factory.mktemp("teacher"), TEACHER)
-    return found
+    return save_tiny_labeler(tmp_path_factory.mktemp("teacher"), TEACHER)
 
 
 def arguments(teacher: Path, out: Path) -> list[str]:

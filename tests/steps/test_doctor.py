@@ -1,17 +1,15 @@
 """Each line of the doctor's with the machine it describes: the real one, or one with a fault."""
 
-import os
 import shutil
-import subprocess
-import sys
 from collections import namedtuple
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
+from made import TWO_PROCESSES, run_python, tiny_config
 from safetensors.torch import load_file, save_file
-from transformers import DetrConfig, DetrForSegmentation, DetrImageProcessor
+from transformers import DetrForSegmentation, DetrImageProcessor
 
 from hf_detr_panoptic import Category, LabelSpace
 from hf_detr_panoptic.cli import main
@@ -69,13 +67,11 @@ def test_processes_that_work_together(launcher: str, tmp_path: Path) -> None:
         "from hf_detr_panoptic.steps.processes import guard_processes\n"
         "pathlib.Path(f'rank{os.environ[\"RANK\"]}').write_text(str(guard_processes()))\n"
     )
-    launch = {
-        "torchrun": "torch.distributed.run --standalone --nproc_per_node 2",
-        "accelerate": "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 "
-        "--main_process_port 0 --mixed_precision no --dynamo_backend no",
-    }[launcher]
-    command = [sys.executable, "-m", *launch.split(), str(script)]
-    subprocess.run(command, check=True, timeout=120, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    accelerate = (
+        "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 "
+        "--main_process_port 0 --mixed_precision no --dynamo_backend no"
+    )
+    run_python(*{"torchrun": TWO_PROCESSES, "accelerate": accelerate.split()}[launcher], script, cwd=tmp_path)
     assert [(tmp_path / f"rank{rank}").read_text() for rank in range(2)] == ["2", "2"]
 
 
@@ -112,10 +108,8 @@ def test_accelerate_on_a_cpu(tmp_path: Path) -> None:
     script = tmp_path / "guarded.py"
     script.write_text("from hf_detr_panoptic.steps.processes import guard_processes\nguard_processes()\n")
     launch = "-m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no"
-    command = [sys.executable, *launch.split(), str(script)]
-    run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    assert run.returncode != 0
-    assert "asked for several processes and started one" in run.stderr
+    done = run_python(*launch.split(), script, fails=True)
+    assert "asked for several processes and started one" in done.stderr
 
 
 def test_processes_that_are_alone_without_knowing_it() -> None:
@@ -128,29 +122,17 @@ def test_processes_that_are_alone_without_knowing_it() -> None:
         "from hf_detr_panoptic.cli import main\n"
         "raise SystemExit(main(['doctor', '--offline']))\n"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert run.returncode == 1
-    assert "promised 2 processes, but this one knows of 1" in run.stdout
-    assert "torchrun" in run.stdout
+    said = run_python("-c", code, fails=True).stdout
+    assert "promised 2 processes, but this one knows of 1" in said
+    assert "torchrun" in said
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """A tiny random panoptic DETR, saved by stock transformers."""
     space = LabelSpace([Category("pipe", True), Category("sky", False)])
-    backbone = {"model_type": "timm_backbone", "backbone": "test_resnet", "features_only": True}
-    config = DetrConfig(
-        backbone_config=backbone | {"out_indices": [1, 2, 3, 4], "use_pretrained_backbone": False},
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        num_queries=5,
-        **space.to_config(),
-    )
     torch.manual_seed(0)
-    DetrForSegmentation(config).save_pretrained(tmp_path / "model")
+    DetrForSegmentation(tiny_config(space)).save_pretrained(tmp_path / "model")
     DetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 

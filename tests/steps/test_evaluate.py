@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from made import TWO_PROCESSES, run_python, tiny_model, write_dataset
 from PIL import Image
-from transformers import DetrConfig
 
 from hf_detr_panoptic import Category, LabelSpace, PanopticMap, PanopticQuality, Segment, evaluate_model
 from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.data.coco_panoptic import read_split
 from hf_detr_panoptic.errors import DatasetError, HfDetrPanopticError, LabelError
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
-from hf_detr_panoptic.panoptic_map import ids_to_rgb
-from hf_detr_panoptic.preprocess import Preprocess
 from hf_detr_panoptic.steps import measuring
 from hf_detr_panoptic.steps.measuring import measure
 
@@ -41,37 +36,12 @@ def truth_of(place: int) -> PanopticMap:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
-    return write_dataset(tmp_path / "data")
-
-
-def write_dataset(folder: Path) -> Path:
-    rng = np.random.default_rng(0)
-    (folder / "images").mkdir(parents=True)
-    (folder / "annotations" / "panoptic_val").mkdir(parents=True)
-    images, annotations = [], []
-    for place, (height, width) in enumerate(SIZES):
-        photo = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
-        Image.fromarray(photo).save(folder / "images" / f"{place}.png")
-        truth = truth_of(place)
-        Image.fromarray(ids_to_rgb(truth.ids)).save(folder / "annotations" / "panoptic_val" / f"{place}.png")
-        info = [
-            {"id": s.id, "category_id": s.label + 1, "iscrowd": 0, "area": truth.areas()[s.id], "source": s.source}
-            for s in truth.segments
-        ]
-        images.append({"id": place, "file_name": f"{place}.png", "height": height, "width": width})
-        annotations.append({"image_id": place, "file_name": f"{place}.png", "segments_info": info})
-    content = {"images": images, "annotations": annotations, "categories": SPACE.to_coco()}
-    (folder / "annotations" / "panoptic_val.json").write_text(json.dumps(content))
-    return folder
+    return write_dataset(tmp_path / "data", {"val": [truth_of(index) for index in range(len(SIZES))]})
 
 
 @pytest.fixture(scope="module")
 def model() -> DetrForPanopticSegmentation:
-    torch.manual_seed(3)
-    shape = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
-    config = DetrConfig(**shape, backbone="test_resnet", num_queries=12)
-    made = DetrForPanopticSegmentation(config, label_space=SPACE).eval()
-    made.image_processor = Preprocess(shortest_edge=64, longest_edge=96)
+    made = tiny_model(SPACE, seed=3).eval()
     with torch.no_grad():  # queries that disagree: random ones all say the same
         made.detr.class_labels_classifier.weight.mul_(8)
         made.detr.model.query_position_embeddings.weight.mul_(4)
@@ -117,7 +87,7 @@ PHOTOS: dict[int, Image.Image] = {}
 @pytest.fixture
 def records(dataset):
     split = read_split(dataset, "val")
-    PHOTOS.update({record.image_id: Image.open(record.photo).convert("RGB") for record in split})
+    PHOTOS.update({index: Image.open(record.photo).convert("RGB") for index, record in enumerate(split)})
     return split.records
 
 
@@ -157,7 +127,7 @@ def test_processes_share_the_images(records, monkeypatch):
         state = SimpleNamespace(process_index=rank, num_processes=3)
         monkeypatch.setattr(measuring, "PartialState", lambda state=state: state)
         seen += measure(Told(SPACE), records, SPACE, {}, batch_size=1).images
-    assert sorted(seen) == [0, 1, 2, 3, 4]
+    assert sorted(seen) == [1, 2, 3, 4, 5]
 
 
 def test_mix_ups_are_told(records):
@@ -173,7 +143,7 @@ def test_a_model_is_measured_as_by_hand(model, dataset):
     result = evaluate_model(model, dataset, batch_size=1, **LOOSE)
     quality = PanopticQuality(SPACE)
     for place in range(len(SIZES)):
-        (prediction,) = model.segment(Image.open(dataset / "images" / f"{place}.png"), batch_size=1, **LOOSE)
+        (prediction,) = model.segment(Image.open(dataset / "images" / f"p{place}.png"), batch_size=1, **LOOSE)
         quality.update(prediction, truth_of(place))
     expected = quality.compute()
     assert {key: result[key] for key in expected} == expected
@@ -204,28 +174,13 @@ def test_the_papers_protocol(model, dataset, monkeypatch):
         evaluate_model(model, dataset, limit=0)
 
 
-TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-
-
-def run_by_two(arguments, folder):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    root = str(Path(__file__).resolve().parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [*TWO, "-m", "hf_detr_panoptic.cli", "evaluate", *map(str, arguments)],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+EVALUATE = (*TWO_PROCESSES, "-m", "hf_detr_panoptic.cli", "evaluate")
 
 
 def test_two_processes_equal_one(checkpoint, dataset, tmp_path, one_thread):
     wanted = ["--model", checkpoint, "--data", dataset, "--threshold", 0.2, "--fill", "argmax", "--min-area", 0]
-    run = run_by_two([*wanted, "--batch-size", 2, "--json", tmp_path / "two.json"], tmp_path)
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert run.stdout.count("5 images") == 1  # said once, whatever the number of processes
+    done = run_python(*EVALUATE, *wanted, "--batch-size", 2, "--json", tmp_path / "two.json")
+    assert done.stdout.count("5 images") == 1  # said once, whatever the number of processes
     alone = evaluate_model(checkpoint, dataset, batch_size=2, **LOOSE)
     assert json.loads((tmp_path / "two.json").read_text()) == json.loads(json.dumps(alone))
     assert alone["images"] == 5
@@ -233,12 +188,11 @@ def test_two_processes_equal_one(checkpoint, dataset, tmp_path, one_thread):
 
 
 @pytest.mark.slow
-def test_an_error_in_one_process_ends_all(checkpoint, dataset, tmp_path):
-    (dataset / "images" / "4.png").write_bytes(b"torn")
-    run = run_by_two(["--model", checkpoint, "--data", dataset, "--batch-size", 2], tmp_path)
-    assert run.returncode != 0
-    assert run.stderr.count("hf-detr-panoptic evaluate:") == 2
-    assert "4.png" in run.stderr
+def test_an_error_in_one_process_ends_all(checkpoint, dataset):
+    (dataset / "images" / "p4.png").write_bytes(b"torn")
+    done = run_python(*EVALUATE, "--model", checkpoint, "--data", dataset, "--batch-size", 2, fails=True)
+    assert done.stderr.count("hf-detr-panoptic evaluate:") == 2
+    assert "p4.png" in done.stderr
 
 
 # --- the command

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made import save_photo
 from PIL import Image
 
 from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment
@@ -46,12 +47,6 @@ class Told:
         ids[height // 2 :, -(width // 3) :] = 3
         segments = [Segment(1, 0, 0.9, "model"), Segment(2, 1, 0.8, "model"), Segment(3, 1, 0.7, "model")]
         return PanopticMap(ids, segments, SPACE)
-
-
-def save_photo(path: Path, size: tuple[int, int] = (48, 32), level: int = 90) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (level, 120, 60)).save(path)
-    return path
 
 
 @pytest.fixture
@@ -185,7 +180,7 @@ def test_truth_is_found_by_name_unless_two_fit(dataset):
 def test_two_photos_of_one_name_need_their_folders(tmp_path):
     with DatasetWriter(tmp_path / "data", SPACE) as writer:
         for folder in ("north", "south"):
-            photo = save_photo(tmp_path / folder / "a.png")
+            photo = save_photo(tmp_path / folder / "a.png", (48, 32))
             writer.add("val", f"{folder}/a.png", photo, Told.map(32, 48))
     truth = find_truth(tmp_path / "data")
     assert truth is not None

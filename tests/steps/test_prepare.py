@@ -3,14 +3,12 @@ from __future__ import annotations
 import csv
 import errno
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from made import TWO_PROCESSES, run_python, tree
 from PIL import Image
 
 from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment, prepare
@@ -52,12 +50,12 @@ def rows(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_whole_road(site: Path, tmp_path: Path, tiny_labeler: Path, contents, capsys) -> None:
-    before = contents(site)
+def test_the_whole_road(site: Path, tmp_path: Path, tiny_labeler: Path, capsys) -> None:
+    before = tree(site)
     words = ["--images", str(site / "photos"), "--annotations", str(site / "marks.json"), "--stuff", "crack"]
     assert main(["prepare", *words, "--labeler", str(tiny_labeler), "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    assert contents(site) == before
+    assert tree(site) == before
     assert "6 photos: train " in said
     assert f"next: hf-detr-panoptic check {tmp_path / 'out'}" in said
     report = check_dataset(tmp_path / "out")
@@ -78,7 +76,7 @@ def test_the_whole_road(site: Path, tmp_path: Path, tiny_labeler: Path, contents
     assert len([name for _, name in custom if name == "pipe"]) == 6
     assert sorted(name for name, kind in custom if kind == "crack") == [f"site_000{n}.jpg" for n in (1, 3, 5)]
     assert any(segment.source == "auto" for split in splits.values() for r in split for segment in r.segments)
-    everything = b"".join(contents(tmp_path / "out").values())
+    everything = b"".join(tree(tmp_path / "out").values())
     assert str(tmp_path).encode() not in everything  # no path of this machine
 
 
@@ -103,15 +101,15 @@ def test_pixels_by_hand(tmp_path: Path) -> None:
     assert (again.tally.pixels["auto"], again.tally.pixels["low score"]) == (1500, 0)
 
 
-def test_the_same_bytes_twice_and_nothing_moves_when_photos_come(site: Path, tmp_path: Path, contents) -> None:
+def test_the_same_bytes_twice_and_nothing_moves_when_photos_come(site: Path, tmp_path: Path) -> None:
     out, marks = tmp_path / "out", site / "marks.json"
     taken = sorted((site / "photos").iterdir())[2:4]
     for path in taken:
         path.rename(site / path.name)
     prepare(site / "photos", out, marks, labeler=Halves(), seed=3, batch_size=2)
-    first = contents(out)
+    first = tree(out)
     prepare(site / "photos", out, marks, labeler=Halves(), seed=3, batch_size=2)
-    assert contents(out) == first
+    assert tree(out) == first
     side = {r.file_name: (name, r.image_id) for name, split in read_dataset(out).items() for r in split}
     for path in taken:
         (site / path.name).rename(path)
@@ -202,9 +200,7 @@ def test_masks_among_the_photos_are_no_photos(site: Path, tmp_path: Path) -> Non
     assert done.tally.segments["pipe", "custom"] == 2
 
 
-def test_yaml_says_the_same_as_flags_and_flags_override(
-    site: Path, tmp_path: Path, tiny_labeler: Path, contents
-) -> None:
+def test_yaml_says_the_same_as_flags_and_flags_override(site: Path, tmp_path: Path, tiny_labeler: Path) -> None:
     config = tmp_path / "prepare.yaml"
     config.write_text(
         f"images: {site / 'photos'}\nannotations: {site / 'marks.json'}\nout: {tmp_path / 'a/site'}\n"
@@ -216,24 +212,24 @@ def test_yaml_says_the_same_as_flags_and_flags_override(
     flags += ["--min-area", "10", "--validation", "0.5", "--labeler", str(tiny_labeler)]
     places = ["--images", str(site / "photos"), "--annotations", str(site / "marks.json")]
     assert main(["prepare", *places, *flags, "--out", str(tmp_path / "b/site")]) == 0
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
     space = read_dataset(tmp_path / "a/site")["train"].space
     assert {"misc", "traffic", "lorry", "pipe", "crack"} <= set(space.names)
     assert "car" not in space.names
 
 
-def test_a_dry_run_needs_no_model_and_writes_nothing(site: Path, tmp_path: Path, capsys, contents) -> None:
+def test_a_dry_run_needs_no_model_and_writes_nothing(site: Path, tmp_path: Path, capsys) -> None:
     Image.new("RGB", (50, 40)).save(site / "photos/extra.png")
     told = json.loads((site / "marks.json").read_text())
     told["categories"].append({"id": 3, "name": "person"})
     told["annotations"].append(told["annotations"][0] | {"id": 99, "category_id": 3})
     told["images"].append({"id": 77, "file_name": "lost.jpg", "width": 5, "height": 5})
     (site / "marks.json").write_text(json.dumps(told))
-    before = contents(tmp_path)
+    before = tree(tmp_path)
     words = ["--images", str(site / "photos"), "--annotations", str(site / "marks.json"), "--stuff", "crack"]
     assert main(["prepare", *words, "--out", str(tmp_path / "out"), "--dry-run"]) == 0  # the default labeler, offline
     said = capsys.readouterr().out
-    assert contents(tmp_path) == before
+    assert tree(tmp_path) == before
     assert "6 photos would be labelled by facebook/detr-resnet-50-panoptic" in said
     assert "1 photos without annotation, extra.png first: left out" in said
     assert "135 classes, 3 of them yours:" in said  # COCO's 133, and pipe and crack
@@ -306,23 +302,15 @@ def test_our_own_model_proposes_custom_classes(site: Path, tmp_path: Path) -> No
     assert {segment.score for segment in pipes if segment.source == "auto"} == {0.95}
 
 
-def test_two_processes_give_the_bytes_of_one(site: Path, tmp_path: Path, tiny_labeler: Path, contents) -> None:
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
-    }
+def test_two_processes_give_the_bytes_of_one(site: Path, tmp_path: Path, tiny_labeler: Path) -> None:
     words = ["--images", str(site / "photos"), "--annotations", str(site / "marks.json"), "--batch-size", "2"]
     words += ["--labeler", str(tiny_labeler)]
     module = ["-m", "hf_detr_panoptic.cli", "prepare", *words, "--out"]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    runs = []
-    for start, name in (([], "one"), (launcher, "two")):
-        command = [sys.executable, *start, *module, str(tmp_path / name / "site")]
-        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
-        assert run.returncode == 0, run.stderr[-3000:]
-        runs.append(run.stdout)
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    runs = [
+        run_python(*launcher, *module, tmp_path / name / "site").stdout
+        for launcher, name in (((), "one"), (TWO_PROCESSES, "two"))
+    ]
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
     assert runs[1].count("6 photos: train") == 1  # one of the two speaks
     assert runs[0].replace(str(tmp_path / "one"), "") == runs[1].replace(str(tmp_path / "two"), "")
 
@@ -349,16 +337,16 @@ def test_no_photo_matches(tmp_path: Path, site: Path) -> None:
 
 
 @pytest.mark.parametrize("out", ["photos", "photos/set", "photos/../photos"])
-def test_the_dataset_may_not_lie_among_the_photos(site: Path, out: str, contents) -> None:
-    before = contents(site)
+def test_the_dataset_may_not_lie_among_the_photos(site: Path, out: str) -> None:
+    before = tree(site)
     with pytest.raises(DatasetError, match="would lie in the folder of the photos"):
         prepare(site / "photos", site / out, site / "marks.json", labeler=Halves())
-    assert contents(site) == before
+    assert tree(site) == before
 
 
-def test_what_lies_where_the_dataset_would_is_never_overwritten(site: Path, tmp_path: Path, contents) -> None:
+def test_what_lies_where_the_dataset_would_is_never_overwritten(site: Path, tmp_path: Path) -> None:
     (site / "photos").rename(site / "images")
-    before = contents(site)
+    before = tree(site)
     with pytest.raises(DatasetError, match="the photos lie where the dataset would be written"):
         prepare(site / "images", site, site / "marks.json", labeler=Halves())
     shutil.copytree(site / "images", tmp_path / "mine/images")
@@ -370,7 +358,7 @@ def test_what_lies_where_the_dataset_would_is_never_overwritten(site: Path, tmp_
     with pytest.raises(DatasetError, match="another program wrote this dataset"):
         prepare(site / "images", tmp_path / "theirs", site / "marks.json", labeler=labeler)
     assert labeler.photos == 0  # said before the night, not after
-    assert contents(site) == before
+    assert tree(site) == before
 
 
 def test_a_labeler_that_is_not_there(site: Path, tmp_path: Path) -> None:
@@ -427,7 +415,7 @@ def test_settings_that_make_no_sense(site: Path, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_one_sentence_and_then_it_continues(
-    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contents
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import hf_detr_panoptic.data.writer as writer
 
@@ -446,7 +434,7 @@ def test_a_full_disk_is_one_sentence_and_then_it_continues(
         prepare(site / "photos", tmp_path / "b/site", site / "marks.json", labeler=Halves())
     monkeypatch.undo()
     prepare(site / "photos", tmp_path / "b/site", site / "marks.json", labeler=Halves())
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
 
 
 def test_a_card_that_a_person_made_their_own_stays(site: Path, tmp_path: Path) -> None:
@@ -461,7 +449,7 @@ def test_a_card_that_a_person_made_their_own_stays(site: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("dies_at", [1, 2, 3, 4])
 def test_killed_between_the_lists_of_a_grown_dataset(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contents, grown_sites, dies_at: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grown_sites, dies_at: int
 ) -> None:
     """Half of the lists are new, half old: the next run must go by the split that was there before both."""
     import hf_detr_panoptic.data.writer as writer
@@ -485,4 +473,4 @@ def test_killed_between_the_lists_of_a_grown_dataset(
         prepare(whole / "photos", tmp_path / "killed/site", **settings)
     monkeypatch.undo()
     prepare(whole / "photos", tmp_path / "killed/site", **settings)
-    assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
+    assert tree(tmp_path / "killed") == tree(tmp_path / "undisturbed")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from made import tiny_eomt, tiny_mask2former, tree
 from PIL import Image
 
 from hf_detr_panoptic import prepare
@@ -65,14 +66,14 @@ FOLDERS = {
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_every_folder(name: str, shared_data: Path, tmp_path: Path, tiny_labeler: Path, contents) -> None:
+def test_every_folder(name: str, shared_data: Path, tmp_path: Path, tiny_labeler: Path) -> None:
     images, annotations, settings, count = FOLDERS[name]
     source = shared_data / Path(images).parts[0]
-    before = contents(source)
+    before = tree(source)
     done = prepare(
         shared_data / images, tmp_path / "out", shared_data / annotations, labeler=str(tiny_labeler), **settings
     )
-    assert contents(source) == before
+    assert tree(source) == before
     assert len(done.photos) == count
     report = check_dataset(tmp_path / "out")
     assert report.ok, str(report)
@@ -88,14 +89,11 @@ def test_every_folder(name: str, shared_data: Path, tmp_path: Path, tiny_labeler
     }
 
 
-@pytest.mark.parametrize("kind", ["mask2former", "eomt"])
+@pytest.mark.parametrize("kind", [tiny_mask2former, tiny_eomt])
 @pytest.mark.parametrize("name", ["coco panoptic", "masks as jpeg", "rectangles", "construction"])
-def test_other_labelers(kind: str, name: str, root: Path, shared_data: Path, tmp_path: Path, monkeypatch) -> None:
-    spec = importlib.util.spec_from_file_location("tiny_others", root / "tests/model/test_other_labelers.py")
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
+def test_other_labelers(kind: Any, name: str, shared_data: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("hf_detr_panoptic.model.other_labelers.OVERLAP", 0.0)
-    model, processor = getattr(tiny, kind)()
+    model, processor = kind()
     model.save_pretrained(tmp_path / "labeler")
     processor.save_pretrained(tmp_path / "labeler")
     images, annotations, settings, count = FOLDERS[name]

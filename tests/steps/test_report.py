@@ -7,11 +7,11 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from made import save_tiny_labeler
 from PIL import Image
 
 from hf_detr_panoptic import evaluate_model
@@ -154,13 +154,13 @@ def test_the_labelers_answers_are_compared(
 
 
 @pytest.fixture
-def run(dataset: Path, tmp_path: Path, save_labeler: Callable[..., Path]) -> Path:
+def run(dataset: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     recipe = {"model": "facebook/detr-resnet-50", "data": str(dataset), "output": str(folder)}
     Recipe.from_dict(recipe).save(folder / "recipe.yaml")
     (folder / "1-detection").mkdir(parents=True)
     (folder / "3-finetune").mkdir()
-    save_labeler(folder / "final", SPACE)
+    save_tiny_labeler(folder / "final", SPACE)
     with (folder / "results.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["stage", "epoch", "step", "loss", "loss_ce", "box_ap", "pq", "sq", "rq"])

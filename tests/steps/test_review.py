@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from made import tree
 
 from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.data.check import check_dataset
@@ -27,8 +28,8 @@ def maps(folder: Path):
 
 
 @pytest.mark.parametrize("format", ["coco", "coco-panoptic"])
-def test_the_round_trip_without_a_change(dataset: Path, tmp_path: Path, format: str, capsys, contents) -> None:
-    before = contents(dataset)
+def test_the_round_trip_without_a_change(dataset: Path, tmp_path: Path, format: str, capsys) -> None:
+    before = tree(dataset)
     assert main(["export-review", str(dataset), str(tmp_path / "r.zip"), "--format", format]) == 0
     assert "segments on 6 photos" in capsys.readouterr().out
     assert json.loads((tmp_path / "r_labels.json").read_text())[0]["name"] == "person"
@@ -38,7 +39,7 @@ def test_the_round_trip_without_a_change(dataset: Path, tmp_path: Path, format: 
     assert "0 segments changed, 0 segments deleted" in said
     assert maps(tmp_path / "new") == maps(dataset)
     assert check_dataset(tmp_path / "new").ok
-    assert contents(dataset) == before
+    assert tree(dataset) == before
 
 
 def test_some_photos_corrected(dataset: Path, tmp_path: Path, capsys) -> None:

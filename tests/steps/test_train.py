@@ -3,51 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from transformers import DetrConfig
+from made import ACCELERATE, SHAPES, child_environment, run_python, tiny_model, write_shapes
 
 from hf_detr_panoptic.cli import main
-from hf_detr_panoptic.data.writer import DatasetWriter
 from hf_detr_panoptic.errors import LabelError
-from hf_detr_panoptic.labels import Category, LabelSpace
-from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
-from hf_detr_panoptic.panoptic_map import PanopticMap, Segment
-from hf_detr_panoptic.preprocess import Preprocess
 from hf_detr_panoptic.steps.train import launch_command, splits_of
 from hf_detr_panoptic.training.arguments import Recipe
-
-SPACE = LabelSpace([Category("block", True), Category("sky", False), Category("mud", False)])
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of six photos, a tiny model, and a recipe that begins with both."""
     root = tmp_path_factory.mktemp("train")
-    with DatasetWriter(root / "set", SPACE) as writer:
-        for place in range(6):
-            ids = np.full((64, 64), 1, dtype=np.int32)
-            ids[30:], ids[10:40, 4 * place : 4 * place + 24] = 2, 3
-            truth = PanopticMap(ids, [Segment(1, 1), Segment(2, 2), Segment(3, 0)], SPACE)
-            photo = Image.fromarray(
-                np.array([[0] * 3, [150, 200, 240], [110, 80, 40], [200, 40, 40]])[ids].astype("u1")
-            )
-            writer.add("train" if place < 4 else "val", f"p{place}.png", photo, truth)
-    torch.manual_seed(0)
-    backbone = {"model_type": "timm_backbone", "backbone": "test_resnet", "out_indices": [1, 2, 3, 4]}
-    fields = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "num_queries": 6}
-    config = DetrConfig(backbone_config={**backbone, "use_pretrained_backbone": False}, **SPACE.to_config(), **fields)
-    model = DetrForPanopticSegmentation(config)
-    model.image_processor = Preprocess(shortest_edge=64, longest_edge=64)
-    model.save_pretrained(root / "model")
+    write_shapes(root / "set", train=4, val=2)
+    tiny_model(SHAPES).save_pretrained(root / "model")
     (root / "site.yaml").write_text(
         f"model: {root}/model\ndata: {root}/set\noutput: {root}/run\n"
         "augmentation: {crop: 0, short_sides: []}\npostprocess: {threshold: 0.3}\n"
@@ -150,13 +126,12 @@ def test_some_classes_in_another_order(folder: Path) -> None:
 @pytest.mark.slow
 def test_the_script_on_two_processes_and_a_signal(folder: Path, root: Path, tmp_path: Path) -> None:
     """`accelerate launch` with our configuration for two CPU processes; SIGTERM, and the same command again."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(root), environment.get("PYTHONPATH", "")])
-    configuration = root / "training_args" / "accelerate" / "cpu2.yaml"
     script = [str(root / "examples" / "train.py"), str(folder / "site.yaml"), "--output", str(tmp_path / "run")]
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(configuration), *script]
-    command += ["--num_train_epochs", "3", "--dataloader_num_workers", "0", "--logging_steps", "1"]
-    first = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [*ACCELERATE, *script, "--num_train_epochs", "3", *QUICK[2:], "--logging_steps", "1"]
+    environment = child_environment() | {"PYTHONUNBUFFERED": "1"}
+    first = subprocess.Popen(
+        [sys.executable, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     assert first.stdout is not None
     for line in first.stdout:
         if "mask_head  epoch 1.00" in line:
@@ -165,8 +140,7 @@ def test_the_script_on_two_processes_and_a_signal(folder: Path, root: Path, tmp_
     first.stdout.read()
     assert first.wait() != 0
     assert not (tmp_path / "run" / "final").exists()
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert again.returncode == 0, again.stderr[-3000:]
+    again = run_python(*command)
     assert "detection: finished before" in again.stdout
     assert "mask_head: resumed from" in again.stdout
     assert (tmp_path / "run" / "final" / "model.safetensors").is_file()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from made import ACCELERATE, run_python
 
 from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.data.coco_panoptic import read_dataset
@@ -97,13 +95,7 @@ def test_what_cannot_be_trained_is_said_before_photos_are_labelled(
 @pytest.mark.slow
 def test_two_processes_label_and_learn(recipe: Path, root: Path, tmp_path: Path, one_thread: None) -> None:
     """The same dataset as one process makes; two label, one writes."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    environment["PYTHONPATH"] = os.pathsep.join([str(root), environment.get("PYTHONPATH", "")])
-    configuration = root / "training_args" / "accelerate" / "cpu2.yaml"
-    script = [str(root / "examples" / "train.py"), str(recipe)]
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(configuration), *script]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_python(*ACCELERATE, root / "examples" / "train.py", recipe)
     check_prepared(tmp_path / "run")
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["processes"] == 2
     alone = Recipe.load(recipe, ["--output", str(tmp_path / "alone")])
