@@ -1,13 +1,12 @@
 """Runs that are killed and run again, each in a process of its own; the parent never computes, so it can fork.
 
-    python killed_runs.py DATA MODEL FOLDER WORKERS MOMENT [MOMENT …]
+    PYTHONPATH=tests python tests/training/killed_runs.py DATA MODEL FOLDER WORKERS MOMENT [MOMENT …]
 
 A moment is STAGE:WHAT:STEP. WHAT is `step` (after the optimizer step), or the file in the middle of which saving the
 checkpoint of that step ends (`model`, `optimizer`, `state`, `marker`); `final`: the stage's model.
 FOLDER/undisturbed and FOLDER/<moment> are left behind.
 """
 
-import importlib.util
 import os
 import signal
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from made import recipe_of
 from transformers import TrainerState
 
 from hf_detr_panoptic.data.coco_panoptic import read_dataset
@@ -96,16 +96,12 @@ def in_a_process(work):
 
 
 def main(data, model, folder, workers, moments):
-    spec = importlib.util.spec_from_file_location("tiny", Path(__file__).with_name("conftest.py"))
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
-
     def run(name):
         PartialState(cpu=True)
         torch.set_num_threads(1)
         read = read_dataset(data)
         splits = stages.Splits(read["train"], read["val"], read["train"].space)
-        recipe = tiny.recipe_of(data, model, folder / name, every={"dataloader_num_workers": workers})
+        recipe = recipe_of(data, model, folder / name, every={"dataloader_num_workers": workers})
         stages.run_stages(recipe, splits, say=lambda line: None)
 
     assert in_a_process(lambda: run("undisturbed")) == 0

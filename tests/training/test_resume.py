@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from made import run_python
 from safetensors.torch import load_file
 
 SCRIPT = Path(__file__).parent / "killed_runs.py"
@@ -32,19 +30,6 @@ THOROUGH = [
 ]
 
 
-def killed_runs(data: Path, model: Path, folder: Path, workers: int, moments: list[str]) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(SCRIPT.parents[2]), environment.get("PYTHONPATH", "")])
-    run = subprocess.run(
-        [sys.executable, str(SCRIPT), str(data), str(model), str(folder), str(workers), *moments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert run.returncode == 0, (run.stdout + run.stderr)[-4000:]
-
-
 def check_alike(found: Path, expected: Path) -> None:
     for name in FOLDERS:
         ours, theirs = (load_file(run / name / "model.safetensors") for run in (found, expected))
@@ -56,7 +41,7 @@ def check_alike(found: Path, expected: Path) -> None:
 
 
 def test_a_killed_run_ends_as_if_undisturbed(shapes_folder: Path, model_folder: Path, tmp_path: Path) -> None:
-    killed_runs(shapes_folder, model_folder, tmp_path, 0, QUICK)
+    run_python(SCRIPT, shapes_folder, model_folder, tmp_path, 0, *QUICK)
     for moment in QUICK:
         check_alike(tmp_path / moment.replace(":", "-"), tmp_path / "undisturbed")
     # The test would pass if nothing were learnt: each stage must change what it trains.
@@ -72,7 +57,7 @@ def test_a_killed_run_ends_as_if_undisturbed(shapes_folder: Path, model_folder: 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_at_many_moments(shapes_folder: Path, model_folder: Path, tmp_path: Path, workers: int) -> None:
     moments = THOROUGH if workers == 0 else ["detection:step:6", "mask_head:optimizer:8", "finetune:step:5"]
-    killed_runs(shapes_folder, model_folder, tmp_path, workers, moments)
+    run_python(SCRIPT, shapes_folder, model_folder, tmp_path, workers, *moments)
     for moment in moments:
         check_alike(tmp_path / moment.replace(":", "-"), tmp_path / "undisturbed")
         assert json.loads((tmp_path / moment.replace(":", "-") / "metrics.json").read_text())["stages"]

@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from made import TWO_PROCESSES, run_python
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
 STAGES = ("detection", "mask_head", "finetune")
 
 
-def results_of(launcher: list[str], *arguments: Path) -> Any:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    environment["PYTHONPATH"] = os.pathsep.join([str(SCRIPT.parents[2]), environment.get("PYTHONPATH", "")])
-    run = subprocess.run(
-        [sys.executable, *launcher, str(SCRIPT), *map(str, arguments)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    return torch.load(arguments[-1] / "results.pt", weights_only=False)
-
-
 @pytest.fixture(scope="module")
 def runs(even_folder: Path, still_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """(one process, two processes) with five photos: a step of four, and one that leaves a process without any."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    folders = [tmp_path_factory.mktemp(name) for name in ("one", "two")]
-    return (
-        results_of([], even_folder, still_model_folder, folders[0]),
-        results_of(launcher, even_folder, still_model_folder, folders[1]),
-    )
+    outs = [tmp_path_factory.mktemp(name) for name in ("one", "two")]
+    for launcher, out in zip(((), TWO_PROCESSES), outs, strict=True):
+        run_python(*launcher, SCRIPT, even_folder, still_model_folder, out)
+    one, two = (torch.load(out / "results.pt", weights_only=False) for out in outs)
+    return one, two
 
 
 @pytest.mark.parametrize("stage", STAGES)

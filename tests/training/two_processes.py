@@ -1,18 +1,19 @@
 """All three stages with a global batch of four photos, on as many processes as started this script.
 
-    python two_processes.py DATA MODEL OUT
-    torchrun --standalone --nproc_per_node 2 two_processes.py DATA MODEL OUT
+    export PYTHONPATH=tests
+    python tests/training/two_processes.py DATA MODEL OUT
+    torchrun --standalone --nproc_per_node 2 tests/training/two_processes.py DATA MODEL OUT
 
 Rank 0 writes OUT/results.pt: what each stage logged, the gradients of its steps, its figures, the photos counted.
 """
 
-import importlib.util
 import os
 import sys
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from made import recipe_of
 from transformers import TrainerCallback
 
 from hf_detr_panoptic.data.coco_panoptic import read_dataset
@@ -33,12 +34,9 @@ class Recorder(TrainerCallback):
 def main(data, model, out):
     state = PartialState(cpu=True)
     torch.set_num_threads(1)
-    spec = importlib.util.spec_from_file_location("tiny", Path(__file__).with_name("conftest.py"))
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
     read = read_dataset(data)
     splits = stages.Splits(read["train"], read["val"], read["train"].space)
-    recipe = tiny.recipe_of(
+    recipe = recipe_of(
         data,
         model,
         out / "run",
