@@ -22,11 +22,11 @@ from measure import duration, interleaved, machine, print_table, speedup
 from PIL import Image
 
 from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment
-from hf_detr_panoptic.data.check import check_dataset
-from hf_detr_panoptic.data.coco_panoptic import read_split
-from hf_detr_panoptic.data.near_copies import Fingerprint, fingerprint, near_pairs
-from hf_detr_panoptic.data.writer import DatasetWriter, encode_ids, encode_map
-from hf_detr_panoptic.labeling.annotations.marks import Mark
+from hf_detr_panoptic.annotations.marks import Mark
+from hf_detr_panoptic.dataset.check import check_dataset
+from hf_detr_panoptic.dataset.coco_panoptic import read_split
+from hf_detr_panoptic.dataset.copies import Fingerprint, fingerprint, near_pairs
+from hf_detr_panoptic.dataset.writer import DatasetWriter, encode_ids, encode_map
 from hf_detr_panoptic.labeling.overlay import overlay
 from hf_detr_panoptic.panoptic_map import ids_to_rgb
 

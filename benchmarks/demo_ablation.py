@@ -37,10 +37,7 @@ from typing import Any
 
 from measure import machine, print_table
 
-from hf_detr_panoptic.evaluation.table import percent
-from hf_detr_panoptic.labeling.overlay_rules import OverlayRules
-from hf_detr_panoptic.panoptic_map import PanopticMap
-from hf_detr_panoptic.steps.demo.command import (
+from hf_detr_panoptic.demo.demo import (
     DemoSettings,
     copy_teacher,
     demo_recipe,
@@ -52,18 +49,13 @@ from hf_detr_panoptic.steps.demo.command import (
     teacher_of,
     trained,
 )
-from hf_detr_panoptic.steps.demo.data import Place
-from hf_detr_panoptic.steps.demo.quality import (
-    Labelled,
-    Merging,
-    labelled_photos,
-    merged_quality,
-    mergings,
-    without_void,
-)
-from hf_detr_panoptic.training.recipe import Recipe
+from hf_detr_panoptic.demo.figures import Labelled, Merging, labelled_photos, merged_quality, mergings, without_void
+from hf_detr_panoptic.demo.photos import Place
+from hf_detr_panoptic.evaluation.table import percent
+from hf_detr_panoptic.panoptic_map import PanopticMap
+from hf_detr_panoptic.recipe import Recipe
+from hf_detr_panoptic.settings import STAGES, OverlayRules
 from hf_detr_panoptic.training.run_folder import StageEnd, stage_folder
-from hf_detr_panoptic.training.stage_recipe import STAGES
 
 Relabel = Callable[[Labelled, OverlayRules], PanopticMap]
 GROUPS = ("all", "things", "stuff", "your classes", "the teacher's classes")
@@ -85,8 +77,8 @@ class Variant:
 
 VARIANTS = {
     "pipeline": Variant(),
-    "leakage": Variant(lambda photo, rules: photo.merged(Merging(replace(rules, leakage=None)))),
-    "void": Variant(lambda photo, rules: photo.merged(Merging(replace(rules, threshold=0.0), without_void))),
+    "leakage": Variant(lambda photo, rules: photo.merged(Merging(rules.changed(leakage=None)))),
+    "void": Variant(lambda photo, rules: photo.merged(Merging(rules.changed(threshold=0.0), without_void))),
     "two stages": Variant(flags=("--stages.finetune.skip", "true"), after="mask_head"),
     "confident": Variant(flags=("--stages.mask_head.mask_queries", "confident"), after="detection"),
     "focal": Variant(flags=("--losses.dice", "0"), after="detection"),
@@ -217,7 +209,7 @@ class Site:
         if variant.after is not None:
             recipe, saved = gone_on(recipe, self._folder("pipeline") / "run", variant.after)
             start = Path(recipe.model)
-        recipe = replace(recipe, data=str(data), model=str(start), output=str(folder / "run"))
+        recipe = recipe.changed(data=str(data), model=str(start), output=str(folder / "run"))
         final = folder / "run" / "final"
         began = time.perf_counter()
         if variant.stock:
@@ -242,9 +234,9 @@ class Site:
 def gone_on(recipe: Recipe, run: Path, last: str) -> tuple[Recipe, float]:
     """The recipe with the stages up to `last` taken from a run, and the seconds that they took there."""
     taken = [stage.name for stage in recipe.stages][: STAGES.index(last) + 1]
-    stages = {name: replace(getattr(recipe.stages, name), skip=True) for name in taken}
+    stages = {name: getattr(recipe.stages, name).changed(skip=True) for name in taken}
     ends = [StageEnd.read(stage_folder(run, name)) for name in taken]
-    left = replace(recipe, model=str(ends[-1].folder), stages=replace(recipe.stages, **stages))
+    left = recipe.changed(model=str(ends[-1].folder), stages=recipe.stages.changed(**stages))
     return left, sum(end.seconds or 0 for end in ends)
 
 
@@ -258,13 +250,13 @@ def scaled(recipe: Recipe, scale: float) -> Recipe:
         if "num_train_epochs" in arguments:
             changes["num_train_epochs"] = arguments["num_train_epochs"] * scale
         changed[stage.name] = stage.with_arguments(**changes)
-    return replace(recipe, stages=replace(recipe.stages, **changed)) if scale != 1 else recipe
+    return recipe.changed(stages=recipe.stages.changed(**changed)) if scale != 1 else recipe
 
 
 def relabelled(place: Place, labels: Relabel, rules: OverlayRules, folder: Path) -> Path:
     """The prepared dataset with other maps: the same photos, sides and image ids."""
-    from hf_detr_panoptic.data.coco_panoptic import read_dataset
-    from hf_detr_panoptic.data.writer import DatasetWriter
+    from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
+    from hf_detr_panoptic.dataset.writer import DatasetWriter
 
     splits = read_dataset(place.data)
     space = next(iter(splits.values())).space
@@ -297,7 +289,7 @@ def with_fresh_rows(teacher: Path, folder: Path, seed: int) -> Path:
 
 def train_stock(recipe: Recipe, data: Path, final: Path, seconds: float) -> None:
     """What its documentation shows, for as long as the pipeline took."""
-    from hf_detr_panoptic.data.coco_panoptic import read_split
+    from hf_detr_panoptic.dataset.coco_panoptic import read_split
 
     space = read_split(data, "train").space
     with tempfile.TemporaryDirectory() as scratch:

@@ -16,8 +16,9 @@ from measure import duration, interleaved, machine, print_table, speedup
 from PIL import Image
 
 from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment, draw
-from hf_detr_panoptic.visual import legend, text
-from hf_detr_panoptic.visual.draw import class_color
+from hf_detr_panoptic.pictures import draw as legend
+from hf_detr_panoptic.pictures import draw as text
+from hf_detr_panoptic.pictures.draw import class_color
 
 SPACE = LabelSpace(Category(f"building part {n}", isthing=n % 3 > 0) for n in range(20))
 

@@ -28,12 +28,11 @@ from transformers import DetrConfig
 from hf_detr_panoptic import LabelSpace, prepare
 from hf_detr_panoptic.images import open_image
 from hf_detr_panoptic.labeling.autolabels import AutoLabels
-from hf_detr_panoptic.labeling.labeler import label, labeler_settings, plan
-from hf_detr_panoptic.labeling.photos import survey
+from hf_detr_panoptic.labeling.inputs import survey
+from hf_detr_panoptic.labeling.labeler import DetrLabeler, label, labeler_settings, plan
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
-from hf_detr_panoptic.model.postprocess import PostprocessSettings
 from hf_detr_panoptic.preprocess import Preprocess
-from hf_detr_panoptic.steps.labelers import DetrLabeler
+from hf_detr_panoptic.settings import Postprocess
 
 TINY = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
 
@@ -52,7 +51,7 @@ def random_model(tiny: bool) -> DetrForPanopticSegmentation:
     model = DetrForPanopticSegmentation(
         DetrConfig(backbone_config=backbone, num_queries=12, **sizes), LabelSpace.coco()
     ).eval()
-    model.settings = PostprocessSettings(fill="argmax")
+    model.settings = Postprocess(fill="argmax")
     if tiny:
         model.image_processor = Preprocess(shortest_edge=64, longest_edge=128)
     with torch.no_grad():

@@ -21,18 +21,18 @@ from measure import duration, interleaved, machine, print_table, speedup
 from torch.utils.data import DataLoader
 
 from hf_detr_panoptic import load_panoptic
-from hf_detr_panoptic.data.batches import EpochSampler, PanopticDataset, Row, collate
-from hf_detr_panoptic.data.coco_panoptic import PanopticSplit, read_ids, read_split
-from hf_detr_panoptic.data.loading import rows_of
-from hf_detr_panoptic.data.parquet import write_parquet
-from hf_detr_panoptic.data.transforms import Augmentation, Draw, make_labels, rng_of
-from hf_detr_panoptic.data.writer import DatasetWriter
+from hf_detr_panoptic.dataset.batches import EpochSampler, PanopticDataset, Row, collate
+from hf_detr_panoptic.dataset.coco_panoptic import PanopticSplit, read_ids, read_split
+from hf_detr_panoptic.dataset.rows import rows_of, write_parquet
+from hf_detr_panoptic.dataset.transforms import Draw, make_labels, rng_of
+from hf_detr_panoptic.dataset.writer import DatasetWriter
 from hf_detr_panoptic.images import open_image
 from hf_detr_panoptic.panoptic_map import PanopticMap
 from hf_detr_panoptic.preprocess import Preprocess, as_pixels
+from hf_detr_panoptic.settings import Augmentation
 
 TIMES = 4  # an epoch sees each photo so often
-AUGMENTATION = Augmentation()
+AUGMENTATION = Augmentation().for_size()
 PREPROCESS = Preprocess()
 
 
@@ -60,7 +60,7 @@ def pieces(rows: PanopticSplit, rounds: int) -> None:
     """Each piece from what the piece before it made."""
     dataset = PanopticDataset(rows, PREPROCESS, AUGMENTATION)
     records = list(rows)
-    draws = [AUGMENTATION.draw(800, 1067, PREPROCESS, rng_of(0, 0, record.image_id)) for record in records]
+    draws = [Draw.of(AUGMENTATION, 800, 1067, PREPROCESS, rng_of(0, 0, record.image_id)) for record in records]
     plain = [Draw(draw.window, draw.size, draw.flip) for draw in draws]
     pixels = [as_pixels(open_image(record.photo)) for record in records]
     ids = [read_ids(record.png) for record in records]

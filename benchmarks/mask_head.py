@@ -24,8 +24,8 @@ from torch import Tensor
 from transformers import DetrConfig, DetrForSegmentation
 from transformers.models.detr.modeling_detr import DetrConvEncoder
 
+from hf_detr_panoptic.model.detector import folded_trunk
 from hf_detr_panoptic.model.mask_head import masks_for, shared_mask_features
-from hf_detr_panoptic.model.trunk import folded_trunk
 
 ASKED = (1, 10, 30, 100)
 BATCH, TARGETS = 2, 10

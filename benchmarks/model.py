@@ -31,8 +31,8 @@ from transformers import DetrConfig, DetrForSegmentation, DetrImageProcessor
 from hf_detr_panoptic.labels import LabelSpace
 from hf_detr_panoptic.model.detector import detect
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
-from hf_detr_panoptic.model.postprocess import PostprocessSettings
 from hf_detr_panoptic.model.segment import segment_batch
+from hf_detr_panoptic.settings import Postprocess
 
 SPACE = LabelSpace.coco()
 SURVIVORS = (10, 30, 100)
@@ -129,7 +129,7 @@ def stock_maps(model: DetrForSegmentation, pixels: Tensor, bf16: bool = False) -
 
 def our_maps(model: DetrForPanopticSegmentation, pixels: Tensor, precision: str = "fp32") -> list[Any]:
     sizes = [(pixels.shape[-2], pixels.shape[-1])] * len(pixels)
-    return segment_batch(model, pixels, sizes, PostprocessSettings(), precision=precision)
+    return segment_batch(model, pixels, sizes, Postprocess(), precision=precision)
 
 
 def labels_of(options: argparse.Namespace, batch: int, count: int, size: Size, who: str) -> list[dict[str, Tensor]]:

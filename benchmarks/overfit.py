@@ -25,12 +25,12 @@ from transformers import DetrConfig
 from transformers.utils import logging as transformers_logging
 
 from hf_detr_panoptic import Category, DetrForPanopticSegmentation, LabelSpace, PanopticMap, Segment
-from hf_detr_panoptic.data.coco_panoptic import read_dataset
-from hf_detr_panoptic.data.writer import DatasetWriter
-from hf_detr_panoptic.model.transfer import strengthen_attention
+from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
+from hf_detr_panoptic.dataset.writer import DatasetWriter
+from hf_detr_panoptic.model.checkpoints import strengthen_attention
 from hf_detr_panoptic.preprocess import Preprocess
-from hf_detr_panoptic.training.arguments import Recipe
-from hf_detr_panoptic.training.splits import Splits
+from hf_detr_panoptic.recipe import Recipe
+from hf_detr_panoptic.training.sampling import Splits
 from hf_detr_panoptic.training.stages import run_stages
 
 SIZE = (128, 160)  # at stride 16: 80 tokens

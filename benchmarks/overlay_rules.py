@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,10 +29,9 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment
+from hf_detr_panoptic.annotations.marks import Mark
 from hf_detr_panoptic.evaluation.panoptic_quality import PanopticQuality
-from hf_detr_panoptic.labeling.annotations.marks import Mark
-from hf_detr_panoptic.labeling.marked_pixels import box_iou, shapes_of
-from hf_detr_panoptic.labeling.overlay import OverlayRules, overlay
+from hf_detr_panoptic.labeling.overlay import OverlayRules, box_iou, overlay, shapes_of
 
 HEIGHT, WIDTH = 480, 640
 STUFF = ("sky-other-merged", "building-other-merged", "dirt-merged", "pavement-merged")
@@ -322,7 +321,7 @@ def main() -> None:
     header = ["rules", "PQ", "PQ as truth", "wrong", "void"]
     rows = [["nothing but pasting", *_cells(outcome(drawn, PLAIN))]]
     for name, change in VARIANTS.items():
-        rows.append([name, *_cells(outcome(drawn, replace(OverlayRules(), **change)))])
+        rows.append([name, *_cells(outcome(drawn, OverlayRules().changed(**change)))])
     for after in (nearest_for_void, first_stuff_for_void):
         rows.append([after.__name__.replace("_", " "), *_cells(outcome(drawn, OverlayRules(), after))])
     print_table(header, rows)
@@ -330,7 +329,7 @@ def main() -> None:
     print_table(["fit of the best segment", "rectangles", "segment", "segment in it", "rectangle"], _by_fit(drawn))
     for rule, values in SWEEPS.items():
         print()
-        rows = [[value, *_cells(outcome(drawn, replace(OverlayRules(), **{rule: value})))] for value in values]
+        rows = [[value, *_cells(outcome(drawn, OverlayRules().changed(**{rule: value})))] for value in values]
         print_table([rule, *header[1:]], rows)
 
 

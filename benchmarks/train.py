@@ -104,7 +104,7 @@ def write_photos(folder: Path, size: tuple[int, ...]) -> None:
     from PIL import Image
 
     from hf_detr_panoptic import PanopticMap, Segment
-    from hf_detr_panoptic.data.writer import DatasetWriter
+    from hf_detr_panoptic.dataset.writer import DatasetWriter
 
     random = np.random.default_rng(0)
     height, width = size
@@ -204,14 +204,15 @@ def our_trainer(given: argparse.Namespace, stage: str, output: Path) -> Any:
     from accelerate import PartialState
 
     from hf_detr_panoptic import DetrForPanopticSegmentation
-    from hf_detr_panoptic.data.batches import PanopticDataset
-    from hf_detr_panoptic.data.coco_panoptic import read_dataset
-    from hf_detr_panoptic.training.arguments import StageRecipe
+    from hf_detr_panoptic.dataset.batches import PanopticDataset
+    from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
+    from hf_detr_panoptic.settings import Stage
+    from hf_detr_panoptic.training.arguments import training_arguments
     from hf_detr_panoptic.training.stages import prepare_model
     from hf_detr_panoptic.training.trainer import PanopticTrainer
 
     device = PartialState(cpu=not torch.cuda.is_available()).device
-    recipe = StageRecipe.of(
+    recipe = Stage.of(
         stage,
         per_device_train_batch_size=given.batch,
         max_steps=given.ours,
@@ -221,7 +222,7 @@ def our_trainer(given: argparse.Namespace, stage: str, output: Path) -> Any:
     )
     model = DetrForPanopticSegmentation.from_pretrained(given.folder / "panoptic")
     prepare_model(model, recipe)
-    args = recipe.training_arguments_for(device, output_dir=output, seed=0)
+    args = training_arguments(recipe, device, output_dir=output, seed=0)
     rows = read_dataset(given.folder / "set")["train"]
     return PanopticTrainer(model, args, recipe, PanopticDataset(rows, model.preprocess), rows)
 

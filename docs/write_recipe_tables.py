@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hf_detr_panoptic.training.recipe_keys import RecipeKey, recipe_keys, training_keys
-from hf_detr_panoptic.training.training_fields import OURS, training_fields
+from hf_detr_panoptic.recipe import RecipeKey, recipe_keys, training_keys
+from hf_detr_panoptic.training_fields import OURS, training_fields
 
 PAGE = Path(__file__).with_name("recipes.md")
 BEGIN, END = "<!-- {} -->", "<!-- end of {} -->"

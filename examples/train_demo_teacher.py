@@ -27,12 +27,11 @@ from transformers import DetrConfig
 from transformers.models.detr.modeling_detr import DetrFrozenBatchNorm2d
 
 from hf_detr_panoptic import DetrForPanopticSegmentation, PanopticQuality
-from hf_detr_panoptic.data.transforms import Draw, Window, make_labels, rng_of
-from hf_detr_panoptic.demo.scenes import scene
-from hf_detr_panoptic.demo.site import CUSTOM, TEACHER
-from hf_detr_panoptic.model.postprocess import PostprocessSettings
-from hf_detr_panoptic.model.transfer import strengthen_attention
+from hf_detr_panoptic.dataset.transforms import Draw, Window, make_labels, rng_of
+from hf_detr_panoptic.demo.scenes import CUSTOM, TEACHER, scene
+from hf_detr_panoptic.model.checkpoints import strengthen_attention
 from hf_detr_panoptic.preprocess import Preprocess
+from hf_detr_panoptic.settings import Postprocess
 
 PHOTO = (192, 256)
 BATCH = 16
@@ -41,7 +40,7 @@ PHASES = (((128, 160), 0.15, False), ((128, 160), 0.7, True), (PHOTO, 0.15, True
 RATES = [6e-4, 1.5e-3]  # at most: of everything, and of the mask head
 LIVE_UNTIL = 0.93  # share of the steps after which batch norm is frozen
 SLIVER = 0.0015  # what cropping leaves smaller than this share of the picture is nobody's
-SETTINGS = PostprocessSettings(threshold=0.6, mask_threshold=0.3, min_area=40, duplicate=0.3)
+SETTINGS = Postprocess(threshold=0.6, mask_threshold=0.3, min_area=40, duplicate=0.3)
 HELD_OUT = 7  # the seed of scenes that are never learnt from
 
 

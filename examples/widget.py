@@ -34,9 +34,8 @@ from PIL import Image
 from hf_detr_panoptic.errors import HfDetrPanopticError, ModelError
 from hf_detr_panoptic.images import open_image
 from hf_detr_panoptic.labels import default_color
-from hf_detr_panoptic.visual.contours import MODEL
-from hf_detr_panoptic.visual.legend import Entry, legend
-from hf_detr_panoptic.visual.panels import panels
+from hf_detr_panoptic.pictures.draw import MODEL, Entry, legend
+from hf_detr_panoptic.pictures.panels import panels
 
 # `{"inputs": a photo in base64, "parameters": {...}}` → a list of {"label", "score", "mask"}, masks as PNG in base64.
 Answer = Callable[[dict[str, Any]], list[dict[str, Any]]]

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .data.loading import load_panoptic
+    from .dataset.rows import load_panoptic
     from .evaluation.panoptic_quality import PanopticQuality
     from .labels import Category, LabelSpace
     from .model.modeling import DetrForPanopticSegmentation
     from .panoptic_map import PanopticMap, Segment
+    from .pictures.draw import draw
+    from .recipe import Recipe
+    from .road import prepare, train
     from .steps.evaluate import evaluate_model
-    from .steps.prepare.command import prepare
     from .steps.push.command import push
-    from .steps.train import train
-    from .training.recipe import Recipe
-    from .visual.draw import draw
 
 # Imported at first use: `import hf_detr_panoptic` must not cost the seconds that torch and transformers take.
 _HOMES = {
@@ -27,14 +26,14 @@ _HOMES = {
     "LabelSpace": ".labels",
     "PanopticMap": ".panoptic_map",
     "PanopticQuality": ".evaluation.panoptic_quality",
-    "Recipe": ".training.recipe",
+    "Recipe": ".recipe",
     "Segment": ".panoptic_map",
-    "draw": ".visual.draw",
+    "draw": ".pictures.draw",
     "evaluate_model": ".steps.evaluate",
-    "load_panoptic": ".data.loading",
-    "prepare": ".steps.prepare.command",
+    "load_panoptic": ".dataset.rows",
+    "prepare": ".road",
     "push": ".steps.push.command",
-    "train": ".steps.train",
+    "train": ".road",
 }
 
 __all__ = [

@@ -1,48 +1,44 @@
-"""`hf-detr-panoptic`: parses, then calls a step. Nothing heavy is imported before the command is known."""
+"""`hf-detr-panoptic`: parses, then calls the room. Nothing heavy is imported before the command is known."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn, Protocol, cast
+from types import ModuleType
+from typing import Any, NoReturn
 
 from . import __version__
 from .errors import HfDetrPanopticError, did_you_mean
 
-# command → (module in `steps`, its line in --help)
+# command → (where its work is done, its line in --help). A file with several commands names this one behind a colon:
+# `overlay_arguments` and `overlay_main` instead of `add_arguments` and `main`.
 COMMANDS = {
-    "demo": ("demo.command", "the whole road on a synthetic site, offline, in minutes"),
-    "prepare": ("prepare.command", "photos and marks to a finished dataset: labeled, merged, split, written"),
-    "autolabel": ("autolabel", "only the labeling; several machines can share it"),
-    "overlay": ("overlay", "only the merging: marks over auto-labels that are there, no model"),
-    "split": ("split", "share photos out to train and val: like photos together, every class on both sides"),
-    "check": ("check", "what is wrong with a dataset, and what is in it?"),
-    "train": ("train", "a dataset to a model, in three stages, from one recipe"),
-    "export-review": ("export_review", "a dataset to CVAT, for a person to correct"),
-    "import-review": ("import_review", "what was corrected in CVAT, into a new dataset"),
-    "evaluate": ("evaluate", "how good is a model, or a folder of predictions? PQ, AP, mix-ups"),
-    "report": ("report.command", "a dataset or a run as one HTML file: tables, curves, photos, the worst first"),
-    "predict": ("predict.command", "a model on photos: overlays, COCO panoptic files, masks"),
-    "trace": ("trace.command", "how a model sees one photo: DETR's seven moves, with true shapes and pictures"),
-    "app": ("app", "a model in the browser: a photo in, its segments out, with a threshold slider"),
+    "demo": ("demo.demo", "the whole road on a synthetic site, offline, in minutes"),
+    "prepare": ("road:prepare", "photos and marks to a finished dataset: labeled, merged, split, written"),
+    "autolabel": ("labeling.labeler", "only the labeling; several machines can share it"),
+    "overlay": ("labeling.prepare", "only the merging: marks over auto-labels that are there, no model"),
+    "split": ("labeling.split", "share photos out to train and val: like photos together, every class on both sides"),
+    "check": ("dataset.check", "what is wrong with a dataset, and what is in it?"),
+    "train": ("road:train", "a dataset to a model, in three stages, from one recipe"),
+    "export-review": ("labeling.review:export", "a dataset to CVAT, for a person to correct"),
+    "import-review": ("labeling.review:import", "what was corrected in CVAT, into a new dataset"),
+    "evaluate": ("steps.evaluate", "how good is a model, or a folder of predictions? PQ, AP, mix-ups"),
+    "report": ("steps.report.command", "a dataset or a run as one HTML file: tables, curves, photos, the worst first"),
+    "predict": ("predict", "a model on photos: overlays, COCO panoptic files, masks"),
+    "trace": ("steps.trace.command", "how a model sees one photo: DETR's seven moves, with true shapes and pictures"),
+    "app": ("steps.app", "a model in the browser: a photo in, its segments out, with a threshold slider"),
     "push": (
-        "push.command",
+        "steps.push.command",
         "a finished run to the Hub: stages to branches, final model to main; data, metric, demo",
     ),
+    "recipe": ("recipe", "a recipe with every key, its default and its meaning, to be edited"),
     "doctor": ("doctor", "is this machine ready? Versions, device, processes, Hub, disk"),
 }
-
-
-class Step(Protocol):
-    """What a module in `steps` offers the command line."""
-
-    __doc__: str | None
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
-
-    def main(self, args: argparse.Namespace) -> int: ...
+# Words that are no flag of these are keys of the recipe, which the command checks.
+TAKE_A_RECIPE = {"demo", "train"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -65,6 +61,13 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+def home_of(command: str) -> tuple[ModuleType, str, str]:
+    """The file that does a command's work, and what it calls the command's `add_arguments` and `main`."""
+    module, _, name = COMMANDS[command][0].partition(":")
+    home = importlib.import_module(f".{module}", __package__)
+    return (home, f"{name}_arguments", f"{name}_main") if name else (home, "add_arguments", "main")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (2: wrong usage or input, 130: interrupted)."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -80,16 +83,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = ["--help", "--version"] if kind == "flag" else list(COMMANDS)
         print(f"hf-detr-panoptic: unknown {kind} {command}. {did_you_mean(command, known)}", file=sys.stderr)
         return 2
-    step = cast(Step, importlib.import_module(f".steps.{COMMANDS[command][0]}", __package__))
-    parser = Parser(prog=f"hf-detr-panoptic {command}", description=step.__doc__)
-    step.add_arguments(parser)
-    if getattr(step, "OVERRIDES", False):  # its flags are also a recipe's keys, which the step checks
+    home, add_arguments, main_of_it = home_of(command)
+    run = getattr(home, main_of_it)
+    parser = Parser(prog=f"hf-detr-panoptic {command}", description=inspect.getdoc(run) or home.__doc__)
+    getattr(home, add_arguments)(parser)
+    if command in TAKE_A_RECIPE:
         args, overrides = parser.parse_known_args(words[1:])
         args.overrides = overrides
     else:
         args = parser.parse_args(words[1:])
     try:
-        status = step.main(args)
+        status: int = run(args)
         if "torch" in sys.modules:  # otherwise there are no other processes
             from .steps.processes import end_processes
 

@@ -20,10 +20,10 @@ from PIL import Image
 from transformers import DetrConfig
 
 from hf_detr_panoptic import Category, DetrForPanopticSegmentation, LabelSpace, PanopticMap, Segment
-from hf_detr_panoptic.data.writer import DatasetWriter
-from hf_detr_panoptic.model.postprocess import PostprocessSettings
+from hf_detr_panoptic.dataset.writer import DatasetWriter
 from hf_detr_panoptic.preprocess import Preprocess
-from hf_detr_panoptic.training.arguments import Recipe
+from hf_detr_panoptic.recipe import Recipe
+from hf_detr_panoptic.settings import Postprocess
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACE = LabelSpace([Category("pipe", True), Category("crane", True), Category("sky", False), Category("mud", False)])
@@ -165,7 +165,7 @@ def save_tiny_labeler(folder: Path, space: LabelSpace | None = None) -> Path:
     sizes = {"decoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "num_queries": 12}
     model = tiny_model(space or LabelSpace.coco(), longest_edge=128, **sizes)
     # Every pixel goes to a query, and the classes differ from query to query: at random weights none would.
-    model.settings = PostprocessSettings(fill="argmax")
+    model.settings = Postprocess(fill="argmax")
     with torch.no_grad():
         for tensor in model.detr.parameters():
             if tensor.ndim == 2:
@@ -243,7 +243,7 @@ def speaking_model() -> DetrForPanopticSegmentation:
 @torch.no_grad()
 def _speaking_model() -> DetrForPanopticSegmentation:
     model = tiny_model(HOSTILE, longest_edge=128, num_queries=16).eval()
-    model.settings = PostprocessSettings(threshold=0.3)
+    model.settings = Postprocess(threshold=0.3)
     for tensor in model.detr.parameters():
         if tensor.ndim == 2:
             tensor.normal_(std=1.5 / tensor.shape[1] ** 0.5)

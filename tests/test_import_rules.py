@@ -1,99 +1,149 @@
-"""Who may know whom, read off the imports."""
+"""The line of rooms, read off the imports: a room uses those before it and none after, and no files go in circles."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = "hf_detr_panoptic"
-GROUND = {"errors", "labels", "coco_categories", "panoptic_map", "images", "preprocess"}
-FLOOR = dict.fromkeys(GROUND, 0) | dict.fromkeys(("data", "model", "evaluation", "visual", "demo"), 1)
-FLOOR |= dict.fromkeys(("labeling", "training", "hub"), 2) | {"steps": 3, "cli": 4, "__main__": 4}
-KNOWS = {"labeling": {"data"}, "training": {"data", "model", "evaluation"}, "hub": {"data", "visual"}}
-GROUND_KNOWS = {
-    "errors": set(),
-    "coco_categories": set(),
-    "labels": {"errors", "coco_categories"},
-    "panoptic_map": {"errors", "labels"},
-    "images": {"errors"},
-    "preprocess": {"errors"},
-}
+LINE = [
+    "errors",
+    "files",
+    "text",
+    "parallel",
+    "coco_categories",
+    "labels",
+    "images",
+    "preprocess",
+    "panoptic_map",
+    "checked",
+    "training_fields",
+    "settings",
+    "recipe",
+    "pictures",
+    "dataset",
+    "annotations",
+    "model",
+    "evaluation",
+    "labeling",
+    "training",
+    "predict",
+    "report",
+    "trace",
+    "app",
+    "hub",
+    "demo",
+    "processing",
+    "doctor",
+    "road",
+    "cli",
+]
 
 
-def may_know(room: str, other: str) -> bool:
-    if room == other:
-        return True
-    if room in GROUND:
-        return other in GROUND_KNOWS[room]
-    if FLOOR[room] == 1:
-        return other in GROUND
-    if FLOOR[room] == 2:
-        return other in GROUND | KNOWS[room]
-    return FLOOR[other] <= FLOOR[room]
-
-
-def room_of(module: str) -> str:
-    """`hf_detr_panoptic.data.check` → `data`."""
-    return module.split(".")[1]
-
-
-def imports(path: Path, root: Path) -> Iterator[tuple[str, int]]:
-    """Every module of ours that a file imports, at its top or inside a function, and the line."""
-    package = list(path.relative_to(root).with_suffix("").parts[:-1])
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name.split(".")[0] == PACKAGE:
-                    yield alias.name, node.lineno
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            module = ".".join([*base, *([node.module] if node.module else [])])
-            if module == PACKAGE:
-                for alias in node.names:
-                    yield f"{PACKAGE}.{alias.name}", node.lineno
-            elif module.split(".")[0] == PACKAGE:
-                yield module, node.lineno
-
-
-def broken_rules(root: Path) -> list[str]:
-    found = []
-    for path in sorted((root / PACKAGE).rglob("*.py")):
-        module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
-        if module == PACKAGE:
-            continue  # the lazy front door names every room
-        for imported, line in imports(path, root):
-            if "." not in imported or room_of(imported) not in FLOOR:
-                continue  # the package itself, or one of its public names
-            if not may_know(room_of(module), room_of(imported)):
-                found.append(f"{path.relative_to(root)}:{line} imports {imported}")
+def modules(root: Path) -> dict[str, Path]:
+    """`dataset.check` → its file; a room's `__init__.py` is the room, the package's own is left out: it names all."""
+    found = {}
+    for path in (root / PACKAGE).rglob("*.py"):
+        parts = path.relative_to(root / PACKAGE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    found.pop("", None)
     return found
 
 
-def test_every_room_keeps_to_its_floor(root: Path) -> None:
-    assert broken_rules(root) == []
+def imported(path: Path, known: dict[str, Path], root: Path) -> Iterator[tuple[str, int]]:
+    """Every module of ours that a file imports, at its top or inside a function, with the line; not for types."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    package = list(path.relative_to(root).parts[:-1])
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            names = [f"{module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            ours = name.removeprefix(f"{PACKAGE}.")
+            if ours != name:
+                yield next((m for m in (ours, ours.rpartition(".")[0]) if m in known), ours), node.lineno
 
 
-def test_every_room_is_on_a_floor(root: Path) -> None:
-    rooms = {path.stem for path in (root / PACKAGE).iterdir() if path.suffix == ".py" or path.is_dir()}
-    assert rooms - {"__init__", "__pycache__"} <= set(FLOOR)
+def against_the_line(root: Path) -> list[str]:
+    known = modules(root)
+    place = {room: number for number, room in enumerate(LINE)}
+    found = []
+    for module, path in sorted(known.items()):
+        for other, line in imported(path, known, root):
+            room, its = module.split(".")[0], other.split(".")[0]
+            if other in known and place[its] > place[room]:
+                found.append(f"{path.relative_to(root)}:{line} imports {other}")
+    return found
+
+
+def circle(root: Path) -> list[str]:
+    """Files that import each other in a ring, if any do."""
+    known = modules(root)
+    graph = {module: {other for other, _ in imported(path, known, root)} - {module} for module, path in known.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_every_room_stands_in_the_line(root: Path) -> None:
+    rooms = {module.split(".")[0] for module in modules(root)}
+    assert rooms <= set(LINE)
+
+
+def test_no_room_uses_a_later_one(root: Path) -> None:
+    assert against_the_line(root) == []
+
+
+def test_no_files_import_each_other(root: Path) -> None:
+    assert circle(root) == []
 
 
 @pytest.mark.parametrize(
     ("file", "line"),
     [
-        ("data/check.py", "from ..model import modeling"),
-        ("model/modeling.py", "import hf_detr_panoptic.data.check"),
+        ("dataset/check.py", "from ..model import modeling"),
+        ("model/modeling.py", "import hf_detr_panoptic.labeling.overlay"),
         ("labels.py", "from .panoptic_map import PanopticMap"),
-        ("labeling/overlay.py", "def f():\n    from ..training.arguments import find_recipe"),
-        ("evaluation/metric/metric.py", "from hf_detr_panoptic.visual.draw import draw"),
-        ("steps/doctor.py", "from .. import cli"),
+        ("labeling/overlay.py", "def f():\n    from ..training.train import run_recipe"),
+        ("evaluation/metric/metric.py", "from hf_detr_panoptic.report.report import write_report"),
+        ("doctor.py", "from . import cli"),
     ],
 )
-def test_a_broken_rule_is_found(tmp_path: Path, file: str, line: str) -> None:
-    path = tmp_path / PACKAGE / file
-    path.parent.mkdir(parents=True)
-    path.write_text(line)
-    assert len(broken_rules(tmp_path)) == 1
+def test_a_use_of_a_later_room_is_found(tmp_path: Path, file: str, line: str) -> None:
+    later = ("model/modeling", "labeling/overlay", "panoptic_map", "training/train", "report/report", "cli")
+    for name in (*later, file.removesuffix(".py")):
+        path = (tmp_path / PACKAGE / name).with_suffix(".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    (tmp_path / PACKAGE / file).write_text(line)
+    assert len(against_the_line(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("last", "ring"), [("from .a import x", 3), ("if TYPE_CHECKING:\n    from .a import x", 0), ("import torch", 0)]
+)
+def test_a_circle_is_found(tmp_path: Path, last: str, ring: int) -> None:
+    room = tmp_path / PACKAGE / "dataset"
+    room.mkdir(parents=True)
+    (room / "a.py").write_text("def f():\n    from . import b")
+    (room / "b.py").write_text(last)
+    assert len(circle(tmp_path)) == ring

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hf_detr_panoptic.errors import RecipeError
-from hf_detr_panoptic.training.arguments import find_recipe, recipe_folder, recipe_names
+from hf_detr_panoptic.recipe import find_recipe, recipe_folder, recipe_names
 
 
 def test_setup_cfg_lists_every_package(root: Path) -> None:
@@ -71,7 +71,7 @@ def from_the_wheel(site: Path) -> dict[str, str]:
 @pytest.mark.slow
 def test_a_wheel_installed_elsewhere_runs_and_finds_its_recipes(site: Path, tmp_path: Path) -> None:
     code = (
-        "import hf_detr_panoptic, hf_detr_panoptic.training.arguments as a;"
+        "import hf_detr_panoptic, hf_detr_panoptic.recipe as a;"
         "print(hf_detr_panoptic.__file__); print(a.find_recipe('construction'))"
     )
     python = [sys.executable, "-P", "-c", code]

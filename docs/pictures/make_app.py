@@ -13,8 +13,8 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from hf_detr_panoptic.demo.demo import teacher_folder
 from hf_detr_panoptic.demo.scenes import scenes
-from hf_detr_panoptic.demo.shipped_teacher import teacher_folder
 from hf_detr_panoptic.hub.app import build_app, serve
 from hf_detr_panoptic.steps.app import app_model
 

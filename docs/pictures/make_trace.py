@@ -41,7 +41,7 @@ def pictures(model: str | None = None, folder: Path = HERE) -> list[Path]:
     from hf_detr_panoptic.steps.trace.command import load_model, trace_photo
 
     if model is None:
-        from hf_detr_panoptic.demo.shipped_teacher import teacher_folder
+        from hf_detr_panoptic.demo.demo import teacher_folder
 
         model = str(teacher_folder())
     written = []

@@ -1,8 +1,4 @@
-"""Synthetic photos of a construction site with their full panoptic truth, each a function of (seed, index).
-
-A scene is laid out in metres, so one (seed, index) shows the same things at every size. Picture and truth are painted
-by the same strokes; something of which less than `MIN_SHARE` of the picture would be seen is left out of both.
-"""
+"""Synthetic photos of a construction site with their full panoptic truth, each a function of (seed, index)."""
 
 from __future__ import annotations
 
@@ -14,12 +10,47 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
-from ..labels import LabelSpace
+from ..labels import Category, LabelSpace
 from ..panoptic_map import PanopticMap, Segment
-from . import backdrop, materials, things
-from .finish import air, crop, ground_texture, lens_and_sensor, sky, tile
-from .site import SITE, TEACHER
+from . import backdrop, things
+from . import things as materials
+from .backdrop import air, crop, ground_texture, lens_and_sensor, sky, tile
 from .view import OUTLINE_ONLY, Colour, Sketch, View
+
+_COCO = {category.name: category for category in LabelSpace.coco()}
+
+
+def _known(name: str) -> Category:
+    coco = _COCO[name]
+    return Category(name, coco.isthing, coco.color, "auto", coco.supercategory)
+
+
+TEACHER = LabelSpace(
+    [
+        *(_known(name) for name in ("person", "car", "truck")),
+        Category("traffic cone", True, (255, 122, 0), "auto", "outdoor"),
+        Category("ladder", True, (250, 230, 90), "auto", "outdoor"),
+        *(
+            _known(f"{name}-merged")
+            for name in ("sky-other", "building-other", "tree", "fence", "dirt", "pavement", "grass")
+        ),
+    ]
+)
+"""What the teacher was trained on: five things, seven kinds of stuff."""
+
+CUSTOM = LabelSpace(
+    [
+        Category("brick stack", True, (200, 60, 30), "custom", "material"),
+        Category("pipe", True, (30, 140, 220), "custom", "material"),
+        Category("rebar bundle", True, (130, 60, 150), "custom", "material"),
+        Category("cement bag", True, (240, 200, 160), "custom", "material"),
+    ]
+)
+"""What the person marks, and the teacher has never seen."""
+
+SITE = LabelSpace([*TEACHER, *CUSTOM])
+"""All of it. The teacher's classes come first: their labels are the same in both spaces."""
+
 
 FINE = 2
 """Strokes are painted on a canvas this many times as wide, then averaged."""

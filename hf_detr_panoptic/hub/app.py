@@ -10,18 +10,9 @@ from html import escape
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from ..data.stored_photos import encode_photo
+from ..dataset.photos import encode_photo
 from ..errors import HfDetrPanopticError
-from .app_view import (
-    AppModel,
-    Look,
-    Point,
-    legend_html,
-    look_at,
-    open_photo,
-    problem_html,
-    segment_html,
-)
+from .app_view import AppModel, Look, Point, legend_html, look_at, open_photo, problem_html, segment_html
 
 if TYPE_CHECKING:
     import gradio

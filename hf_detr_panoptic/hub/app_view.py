@@ -14,13 +14,13 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from ..data.stored_photos import resized_map, stored_names
-from ..data.writer import DatasetWriter
+from ..dataset.photos import resized_map, stored_names
+from ..dataset.writer import DatasetWriter
 from ..errors import HfDetrPanopticError
 from ..images import open_image
 from ..labels import LabelSpace
 from ..panoptic_map import Box, PanopticMap, Segment
-from ..visual.draw import class_color, draw
+from ..pictures.draw import class_color, draw
 
 SHOWN_SIDE = 1280  # pixels of a picture's longer side in the browser; the download has all of them
 MAX_PIXELS = 60_000_000

@@ -131,7 +131,18 @@ model = DetrForSegmentation.from_pretrained("{repository}", revision="{stage}")
 
 
 # Keys whose texts are names of classes or a pattern, whatever they look like.
-_NO_PATHS = ("labels", "keep", "drop", "merge", "rename", "things", "stuff", "priority", "leaky", "group_by")
+_NO_PATHS: tuple[str, ...] = (
+    "labels",
+    "keep",
+    "drop",
+    "merge",
+    "rename",
+    "things",
+    "stuff",
+    "labeler_stuff",
+    "priority",
+)
+_NO_PATHS += ("group_pattern", "pattern", "values")
 
 
 def without_places(data: Any, here: Path, people: Iterable[str]) -> Any:

@@ -30,7 +30,7 @@ class _Contents:
 
     @classmethod
     def read(cls, folder: Path) -> _Contents:
-        from ..data.loading import load_panoptic
+        from ..dataset.rows import load_panoptic
 
         loaded = load_panoptic(folder)
         segments = Counter[tuple[str, int, str]]()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..data.bare_photos import bare_photo
+from ..dataset.photos import bare_photo
 from .front_matter import checked_license, with_front_matter
 from .model_page import AGREEMENT, is_agreement, model_page
 from .pictures import FOLDER, Pictures

@@ -11,11 +11,11 @@ from typing import Any
 
 from PIL import Image
 
-from ..data.stored_photos import encode_photo, shrunk, write_atomically
+from ..dataset.photos import encode_photo, shrunk, write_atomically
 from ..errors import HubError
 from ..panoptic_map import PanopticMap
-from ..visual.draw import draw
-from ..visual.panels import panels
+from ..pictures.draw import draw
+from ..pictures.panels import panels
 from .run_facts import read_mapping
 
 FOLDER = "pictures"

@@ -172,7 +172,7 @@ def labeler_of(folder: Path) -> tuple[str | None, float | None]:
 
 
 def _counted(folder: Path) -> tuple[dict[str, int], Counter[tuple[str, str, str]]]:
-    from ..data.coco_panoptic import read_dataset
+    from ..dataset.coco_panoptic import read_dataset
 
     try:
         splits = read_dataset(folder)

@@ -117,7 +117,7 @@ pip install "{PACKAGE}"
 
 ```python
 from hf_detr_panoptic import load_panoptic
-from hf_detr_panoptic.data.loading import rows_of
+from hf_detr_panoptic.dataset.rows import rows_of
 
 data = load_panoptic("{repository}")
 scene = rows_of(data["{split}"], data.label_space)[0].map()

@@ -22,13 +22,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..data.writer import encode_ids
+from ..dataset.writer import encode_ids
 from ..errors import DatasetError, HfDetrPanopticError
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap, Segment, rgb_to_ids
 
 FORMAT = 1  # counts up whenever the same labeler and settings would answer otherwise
-FLOOR = 0.5
 
 _ABOUT = "labeler.json"
 _KEYWORD = b"hf_detr_panoptic"

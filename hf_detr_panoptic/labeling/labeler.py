@@ -1,30 +1,144 @@
-"""A labeler over many photos: in batches, while files are read and written; what is there already is not made again.
-
-Batches are planned from the sorted full list before anything is skipped, and are the unit of resuming and of sharing:
-what else is in a batch moves a logit in its last bits, so a photo must meet the same neighbours whatever was
-interrupted and however many processes there are.
-"""
+"""A labeler over many photos: which model it is, batches planned and shared out, answers kept on disk."""
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..data.near_copies import digest_of
-from ..errors import HfDetrPanopticError, ImageError, ModelError
+from ..dataset.copies import digest_of
+from ..errors import HfDetrPanopticError, ImageError, LabelError, ModelError, RecipeError
 from ..images import open_image
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
-from .autolabels import FLOOR, AutoLabels
-from .photos import Photo, Problem, read_photo
+from ..recipe import add_prepare_flags, prepare_settings
+from ..settings import DEFAULT_MODEL, FLOOR, Prepare
+from .autolabels import AutoLabels
+from .inputs import Photo, Problem, read_photo
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
+
+    from ..model.modeling import DetrForPanopticSegmentation
+    from ..preprocess import Preprocess
+    from .inputs import Inputs
+
+
+class DetrLabeler:
+    """A DETR with the settings that a night of labeling needs; photos of a call go through the model together."""
+
+    def __init__(self, model: DetrForPanopticSegmentation, precision: str = "fp32") -> None:
+        self.model = model
+        self.precision = precision
+        self._space = model.label_space
+        self._fingerprint = model.fingerprint if precision == "fp32" else f"{model.fingerprint}-{precision}"
+
+    @property
+    def label_space(self) -> LabelSpace:
+        return self._space
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self.model.preprocess
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def segment(self, images: Any, threshold: float) -> list[PanopticMap]:
+        return self.model.segment(
+            images, threshold=threshold, precision=self.precision, batch_size=max(1, len(images))
+        )
+
+
+def load_labeler(
+    labeler: Any = DEFAULT_MODEL, stuff: Iterable[str] | None = None, precision: str = "fp32", device: Any = None
+) -> Labeler:
+    """A labeler from a checkpoint's folder or name, or from a model; what is a labeler already comes back as it is.
+
+    `stuff` names its stuff classes where neither its configuration nor COCO can say.
+    """
+    from ..model.modeling import DetrForPanopticSegmentation
+
+    if isinstance(labeler, DetrForPanopticSegmentation):
+        return DetrLabeler(labeler, precision)
+    if not isinstance(labeler, str | os.PathLike):
+        return labeler  # type: ignore[no-any-return]
+    family = _config_of(labeler).get("model_type")
+    try:
+        if family == "detr":
+            loaded: Any = DetrForPanopticSegmentation.from_pretrained(labeler, stuff=stuff, output_loading_info=True)
+            model, info = loaded
+            if any(str(key).startswith("mask_head.") for key in info["missing_keys"]):
+                raise ModelError(
+                    "is a detection checkpoint: it knows boxes, and no masks",
+                    where=str(labeler),
+                    fix=f"Use {DEFAULT_MODEL}.",
+                )
+            return DetrLabeler(model.to(device or "cpu").eval(), precision)
+        from ..model.universal import UniversalLabeler
+
+        return UniversalLabeler.from_pretrained(labeler, stuff=stuff, precision=precision, device=device)
+    except LabelError as error:
+        raise _which_are_stuff(error, str(labeler)) from error
+
+
+def labeler_space(labeler: Any, stuff: Iterable[str] | None = None) -> LabelSpace | None:
+    """The classes of a labeler by its configuration alone, no weights; None where that cannot be had."""
+    if not isinstance(labeler, str | os.PathLike):
+        space = getattr(labeler, "label_space", None)
+        return space if isinstance(space, LabelSpace) else None
+    try:
+        fields = _config_of(labeler)
+    except ModelError:
+        if Path(labeler).exists() or str(labeler) != DEFAULT_MODEL:
+            raise
+        return LabelSpace.coco()  # known by heart: a dry run needs no network
+    try:
+        return LabelSpace.from_config(fields, stuff=stuff)
+    except LabelError as error:
+        raise _which_are_stuff(error, str(labeler)) from error
+
+
+def _config_of(labeler: str | os.PathLike[str]) -> Mapping[str, Any]:
+    from transformers import PreTrainedConfig
+    from transformers.utils.hub import cached_file
+
+    from ..model.checkpoints import hub_arguments
+
+    hub = hub_arguments(labeler, {})
+    try:
+        if cached_file(str(labeler), "config.json", _raise_exceptions_for_missing_entries=False, **hub) is None:
+            raise ModelError("there is no config.json", where=str(labeler), fix="A labeler is a folder with one.")
+        fields, _ = PreTrainedConfig.get_config_dict(str(labeler), **hub)
+    except OSError as error:
+        raise ModelError(
+            f"the labeler cannot be found ({str(error).splitlines()[0]})",
+            where=str(labeler),
+            fix=f"Check the name; the default is {DEFAULT_MODEL}.",
+        ) from error
+    return fields
+
+
+def _which_are_stuff(error: LabelError, where: str) -> LabelError:
+    if "things or stuff" not in error.what:
+        return error
+    return LabelError(
+        error.what, where=where, fix="Say which are stuff: --labeler-stuff sky,road (or '' if all are things)."
+    )
+
 
 _READERS = 4
 _WRITERS = 2
@@ -206,3 +320,118 @@ def _bar(total: int, initial: int, share: tuple[int, int], progress: bool) -> An
         smoothing=0.05,
         disable=not progress,
     )
+
+
+@dataclass(frozen=True)
+class LabelledPhotos:
+    """Every photo that can be used, with the labeler's answers on disk."""
+
+    inputs: Inputs
+    photos: list[Photo]
+    problems: list[Problem]
+    answers: AutoLabels
+
+
+def label_photos(settings: Prepare, progress: bool = False, shard: tuple[int, int] = (0, 1)) -> LabelledPhotos | None:
+    """Inputs read, photos looked at, each of them labelled by one process. None for all processes but the first.
+
+    `shard` (number, of how many) is for machines that share nothing but a folder: each does its own part.
+    """
+    from accelerate import PartialState
+
+    from ..steps.processes import guard_processes, told_to_all
+    from .autolabels import AutoLabels
+    from .inputs import Earlier, label_space, read_inputs, survey
+
+    processes = guard_processes(timedelta(days=7))
+    state = PartialState()
+    first = state.is_main_process
+    if settings.threads is not None:
+        import torch
+
+        torch.set_num_threads(settings.threads)
+    inputs = read_inputs(settings)
+    Earlier.of(settings.folder)  # raises where the folder is somebody else's: better now than after a night
+    names = inputs.names[state.process_index :: processes]
+    shares = told_to_all(lambda: survey(settings.images, names, progress=progress and first))
+    photos = sorted((photo for found, _ in shares for photo in found), key=lambda photo: photo.name)
+    problems = sorted((problem for _, found in shares for problem in found), key=lambda problem: problem.photo)
+    if settings.strict:
+        raise_first(problems)
+    labeler = load_labeler(settings.labeler, settings.labeler_stuff, settings.precision, state.device)
+    label_space(settings, labeler.label_space, inputs.custom)  # classes that cannot be joined: said before the work
+    answers = AutoLabels.open(
+        settings.folder / "autolabels", labeler.label_space, labeler_settings(labeler, FLOOR, settings.batch_size)
+    )
+    share = (state.process_index * shard[1] + shard[0], processes * shard[1])
+    done = told_to_all(
+        lambda: label(
+            labeler,
+            settings.images,
+            photos,
+            answers,
+            batch_size=settings.batch_size,
+            share=share,
+            progress=progress and first,
+        )
+    )
+    if not first:
+        return None
+    failed = {problem.photo: problem for each in done for problem in each.problems}
+    if settings.strict:
+        raise_first(list(failed.values()))
+    usable = [photo for photo in photos if photo.name not in failed]
+    return LabelledPhotos(inputs, usable, [*problems, *failed.values()], answers)
+
+
+def raise_first(problems: list[Problem]) -> None:
+    """What --strict asks for."""
+    from ..errors import ImageError
+
+    for problem in problems:
+        raise ImageError(problem.what, where=problem.where or problem.photo, fix=problem.fix)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_prepare_flags(parser)
+    parser.add_argument("--shard", metavar="I/N", help="the i-th of n machines: this part of the photos only")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Only the labeling: every photo through the labeler, its answers kept where `prepare` and `overlay` find them.
+
+      hf-detr-panoptic autolabel --images photos/ --out data/site
+      hf-detr-panoptic autolabel --images photos/ --out /mnt/shared/site --shard 2/3    # the second of three machines
+
+    With --annotations only the photos that `prepare` would use. Machines that share a folder and nothing else each
+    take a shard: shards are told by number, so no machine waits for another, and none leaves a lock behind when it
+    dies. What a machine left undone the next command makes up for, on any machine.
+    """
+
+    from ..steps.refusals import clear_errors
+
+    settings = prepare_settings(args)
+    with clear_errors(settings.folder):
+        labelled = label_photos(settings, progress=True, shard=_shard(args.shard))
+    if labelled is None:
+        return 0
+    for problem in labelled.problems[:10]:
+        print(problem)
+    if args.shard:
+        print(f"shard {args.shard} of {len(labelled.photos)} photos is labelled: {labelled.answers.folder}")
+        print("next: when all shards are, hf-detr-panoptic prepare with the same settings, on one machine")
+        return 0
+    labelled.answers.sweep()
+    print(f"{len(labelled.photos)} photos are labelled: {labelled.answers.folder}")
+    print(f"next: hf-detr-panoptic overlay --images {settings.images} --annotations MARKS --out {settings.folder}")
+    return 0
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    """ "2/3" → (1, 3)."""
+    if text is None:
+        return 0, 1
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise RecipeError(f"--shard cannot be {text!r}", fix="Write 2/3 for the second of three machines.")
+    return int(number) - 1, int(count)

@@ -1,9 +1,4 @@
-"""The person's marks on top of the labeler's map: every pixel ends up theirs, the labeler's, or void.
-
-A labeler that never saw the person's classes calls their objects something else, and its outline never agrees with
-theirs: lay one over the other, and a rim of the wrong class stays around each object. The rules here say which of the
-labeler's pixels may still be believed. `benchmarks/overlay_rules.py` measures each of them against a known truth.
-"""
+"""The person's marks on top of the labeler's map: every pixel ends up theirs, the labeler's, or void."""
 
 from __future__ import annotations
 
@@ -14,21 +9,126 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
+from ..annotations.marks import is_void_name
 from ..errors import AnnotationError, LabelError, RecipeError, did_you_mean
 from ..labels import LabelSpace
 from ..panoptic_map import Box, PanopticMap, Segment
-from .annotations.marks import is_void_name
-from .marked_pixels import Crop, Shape, painting_order, rank, shapes_of
-from .overlay_rules import OverlayRules
+from ..settings import OverlayRules
 
 if TYPE_CHECKING:
-    from .annotations.marks import Mark
+    from ..annotations.marks import Mark
+
+
+Crop = tuple[slice, slice]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The `place`-th mark of a photo as pixels: bool [h, w], the part of the photo that `crop` cuts out.
+
+    `by`: "outline" as drawn, "refined" to a segment of the labeler, the "rectangle" itself, or "skipped".
+    """
+
+    mark: Mark
+    place: int
+    crop: Crop
+    mask: npt.NDArray[np.bool_]
+    area: int
+    by: str
+
+
+def shapes_of(auto: PanopticMap, marks: Sequence[Mark], boxes: str, box_fit: float) -> list[Shape]:
+    """The shape of each mark, in the order of the marks. A void rectangle means all of itself: it is never refined."""
+    rectangles = [place for place, mark in enumerate(marks) if mark.rle is None and not mark.void]
+    fitting = best_fits(auto, {place: marks[place].box for place in rectangles}, box_fit) if boxes == "refine" else {}
+    shapes = []
+    for place, mark in enumerate(marks):
+        if mark.rle is not None:
+            crop, mask, by = *_outline(mark, auto), "outline"
+        else:
+            crop = _rectangle(mark, auto)
+            mask, by = np.ones((crop[0].stop - crop[0].start, crop[1].stop - crop[1].start), dtype=bool), "rectangle"
+            if boxes == "skip" and not mark.void:
+                mask, by = np.zeros_like(mask), "skipped"
+            elif place in fitting:
+                mask, by = auto.ids[crop] == fitting[place], "refined"
+        shapes.append(Shape(mark, place, crop, mask, int(np.count_nonzero(mask)), by))
+    return shapes
+
+
+def best_fits(
+    auto: PanopticMap, rectangles: dict[int, tuple[float, float, float, float]], minimum: float
+) -> dict[int, int]:
+    """place of a rectangle → id of the auto segment whose tight box has the largest IoU with it, at least `minimum`.
+
+    Each segment goes to one rectangle, the best pair first. The labeler's score does not matter here: the person
+    vouches for the object.
+    """
+    if not rectangles or not auto.segments:
+        return {}
+    tight = auto.boxes()
+    crowds = {segment.id for segment in auto.segments if segment.crowd}
+    pairs = [
+        (-box_iou(box, tight[segment_id]), place, segment_id)
+        for place, box in rectangles.items()
+        for segment_id in tight
+        if segment_id not in crowds
+    ]
+    found: dict[int, int] = {}
+    for loss, place, segment_id in sorted(pairs):
+        if -loss >= max(minimum, 1e-9) and place not in found and segment_id not in found.values():
+            found[place] = segment_id
+    return found
+
+
+def painting_order(shapes: Sequence[Shape], priority: Sequence[str], collisions: str) -> list[Shape]:
+    """From the bottom to the top: by `priority`, then the smaller (unless `collisions` is "file"), then file order."""
+    return sorted(
+        shapes, key=lambda shape: (-rank(shape, priority), -shape.area if collisions != "file" else 0, shape.place)
+    )
+
+
+def rank(shape: Shape, priority: Sequence[str]) -> int:
+    """0 for the first name of the priority list; names that it does not have lie below all that it has."""
+    return priority.index(shape.mark.name) if shape.mark.name in priority else len(priority)
+
+
+def box_iou(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """Of two (x, y, width, height)."""
+    wide = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
+    high = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+    shared = max(wide, 0.0) * max(high, 0.0)
+    union = one[2] * one[3] + other[2] * other[3] - shared
+    return shared / union if union > 0 else 0.0
+
+
+def _outline(mark: Mark, auto: PanopticMap) -> tuple[Crop, npt.NDArray[np.bool_]]:
+    from pycocotools import mask as coco_mask
+
+    assert mark.rle is not None
+    height, width = (int(side) for side in mark.rle["size"])
+    if (height, width) != auto.ids.shape:
+        raise AnnotationError(
+            f"the mark was drawn on {width}×{height} pixels, the photo has {auto.width}×{auto.height}",
+            where=mark.where,
+            fix="Scale the annotations to the photo, or give the photo that was annotated.",
+        )
+    x, y, w, h = (int(side) for side in coco_mask.toBbox(mark.rle))
+    crop = slice(y, y + h), slice(x, x + w)
+    return crop, coco_mask.decode(mark.rle)[crop].astype(bool)
+
+
+def _rectangle(mark: Mark, auto: PanopticMap) -> Crop:
+    """The pixels whose centre lies in the box; an empty crop where the box is beside the photo."""
+    x, y, w, h = mark.box
+    left, right = (int(np.clip(np.ceil(edge - 0.5), 0, auto.width)) for edge in (x, x + w))
+    top, bottom = (int(np.clip(np.ceil(edge - 0.5), 0, auto.height)) for edge in (y, y + h))
+    return slice(top, max(top, bottom)), slice(left, max(left, right))
+
 
 # Where a pixel can end up: with the person, with the labeler, or void for one of these reasons.
 FATES = ("custom", "auto", "void mark", "leakage", "fragment", "low score", "no class", "unlabelled")
-_REACH = 5  # pixels: a piece of an already merged map that is this near to a mark was cut by it
 
 
 @dataclass(frozen=True)
@@ -76,7 +176,7 @@ def overlay(
     `LabelSpace.mapping`) says what becomes of its classes after that.
     """
     rules = rules or OverlayRules()
-    _check_names(rules, auto.space, space)
+    _check_names(rules, space)
     labels = [None if mark.void else _label(mark, space) for mark in marks]
     targets = [_target(auto, segment, space, names) for segment in auto.segments]
 
@@ -145,10 +245,7 @@ class _Member:
     pixels: int
 
 
-def _check_names(rules: OverlayRules, labeler: LabelSpace, space: LabelSpace) -> None:
-    for name in rules.leaky:
-        if name not in labeler.names:
-            raise RecipeError(f"leaky: the labeler has no class {name!r}", fix=did_you_mean(name, labeler.names))
+def _check_names(rules: OverlayRules, space: LabelSpace) -> None:
     for name in rules.priority:
         if name not in space.names and not is_void_name(name):
             raise RecipeError(f"priority: no class is called {name!r}", fix=did_you_mean(name, space.names))
@@ -239,8 +336,6 @@ def _verdicts(
             verdict = _Verdict("covered", 0)
         elif category.isthing and rules.leakage is not None and gone >= rules.leakage * area:
             verdict = _Verdict("leakage", left)
-        elif category.name in rules.leaky:
-            verdict = _without(left, _leaked_pieces(auto, segment, box, owner, under.sum(axis=1)), "leakage")
         elif gone and category.isthing:
             verdict = _without(left, _cut_off(auto, segment, box, owner, rules.min_area), "fragment")
         elif gone and left < rules.min_area:
@@ -260,6 +355,8 @@ def _cut_off(
     auto: PanopticMap, segment: Segment, box: Box, owner: npt.NDArray[np.int32], min_area: int
 ) -> npt.NDArray[np.int64]:
     """Flat places of the pieces below `min_area` that the marks cut off; pieces that were small before stay."""
+    from scipy import ndimage
+
     crop = _crop(box)
     body, marked = auto.ids[crop] == segment.id, owner[crop] > 0
     pieces, count = ndimage.label(body & ~marked)
@@ -274,25 +371,6 @@ def _cut_off(
     touched[pieces[rows, columns][beside]] = True
     cut = touched[pieces[rows, columns]]
     return _flat(auto, crop, rows[cut], columns[cut])
-
-
-def _leaked_pieces(
-    auto: PanopticMap,
-    segment: Segment,
-    box: Box,
-    owner: npt.NDArray[np.int32],
-    visible: npt.NDArray[np.int64],
-) -> npt.NDArray[np.int64]:
-    """Flat places of the pieces that reach a mark of at least their own size."""
-    crop = _crop(box, margin=_REACH)
-    pieces, count = ndimage.label((auto.ids[crop] == segment.id) & (owner[crop] == 0))
-    nearby = ndimage.maximum_filter(visible[owner[crop]], size=2 * _REACH + 1)
-    sizes = np.bincount(pieces.reshape(-1), minlength=count + 1)
-    largest = np.zeros(count + 1, dtype=np.int64)
-    np.maximum.at(largest, pieces.reshape(-1), nearby.reshape(-1))
-    leaked = largest >= sizes
-    leaked[0] = False
-    return _flat(auto, crop, *np.nonzero(leaked[pieces]))
 
 
 def _crop(box: Box, margin: int = 0) -> Crop:

@@ -1,13 +1,8 @@
-"""A dataset out to CVAT for a person to correct, and what they corrected back in, matched by names.
-
-Out: a zip that CVAT imports into a task with the same photos, as COCO panoptic or as COCO instances (masks, not
-polygons, so that not a pixel changes on the way). Back: CVAT's file is the truth for the photos in it. Segments that
-come back as they went stay what they were; changed and new ones are the person's; where they deleted one, its pixels
-are void.
-"""
+"""A dataset out to CVAT for a person to correct, and what they corrected back in, matched by names."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..data.coco_panoptic import Record
-from ..data.writer import encode_ids
+from ..annotations.pages import PhotoIndex
+from ..dataset.coco_panoptic import Record
+from ..dataset.writer import encode_ids
 from ..errors import AnnotationError, LabelError, did_you_mean
 from ..labels import Category, LabelSpace, default_color
 from ..panoptic_map import PanopticMap, Segment
-from .annotations.matching import PhotoIndex
+from ..settings import OverlayRules
 from .overlay import overlay
-from .overlay_rules import OverlayRules
 
 if TYPE_CHECKING:
-    from .annotations.marks import Annotations, Mark
+    from ..annotations.marks import Annotations, Mark
+
 
 FORMATS = ("coco-panoptic", "coco")
 SAME = 0.99  # IoU: drawing programs move a border by a pixel; a person moves it further
@@ -210,3 +206,136 @@ def _iou(shared: int, one: int, other: int) -> float:
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     archive.writestr(zipfile.ZipInfo(name, _DATE), content, compress_type=zipfile.ZIP_DEFLATED)
+
+
+def export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", type=Path, help="a folder that prepare wrote, or any in COCO panoptic format")
+    parser.add_argument("file", type=Path, help="the zip to write")
+    parser.add_argument("--format", default="coco-panoptic", help="coco-panoptic or coco: instances (%(default)s)")
+    parser.add_argument("--split", help="this part alone (all)")
+    parser.add_argument("--photos", metavar="A,B", help="these photos alone, by name")
+    parser.add_argument(
+        "--names", default="original", help="of the photos: original, or stored as in images/ (%(default)s)"
+    )
+
+
+def export_main(args: argparse.Namespace) -> int:
+    """A dataset, or some of its photos, as a file that CVAT imports: for a person to correct what was labelled.
+
+      hf-detr-panoptic export-review data/site review.zip --split val
+
+    In CVAT: make a task with the same photos and the labels of review_labels.json (label editor, "Raw"), then upload
+    annotations, as "COCO Panoptic 1.0" or, with --format coco, as "COCO 1.0".
+    """
+
+    from ..dataset.coco_panoptic import read_dataset
+    from ..dataset.photos import write_atomically
+    from ..errors import DatasetError, RecipeError, did_you_mean
+    from ..steps.refusals import clear_errors
+
+    for what, word, known in (("--format", args.format, FORMATS), ("--names", args.names, ("original", "stored"))):
+        if word not in known:
+            raise RecipeError(f"{what} cannot be {word!r}", fix=did_you_mean(word, known))
+    dataset = read_dataset(args.dataset)
+    if args.split is not None and args.split not in dataset:
+        raise DatasetError(
+            f"there is no split {args.split!r}", where=str(args.dataset), fix=did_you_mean(args.split, dataset)
+        )
+    records = [record for name, split in dataset.items() if args.split in (None, name) for record in split]
+    if args.photos:
+        by_name = {name: record for record in records for name in (known_name(record), record.file_name)}
+        wanted = [name.strip() for name in args.photos.split(",") if name.strip()]
+        for name in wanted:
+            if name not in by_name:
+                raise DatasetError(
+                    f"there is no photo {name!r}", where=str(args.dataset), fix=did_you_mean(name, by_name)
+                )
+        records = list({id(by_name[name]): by_name[name] for name in wanted}.values())
+    if not records:
+        raise DatasetError("there is no photo to review", where=str(args.dataset))
+    with clear_errors(args.file):
+        count = export_review(records, args.file, args.format, stored_names=args.names == "stored")
+        labels = args.file.with_name(f"{args.file.stem}_labels.json")
+        write_atomically(labels, (json.dumps(labels_for_cvat(records[0].space), indent=1) + "\n").encode())
+    print(f"{count} segments on {len(records)} photos: {args.file}; the labels of the task: {labels}")
+    if args.names == "original" and _was_shrunk(args.dataset):
+        print("the dataset has its photos smaller than they were: upload its images/ to CVAT, and use --names stored")
+    print(f"next: correct them in CVAT, then hf-detr-panoptic import-review {args.dataset} CORRECTED.zip --out NEW")
+    return 0
+
+
+def _was_shrunk(dataset: Path) -> bool:
+    """Whether `prepare` was told a --max-size."""
+    try:
+        return bool(json.loads((dataset / "prepare.json").read_bytes())["settings"]["max_size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def import_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", type=Path, help="the folder that export-review was given")
+    parser.add_argument("file", type=Path, help="CVAT's export: COCO, COCO panoptic, CVAT XML, segmentation mask …")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new dataset")
+    parser.add_argument("--add", metavar="A,B", default="", help="new classes that are meant")
+    parser.add_argument("--stuff", metavar="A,B", default="", help="those of them that are stuff")
+    parser.add_argument("--strict", action="store_true", help="stop at the first photo that cannot be read")
+
+
+def import_main(args: argparse.Namespace) -> int:
+    """What a person corrected in CVAT, back into the dataset: a new one, with the same photos on the same sides.
+
+      hf-detr-panoptic import-review data/site corrected.zip --out data/site-reviewed
+
+    For the photos in the file it is the truth: what came back unchanged stays as it was, changed and new segments are
+    marked as the person's, and deleted ones become void. Photos that are not in it stay as they were.
+    """
+
+    from ..annotations.read import read_annotations
+    from ..dataset.coco_panoptic import read_dataset
+    from ..dataset.writer import SPLITS, DatasetWriter
+    from ..errors import DatasetError
+    from ..steps.refusals import clear_errors
+
+    dataset = read_dataset(args.dataset)
+    if args.out.resolve() == args.dataset.resolve():
+        raise DatasetError("the corrected dataset would replace the old one", fix="Give --out a new folder.")
+    read = read_annotations(args.file, None, strict=args.strict)
+    old = next(iter(dataset.values())).space
+    space = reviewed_space(old, read.names, _names(args.add), _names(args.stuff))
+    records = [record for split in dataset.values() for record in split]
+    marks = match_records(read, records)
+    counts = {"kept": 0, "changed": 0, "deleted": 0}
+    empty = []
+    with clear_errors(args.out), DatasetWriter(args.out, space) as writer:
+        for name, split in dataset.items():
+            for record in split:
+                map = record.map().relabelled(space)
+                corrected = marks.get(record.file_name)
+                if corrected:
+                    after = reviewed(map, corrected, space)
+                    map = after.map
+                    for what in counts:
+                        counts[what] += getattr(after, what)
+                elif corrected is not None and map.segments:
+                    empty.append(record.file_name)  # more likely never imported than all of it deleted
+                writer.add(
+                    name if name in SPLITS else "train",
+                    record.file_name,
+                    record.photo,
+                    map,
+                    image_id=record.image_id if isinstance(record.image_id, int) else None,
+                    original=record.original_file,
+                )
+    done = len(marks) - len(empty)
+    print(f"{read.description}")
+    print(f"{done} photos were reviewed: " + ", ".join(f"{count} segments {what}" for what, count in counts.items()))
+    if empty:
+        print(f"{len(empty)} photos came back without any mark and stay as they were, {empty[0]} first")
+    for row in read.skipped[:10]:
+        print(f"not read: {row.where}: {row.what}")
+    print(f"next: hf-detr-panoptic check {args.out}")
+    return 0
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from ..errors import RecipeError, did_you_mean
 from ..labels import LabelSpace
+from ..settings import SchemeName
 
 if TYPE_CHECKING:
-    from .annotations.marks import MarkedPhoto
+    from ..annotations.marks import MarkedPhoto
+
 
 # "coco" leaves all as it is. The other two are the construction set's: "stuff_groups" has 15 groups of stuff and puts
 # COCO's things into `misc`; "stuff" has all 53 stuff classes and puts the things into `misc_stuff`.
-SCHEMES = ("coco", "stuff_groups", "stuff")
+SCHEMES = get_args(SchemeName)
 
 
 @dataclass(frozen=True)

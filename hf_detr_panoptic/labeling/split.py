@@ -1,17 +1,109 @@
-"""Train, val and, if asked, test: seeded, stratified over classes, and no group of like photos ever parted."""
+"""Who is in train, val and test: like photos together, every class on both sides."""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import heapq
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-from ..data.near_copies import Fingerprint
+from ..dataset.copies import Fingerprint, Groups, near_pairs
 from ..errors import DatasetError, did_you_mean
-from .grouping import Tie, groups_of, pattern_keys, ties
+
+if TYPE_CHECKING:
+    from ..dataset.coco_panoptic import PanopticSplit
+
+
+_SUFFIX_OF_A_COPY = re.compile(
+    r"""(?ix)(
+        [\s_.-]+ (copy|kopie|copie|copia|duplicate) ([\s_-]*\(?\d+\)?)?       # img - Copy (2)
+      | [\s_.-]+ (resized?|scaled|cropped|edit(ed)?|orig(inal)?|small|medium|large|thumb(nail)?|preview)
+      | [\s_.-]+ (flip(ped)?|mirror(ed)?|rot(ated?)?|aug(mented)?) [\s_-]*\d*
+      | [\s_.-]+ \d{2,5} x \d{2,5}                                            # img_800x600
+      | @\dx | ~\d+                                                           # img@2x, Android's edits
+      | ([_.](jpe?g|png))? \.rf\. [0-9a-z]{8,}                                # an exporter's augmented copies
+    )$"""
+)
+_NUMBERED = re.compile(r"[\s_]*\(\d+\)$")
+
+
+@dataclass(frozen=True)
+class Tie:
+    """Why two photos belong together."""
+
+    one: str
+    other: str
+    why: str
+
+
+def ties(
+    names: Sequence[str], prints: Sequence[Fingerprint | None], pattern: str | re.Pattern[str] | None
+) -> Iterator[Tie]:
+    """Every reason not to part two photos; enough of them to join each group."""
+    known = [(name, entry) for name, entry in zip(names, prints, strict=True) if entry is not None]
+    for i, j, distance in near_pairs([entry for _, entry in known]):
+        yield Tie(known[i][0], known[j][0], "same photo" if distance == 0 else "near copy")
+    yield from _by_key(names, variant_keys(names), "same name")
+    if pattern is not None:
+        keys = pattern_keys(names, pattern)
+        yield from _by_key(list(keys), list(keys.values()), "pattern")
+
+
+def groups_of(names: Sequence[str], tied: Sequence[Tie]) -> list[list[str]]:
+    """The groups, each sorted, in the order of their first names."""
+    groups = Groups(sorted(names))
+    for tie in tied:
+        groups.join(tie.one, tie.other)
+    return sorted(groups.all())
+
+
+def variant_keys(names: Sequence[str]) -> list[str]:
+    """Folder and bare name: `a/img_01.jpg`, `a/IMG_01.png`, `a/img_01_copy.jpg`, `a/img_01 (1).jpg` have one key.
+
+    A number in brackets counts only where the name without it is there too: `site (1).jpg`, `site (2).jpg`, … without
+    a `site.jpg` are what bulk renaming makes of different photos.
+    """
+    bare = [_bare(name) for name in names]
+    there = set(bare)
+    return [short if (short := _bare(_NUMBERED.sub("", key) + ".x")) in there else key for key in bare]
+
+
+def pattern_keys(names: Sequence[str], pattern: str | re.Pattern[str]) -> dict[str, str]:
+    """name → what the pattern's groups matched, of the names that it fits."""
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise DatasetError(f"the group pattern {pattern!r} is no regular expression ({error})") from error
+    if not compiled.groups:
+        raise DatasetError(
+            f"the group pattern {compiled.pattern!r} has no group",
+            fix=r"Put the part that photos share in brackets: '^(site\d+)_'.",
+        )
+    found = ((name, compiled.search(name)) for name in names)
+    return {name: "\0".join(part or "" for part in match.groups()) for name, match in found if match}
+
+
+def _bare(name: str) -> str:
+    path = PurePosixPath(name.replace("\\", "/"))
+    stem, previous = path.stem.casefold(), ""
+    while stem != previous:
+        previous, shorter = stem, _SUFFIX_OF_A_COPY.sub("", stem)
+        stem = shorter or stem
+    return f"{path.parent.as_posix()}/{stem}"
+
+
+def _by_key(names: Sequence[str], keys: Sequence[str], why: str) -> Iterator[Tie]:
+    first: dict[str, str] = {}
+    for name, key in zip(names, keys, strict=True):
+        other = first.setdefault(key, name)
+        if other != name:
+            yield Tie(other, name, why)
+
 
 PARTS = ("train", "val", "test")
 _ANY = ""
@@ -277,3 +369,82 @@ class _Sharing:
                     self._move(group, part)
                     self._move(other, home)
                     return
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", type=Path, help="a folder in COCO's or Cityscapes' panoptic layout")
+    parser.add_argument("--fraction", type=float, default=0.2, help="share of the photos in val (%(default)s)")
+    parser.add_argument("--test", type=float, default=0.0, metavar="FRACTION", help="share held out (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="%(default)s")
+    parser.add_argument(
+        "--group", metavar="REGEX", help=r"photos whose names agree in its group stay together: '^(site\d+)_'"
+    )
+    parser.add_argument("--keep", type=Path, metavar="DATASET", help="photos that this dataset has stay on their side")
+    parser.add_argument("--photos", type=Path, help="where the photos are, if not in the folder")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write a new dataset, instead of this one in place")
+    parser.add_argument("--dry-run", action="store_true", help="print the table, change nothing")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Share a dataset's photos out to train, val and test: like photos together, every class on both sides."""
+    from ..dataset.coco_panoptic import read_dataset
+    from ..dataset.writer import reassign
+
+    dataset = read_dataset(args.dataset, args.photos)
+    previous = _assignment(read_dataset(args.keep)) if args.keep else None
+    result = split(
+        _photos(dataset), args.fraction, seed=args.seed, previous=previous, test=args.test, pattern=args.group
+    )
+    print(result.report)
+    if args.dry_run:
+        print("nothing was changed")
+        return 0
+    if args.out:
+        _write(args.out, dataset, result.assignment)
+    else:
+        reassign(args.dataset, result.assignment)
+    print(f"next: hf-detr-panoptic check {args.out or args.dataset}")
+    return 0
+
+
+def _assignment(dataset: Mapping[str, PanopticSplit]) -> dict[str, str]:
+
+    return {record.file_name: name for name, split in dataset.items() if name in PARTS for record in split}
+
+
+def _photos(dataset: Mapping[str, PanopticSplit]) -> Sequence[PhotoInfo]:
+    """Classes that a person marked are what must be on both sides. Where nobody says who marked, a person did."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from ..dataset.copies import fingerprint
+
+    records = [record for split in dataset.values() for record in split]
+    with ThreadPoolExecutor() as pool:
+        prints = list(pool.map(lambda record: fingerprint(record.photo), records))
+    return [
+        PhotoInfo(
+            record.file_name,
+            {record.space[s.label].name for s in record.segments if s.source == "custom"},
+            entry,
+        )
+        for record, entry in zip(records, prints, strict=True)
+    ]
+
+
+def _write(folder: Path, dataset: Mapping[str, PanopticSplit], assignment: Mapping[str, str]) -> None:
+    from ..dataset.photos import stored_names
+    from ..dataset.writer import DatasetWriter
+
+    names = stored_names(assignment)
+    space = next(iter(dataset.values())).space
+    with DatasetWriter(folder, space) as writer:
+        for split in dataset.values():
+            for record in split:
+                writer.add(
+                    assignment[record.file_name],
+                    names[record.file_name],
+                    record.photo,
+                    record.map(),
+                    image_id=record.image_id if isinstance(record.image_id, int) else None,
+                    original=record.original_file or record.file_name,
+                )

@@ -1,73 +1,148 @@
-"""The loss: class, L1, GIoU of every decoder layer, focal and dice of the matched masks.
-
-    targets = Targets.from_labels(labels, num_labels=C, canvas=(H, W), device=device, pixel_mask=pixel_mask)
-    predictions = Predictions(logits, boxes, auxiliary_logits, auxiliary_boxes)
-    matching = match(predictions, targets, MatchCosts.from_config(config))
-    masks = ...                # float [K, h, w], the pairs (matching.image_index[k], matching.query_index[k])
-    loss, loss_dict = criterion(predictions, targets, matching, masks, weights=LossWeights.from_config(config))
-
-**Many processes, many micro-batches.** The losses are sums divided by two numbers, which follow from the targets
-alone: `Denominators`. Whoever trains adds them up over the micro-batches of an optimizer step and over the ranks
-*before* the forwards, and hands the sums to each:
-
-    counts = [count for batch in micro_batches for count in count_targets(batch["labels"])]
-    denominators = Denominators.of(counts, num_queries, weights).summed_over_ranks(device)
-
-The loss is then `processes × sum over this rank's micro-batch / denominator`: averaged over ranks (as DDP averages
-gradients) and *added* over micro-batches it is the loss of one process with the whole batch. So a Trainer that hands
-`Denominators` on as `num_items_in_batch` must not divide by the accumulation steps (it does not, once that is given)
-and needs `average_tokens_across_devices=False`, else it multiplies by the number of processes a second time.
-Without `denominators` the batch at hand is normalised by itself, and nothing is ever communicated in here.
-"""
+"""What training minimises: class, box and mask losses over matched queries, the same for any number of processes."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from hf_detr_panoptic.errors import ModelError
-from hf_detr_panoptic.model.mask_loss import mask_losses
-from hf_detr_panoptic.model.matcher import Matching, Predictions, generalized_iou
-from hf_detr_panoptic.model.targets import Targets, at_least_fp32
+from ..errors import ModelError
+from ..settings import Losses
+from .matcher import Matching, Predictions, generalized_iou
+from .targets import Targets, at_least_fp32
+
+FOCAL_ALPHA = 0.25
+# Pixels treated at once: on a CPU what fits its cache, elsewhere what fills the device.
+_PIXELS_AT_ONCE = {"cpu": 2**19}
+_PIXELS_AT_ONCE_ELSEWHERE = 2**23
+_BLOCK = 32
+
+
+def mask_losses(
+    mask_logits: Tensor, targets: Targets, matching: Matching, everywhere: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Focal (mean over counted pixels) and dice loss of each pair: `mask_logits` float [K, h, w] → float [K] twice.
+
+    Logits are enlarged to the canvas, bilinearly. `everywhere` counts void, crowd and padding as background.
+    """
+    return _MaskLosses.apply(at_least_fp32(mask_logits), targets, matching, everywhere)
+
+
+class _MaskLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, targets: Targets, matching: Matching, everywhere: bool
+    ) -> tuple[Tensor, Tensor]:
+        assert targets.regions is not None
+        height, width = targets.regions.shape[-2:]
+        at_once = max(1, _PIXELS_AT_ONCE.get(logits.device.type, _PIXELS_AT_ONCE_ELSEWHERE) // (height * width))
+        with_gradient = ctx.needs_input_grad[0]
+        focal, dice = logits.new_zeros(2, len(logits)).unbind()
+        slopes = torch.zeros_like(logits[None].expand(2, *logits.shape)) if with_gradient else None
+        # Autocast would round the matrix products below to half precision.
+        with torch.autocast(logits.device.type, enabled=False):
+            rows, columns = _enlarging(logits, -2, height), _enlarging(logits, -1, width)
+            start = 0
+            for image, pairs in enumerate(matching.counts):
+                counted = targets.counted(image) if not everywhere else torch.ones_like(targets.counted(image))
+                counted = counted.to(logits.dtype)
+                for first in range(start, start + pairs, at_once):
+                    chunk = slice(first, min(first + at_once, start + pairs))
+                    wanted = targets.mask(image, matching.target_place[chunk]).to(logits.dtype)
+                    large = nn.functional.interpolate(
+                        logits[None, chunk], size=(height, width), mode="bilinear", align_corners=False
+                    )[0]
+                    focal[chunk], dice[chunk], slope = _losses_and_slopes(large, wanted, counted, with_gradient)
+                    if slopes is not None and slope is not None:
+                        slopes[:, chunk] = _shrink(slope, rows, columns)
+                start += pairs
+        if slopes is not None:
+            ctx.save_for_backward(slopes)
+        return focal, dice
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, focal: Tensor, dice: Tensor) -> tuple[Tensor, None, None, None]:
+        (slopes,) = ctx.saved_tensors
+        return focal[:, None, None] * slopes[0] + dice[:, None, None] * slopes[1], None, None, None
+
+
+def _losses_and_slopes(
+    logits: Tensor, wanted: Tensor, counted: Tensor, with_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Of k masks [k, H, W]: focal [k], dice [k], and both losses' derivatives by each logit [2, k, H, W].
+
+    `logits` is overwritten. Much is done in place: fresh full-size memory costs more here than the arithmetic.
+    """
+    wanted = wanted.mul_(counted)
+    sign = wanted.mul(-2).add_(1)
+    # Large where the model is wrong, whichever side it should be on: one formula serves both.
+    wrong_logit = logits.mul_(sign)
+    wrong = wrong_logit.sigmoid()
+    surprise = nn.functional.softplus(wrong_logit, threshold=40)
+    modulated = torch.mul(wanted, 2 * FOCAL_ALPHA - 1, out=logits)
+    modulated.add_(counted, alpha=1 - FOCAL_ALPHA).mul_(wrong).mul_(wrong).div_(counted.sum().clamp(min=1))
+    focal = _dot(modulated, surprise)
+
+    area = wanted.sum((1, 2))
+    missed = _dot(wrong, wanted)
+    overlap = area - missed
+    top = 2 * overlap + 1
+    bottom = overlap + (_dot(wrong, counted) - missed) + area + 1
+    dice = 1 - top / bottom
+    if not with_gradient:
+        return focal, dice, None
+
+    slope = torch.empty(2, *logits.shape, dtype=logits.dtype, device=logits.device)
+    by_focal, by_dice = slope.unbind()
+    torch.mul(counted, (top / bottom**2)[:, None, None], out=by_dice)
+    by_dice.addcmul_(wanted, (-2 / bottom)[:, None, None])
+    right = torch.sub(1, wrong, out=wanted)
+    by_dice.mul_(wrong).mul_(right)
+    torch.add(wrong, surprise.mul_(right), alpha=2, out=by_focal)
+    by_focal.mul_(modulated).mul_(sign)
+    return focal, dice, slope
+
+
+def _dot(some: Tensor, other: Tensor) -> Tensor:
+    """Σ of the products over each image. Not a matrix product: those may round to TF32."""
+    return (some * other).sum((1, 2))
+
+
+def _enlarging(logits: Tensor, dimension: int, size: int) -> Tensor:
+    """The matrix [size, n] that enlarges one dimension as `interpolate` does, by asking it about unit vectors."""
+    unit = torch.eye(logits.shape[dimension], dtype=logits.dtype, device=logits.device)
+    enlarged = nn.functional.interpolate(
+        unit[None, None], size=(size, len(unit)), mode="bilinear", align_corners=False
+    )
+    return enlarged[0, 0]
+
+
+def _shrink(slopes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The transpose of enlarging: [..., H, W] → [..., h, w]. As products it is deterministic on a GPU too."""
+    return _transposed(_transposed(slopes, rows).mT, columns).mT
+
+
+def _transposed(slopes: Tensor, enlarging: Tensor) -> Tensor:
+    """[..., H, W] → [..., h, W] by the transpose of `enlarging` [H, h], a band matrix: block by block on a CPU."""
+    size, n = enlarging.shape
+    block = _BLOCK if slopes.device.type == "cpu" else n
+    small = slopes.new_empty(*slopes.shape[:-2], n, slopes.shape[-1])
+    for first in range(0, n, block):
+        last = min(first + block, n)
+        # A source pixel reaches at most one source pixel's width beyond its own.
+        touched = slice(max(0, (first - 1) * size // n), min(size, -(-(last + 1) * size // n)))
+        torch.matmul(enlarging[touched, first:last].mT, slopes[..., touched, :], out=small[..., first:last, :])
+    return small
+
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """What each loss weighs in the total, by the suffix of its name in the loss dict (`mask` is the focal loss).
-
-    `no_object` weighs the class loss of queries that found nothing.
-    """
-
-    ce: float = 1.0
-    bbox: float = 5.0
-    giou: float = 2.0
-    mask: float = 1.0
-    dice: float = 1.0
-    no_object: float = 0.1
-
-    @classmethod
-    def from_config(cls, config: Any) -> LossWeights:
-        """From a DetrConfig: what `write_to` left there, else what stock goes by."""
-        told = {ours: getattr(config, theirs) for ours, theirs in _IN_CONFIG.items()}
-        return cls(**told | (getattr(config, "loss_weights", None) or {}))
-
-    def write_to(self, config: Any) -> None:
-        """As a key of our own: DetrConfig knows no weight of the class loss, and takes whole numbers for most."""
-        config.loss_weights = asdict(self)
-        for ours, theirs in _IN_CONFIG.items():
-            value = getattr(self, ours)
-            if not isinstance(getattr(config, theirs), int):
-                setattr(config, theirs, value)
-            elif value == int(value):
-                setattr(config, theirs, int(value))
 
 
 _IN_CONFIG = {
@@ -77,6 +152,23 @@ _IN_CONFIG = {
     "dice": "dice_loss_coefficient",
     "no_object": "eos_coefficient",
 }
+
+
+def losses_of(config: Any) -> Losses:
+    """From a DetrConfig: what `write_losses` left there, else what stock goes by."""
+    stock = {ours: getattr(config, theirs) for ours, theirs in _IN_CONFIG.items()}
+    return Losses(**stock | (getattr(config, "loss_weights", None) or {}))
+
+
+def write_losses(losses: Losses, config: Any) -> None:
+    """As a key of our own: DetrConfig knows no weight of the class loss, and takes whole numbers for most."""
+    config.loss_weights = losses.to_dict()
+    for ours, theirs in _IN_CONFIG.items():
+        value = getattr(losses, ours)
+        if not isinstance(getattr(config, theirs), int):
+            setattr(config, theirs, value)
+        elif value == int(value):
+            setattr(config, theirs, int(value))
 
 
 @dataclass(frozen=True)
@@ -91,7 +183,7 @@ class Denominators:
     processes: int = 1
 
     @classmethod
-    def of(cls, counts: Sequence[int], num_queries: int, weights: LossWeights) -> Denominators:
+    def of(cls, counts: Sequence[int], num_queries: int, weights: Losses) -> Denominators:
         """Of images with so many targets each. Queries that the class loss ignores count as no-object all the same."""
         matched = sum(min(count, num_queries) for count in counts)
         unmatched = len(counts) * num_queries - matched
@@ -124,7 +216,7 @@ def criterion(
     matching: Matching,
     mask_logits: Tensor | None = None,
     *,
-    weights: LossWeights | None = None,
+    weights: Losses | None = None,
     denominators: Denominators | None = None,
     paper: bool = False,
     segment_scores: bool = False,
@@ -138,7 +230,7 @@ def criterion(
     `mask_matching`: the pairs that `mask_logits` are of, if not all.
     `segment_scores` multiplies a target's losses by its score; the denominators stay those of scores of 1.
     """
-    weights = weights or LossWeights()
+    weights = weights or Losses()
     if denominators is None:
         denominators = Denominators.of(targets.counts, predictions.logits.shape[1], weights)
     per_box = denominators.processes / max(denominators.boxes, 1.0)
@@ -163,7 +255,7 @@ def criterion(
         _warn_of_surplus(predictions.logits.shape[1])
 
     total = sum(
-        (getattr(weights, field.name) * value for field in fields(weights) for value in _of(losses, field.name)),
+        (weight * value for name, weight in weights for value in _of(losses, name)),
         start=losses["loss_ce"].new_zeros(()),
     )
     return total, losses
@@ -180,7 +272,7 @@ def _class_loss(
     matching: Matching,
     ignored: Tensor | None,
     scores: Tensor,
-    weights: LossWeights,
+    weights: Losses,
     denominators: Denominators,
 ) -> dict[str, Tensor]:
     """Cross-entropy of every query, [B, Q, C + 1]; `ignored`: bool [B, Q], no-object is not asked of these."""

@@ -9,8 +9,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from hf_detr_panoptic.errors import ModelError
-from hf_detr_panoptic.model.targets import Targets, at_least_fp32
+from ..errors import ModelError
+from .targets import Targets, at_least_fp32
 
 
 @dataclass(frozen=True)

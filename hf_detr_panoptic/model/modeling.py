@@ -1,9 +1,10 @@
-"""`DetrForPanopticSegmentation`: stock DETR's parameters, the same numbers in a fraction of the work."""
+"""The named parts of a DETR, whatever its backbone: what "freeze the stem and layer1" means."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DetrConfig
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.models.detr.modeling_detr import DetrForSegmentation, DetrSegmentationOutput
@@ -21,18 +22,63 @@ from ..errors import LabelError, ModelError, did_you_mean
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
 from ..preprocess import Preprocess
-from . import loading, segment
-from .criterion import Denominators, LossWeights, criterion
+from ..settings import Postprocess
+from . import checkpoints as loading
+from . import segment
+from .checkpoints import DETECTION_KEYS, carry_classes, strengthen_attention
+from .criterion import Denominators, criterion, losses_of
 from .detector import Detection, check_finite, check_pixels, detect
 from .mask_head import SharedMaskFeatures, dense_masks, fast_layout, masks_for, shared_mask_features
 from .matcher import MatchCosts, Matching, Predictions, match
-from .parts import PAPER_FROZEN, part_modules
-from .postprocess import PostprocessSettings
 from .targets import Targets
-from .transfer import DETECTION_KEYS, carry_classes, strengthen_attention
 
 if TYPE_CHECKING:
     from transformers import DetrImageProcessor
+
+
+# The paper trains neither.
+PAPER_FROZEN = ("stem", "layer1")
+
+# timm's ResNets say `layer1`, its newer nets `stages_0` or `stages.0`, Hugging Face's `encoder.stages.0`.
+_STAGE = re.compile(r"(?:.*\.)?(?:layer(?P<one>\d+)|stages[._](?P<zero>\d+))")
+
+
+def part_modules(model: DetrForSegmentation, part: str) -> list[nn.Module]:
+    """The modules of one part; together "stem", "layer1", "layer2", … are the backbone."""
+    backbone = model.detr.model.backbone
+    whole = {
+        "backbone": [backbone],
+        "transformer": [child for child in model.detr.model.children() if child is not backbone],
+        "heads": [model.detr.class_labels_classifier, model.detr.bbox_predictor],
+        "detr": [model.detr],
+        "mask_head": [model.mask_head, model.bbox_attention],
+    }
+    if part in whole:
+        return whole[part]
+    stages = _stages(backbone.model)
+    if part == "stem" and stages:
+        inside = {id(module) for modules in stages.values() for module in modules}
+        return [
+            child for child in backbone.model.children() if not any(id(module) in inside for module in child.modules())
+        ]
+    if part in stages:
+        return stages[part]
+    known = [*whole, *(["stem", *stages] if stages else [])]
+    raise ModelError(f"the model has no part called {part!r}", fix=did_you_mean(part, known))
+
+
+def _stages(backbone: nn.Module) -> dict[str, list[nn.Module]]:
+    """ "layer1" → its module, and so on, of the outermost modules that are named like stages."""
+    found: dict[str, list[nn.Module]] = {}
+    taken: list[str] = []
+    for name, module in backbone.named_modules():
+        match = _STAGE.fullmatch(name)
+        if match and not any(name.startswith(outer + ".") for outer in taken):
+            taken.append(name)
+            number = int(match["one"]) if match["one"] else int(match["zero"]) + 1
+            found[f"layer{number}"] = [module]
+    return found
+
 
 logger = logging.getLogger(__name__)
 
@@ -169,16 +215,15 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         return self._label_space[1]
 
     @property
-    def settings(self) -> PostprocessSettings:
+    def settings(self) -> Postprocess:
         """How maps are made unless `segment` is told otherwise; kept in the configuration."""
         remembered: Mapping[str, Any] = getattr(self.config, "hf_detr_panoptic", None) or {}
-        known = PostprocessSettings.__dataclass_fields__
-        return PostprocessSettings(**{key: value for key, value in remembered.items() if key in known})
+        return Postprocess(**{key: value for key, value in remembered.items() if key in Postprocess.model_fields})
 
     @settings.setter
-    def settings(self, settings: PostprocessSettings) -> None:
+    def settings(self, settings: Postprocess) -> None:
         remembered = getattr(self.config, "hf_detr_panoptic", None) or {}
-        self.config.hf_detr_panoptic = {**remembered, **settings.to_config()}
+        self.config.hf_detr_panoptic = {**remembered, **settings.to_dict()}
 
     @property
     def preprocess(self) -> Preprocess:
@@ -313,7 +358,7 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
                 targets,
                 matching,
                 matched_masks,
-                weights=LossWeights.from_config(self.config),
+                weights=losses_of(self.config),
                 denominators=denominators,
                 paper=paper,
                 segment_scores=segment_scores,
@@ -363,8 +408,7 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         """
         given: dict[str, Any] = {"threshold": threshold, "mask_threshold": mask_threshold, "min_area": min_area}
         given |= {"fill": fill, "duplicate": duplicate}
-        remembered = self.settings.to_config()
-        settings = PostprocessSettings(**{**remembered, **{k: v for k, v in given.items() if v is not None}})
+        settings = self.settings.changed(**{name: value for name, value in given.items() if value is not None})
         if precision not in segment.PRECISIONS:
             raise ModelError(f"precision is {precision!r}", fix=did_you_mean(precision, segment.PRECISIONS))
         return segment.segment(self, images, settings, precision=precision, batch_size=batch_size)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,45 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..errors import ModelError, did_you_mean
+from ..errors import ModelError
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap, Segment
-
-FILLS = ("void", "argmax")
+from ..settings import Postprocess
 
 # Upsampled values held at a time. Small enough for a CPU's cache; a GPU wants few, large kernels.
 BAND_VALUES = {"cpu": 2**20, "cuda": 2**26}
-
-
-@dataclass(frozen=True)
-class PostprocessSettings:
-    """What a model remembers about turning logits into a map.
-
-    threshold: a query counts when the probability of its class exceeds this.
-    mask_threshold: a mask claims a pixel when its sigmoid exceeds this.
-    min_area: smaller segments give their pixels to the next best mask. (DETR removes up to 4 pixels: 5 here.)
-    fill: "void" leaves a pixel that no kept mask claims void; "argmax" gives it to the best one, as in the paper.
-    duplicate: of two things of one class whose masks overlap by more than this (IoU), the less sure one leaves. At 1
-    none does, as in the paper: a decoder that was trained for long finds each thing once, a small one does not.
-    """
-
-    threshold: float = 0.85
-    mask_threshold: float = 0.5
-    min_area: int = 4
-    fill: str = "void"
-    duplicate: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("threshold", "mask_threshold", "duplicate"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ModelError(f"{name} is {getattr(self, name)}", fix="It is a share: 0 to 1.")
-        if self.min_area < 0:
-            raise ModelError(f"min_area is {self.min_area}", fix="It counts pixels: 0 or more.")
-        if self.fill not in FILLS:
-            raise ModelError(f"fill is {self.fill!r}", fix=did_you_mean(self.fill, FILLS))
-
-    def to_config(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -110,7 +77,7 @@ def postprocess(
     mask_logits: Tensor,
     space: LabelSpace,
     photo_size: tuple[int, int],
-    settings: PostprocessSettings | None = None,
+    settings: Postprocess | None = None,
     *,
     canvas_size: tuple[int, int] | None = None,
     valid_size: tuple[int, int] | None = None,
@@ -125,7 +92,7 @@ def postprocess(
     looked for, so nothing undoes it. Ids run 1, 2, … in the order of queries; a fused segment's score is its
     queries' mean, weighted by the pixels that each won.
     """
-    settings = settings or PostprocessSettings()
+    settings = settings or Postprocess()
     if mask_logits.shape[0] != len(kept):
         raise ModelError(f"{mask_logits.shape[0]} masks for {len(kept)} queries")
     if len(kept) == 0:
@@ -172,12 +139,12 @@ class KeptMasks:
     mask_logits: Tensor
     space: LabelSpace
     photo_size: tuple[int, int]
-    settings: PostprocessSettings
+    settings: Postprocess
     floor: float
 
     def map(self, threshold: float) -> PanopticMap:
         """The panoptic map at a threshold, without the model."""
-        settings = replace(self.settings, threshold=threshold)
+        settings = self.settings.changed(threshold=threshold)
         if threshold < self.floor:
             raise ModelError(
                 f"the threshold {threshold} is below {self.floor}, the floor that the masks were kept from",
@@ -195,7 +162,7 @@ def valid_cells(grid: torch.Size, canvas: tuple[int, int], valid: tuple[int, int
     return slice(0, height), slice(0, width)
 
 
-def without_duplicates(kept: Kept, masks: Tensor, space: LabelSpace, settings: PostprocessSettings) -> list[int]:
+def without_duplicates(kept: Kept, masks: Tensor, space: LabelSpace, settings: Postprocess) -> list[int]:
     """The places that stay, in their order. Masks are compared on their own grid, the surest query first."""
     if settings.duplicate >= 1:
         return list(range(len(kept)))

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,13 +18,14 @@ from ..errors import ModelError
 from ..images import open_image
 from ..panoptic_map import PanopticMap
 from ..preprocess import Photo, as_pixels
-from .detector import detect
+from ..settings import Postprocess
+from .detector import detect, folded_trunk
 from .mask_head import masks_for, shared_mask_features
-from .postprocess import Kept, KeptMasks, PostprocessSettings, choose_queries, postprocess
-from .trunk import folded_trunk
+from .postprocess import Kept, KeptMasks, choose_queries, postprocess
 
 if TYPE_CHECKING:
     from .modeling import DetrForPanopticSegmentation
+
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -62,7 +63,7 @@ class FastCopies:
 def segment(
     model: DetrForPanopticSegmentation,
     images: Any,
-    settings: PostprocessSettings,
+    settings: Postprocess,
     *,
     precision: str = "fp32",
     batch_size: int = 4,
@@ -88,7 +89,7 @@ def segment_batch(
     model: DetrForPanopticSegmentation,
     pixel_values: Tensor,
     photo_sizes: list[tuple[int, int]],
-    settings: PostprocessSettings,
+    settings: Postprocess,
     *,
     precision: str = "fp32",
 ) -> list[PanopticMap]:
@@ -107,7 +108,7 @@ def keep_masks(model: DetrForPanopticSegmentation, photo: Any, floor: float = 0.
 
     photo: a PIL image, an array [H, W, 3] or a tensor [3, H, W] of bytes, or a path.
     """
-    settings = replace(model.settings, threshold=floor)
+    settings = model.settings.changed(threshold=floor)
     training = model.training
     model.eval()
     try:
@@ -154,7 +155,7 @@ def fingerprint(model: DetrForPanopticSegmentation) -> str:
         "classes": [(category.name, category.isthing) for category in model.label_space],
         "columns": model.label_space.columns,
         "preprocess": asdict(model.preprocess),
-        "settings": model.settings.to_config(),
+        "settings": model.settings.to_dict(),
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
     return digest.hexdigest()[:16]

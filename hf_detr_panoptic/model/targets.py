@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_detr_panoptic.errors import ModelError, did_you_mean
+from ..errors import ModelError, did_you_mean
 
 KEYS = ("class_labels", "boxes", "panoptic", "segment_ids", "masks", "valid_size", "crowd_ids", "iscrowd", "scores")
 # What DetrImageProcessor adds; read by nobody here.

@@ -17,9 +17,10 @@ from transformers.models.detr.modeling_detr import DetrForSegmentation
 from ..errors import ModelError
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
+from ..settings import Postprocess
 from .detector import check_finite, check_pixels, detect
 from .mask_head import masks_for, shared_mask_features
-from .postprocess import Kept, PostprocessSettings, choose_queries, postprocess, valid_cells, without_duplicates
+from .postprocess import Kept, choose_queries, postprocess, valid_cells, without_duplicates
 from .traced_shapes import ComparedWork, TracedShape, compared_work, traced_shapes
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Trace:
     shapes: tuple[TracedShape, ...]
     work: tuple[ComparedWork, ...]
     difference: float | None
-    settings: PostprocessSettings
+    settings: Postprocess
     images: tuple[TracedImage, ...]
 
 
@@ -83,7 +84,7 @@ def trace(
     pixel_mask: Tensor | None = None,
     *,
     photo_sizes: Sequence[tuple[int, int]] | None = None,
-    settings: PostprocessSettings | None = None,
+    settings: Postprocess | None = None,
 ) -> Trace:
     """pixel_values: float [B, 3, H, W]; pixel_mask: [B, H, W], 1 where the photo is.
 
@@ -308,7 +309,7 @@ def _image(
     output: Any,
     place: int,
     kept: Kept,
-    settings: PostprocessSettings,
+    settings: Postprocess,
     *,
     canvas: tuple[int, int],
     valid: tuple[int, int],

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from ..hub.app import build_app, serve
     from ..images import image_size
-    from .predict.inputs import find_photos
+    from ..predict import find_photos
 
     stuff = None if args.stuff is None else [name.strip() for name in args.stuff.split(",") if name.strip()]
     with tempfile.TemporaryDirectory() as scratch:
@@ -79,7 +79,7 @@ def app_model(model: str | Path | DetrForPanopticSegmentation, stuff: Iterable[s
 
 def save_example_photos(folder: Path) -> Path:
     """Synthetic photos of a site, for whoever has none at hand."""
-    from ..data.stored_photos import write_atomically
+    from ..dataset.photos import write_atomically
 
     for name, photo in example_photos().items():
         write_atomically(folder / name, photo)
@@ -88,7 +88,7 @@ def save_example_photos(folder: Path) -> Path:
 
 def example_photos() -> dict[str, bytes]:
     """The same by file name."""
-    from ..data.stored_photos import encode_photo
+    from ..dataset.photos import encode_photo
     from ..demo.scenes import scenes
 
     made = scenes(_SCENES, _SEED, size=(768, 576))

@@ -122,7 +122,7 @@ def evaluate_model(
     In several processes each image is segmented by one of them and every process returns the same result. Batches
     are planned from the whole list, so that the number of processes does not touch the pixels.
     """
-    from ..data.coco_panoptic import PanopticSplit, read_split
+    from ..dataset.coco_panoptic import PanopticSplit, read_split
     from .measuring import Measured, measure
     from .processes import guard_processes
 
@@ -151,7 +151,7 @@ def evaluate_model(
         )
     finally:
         loaded.image_processor = before
-    return {**measured.compute(), "settings": {**loaded.settings.to_config(), **settings, "protocol": protocol}}
+    return {**measured.compute(), "settings": {**loaded.settings.to_dict(), **settings, "protocol": protocol}}
 
 
 def _paper_sizes(preprocess: Any) -> Any:

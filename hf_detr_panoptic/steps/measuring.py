@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from accelerate import PartialState
 
-from ..data.batches import Row
+from ..dataset.batches import Row
 from ..errors import DatasetError, LabelError
 from ..evaluation.average_precision import AveragePrecision, Objects
 from ..evaluation.confusion import Confusion, Confusions, image_confusions

@@ -7,28 +7,21 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-_SETTINGS = ("threshold", "mask_threshold", "min_area", "fill", "duplicate", "precision")
+from ..recipe import add_flags
+from ..settings import Postprocess
 
 
 def add_segment_flags(parser: argparse._ActionsContainer) -> None:
     """What `segment_settings` and `stuff_names` read."""
-    parser.add_argument("--threshold", type=float, help="a segment counts above this score (what the model remembers)")
-    parser.add_argument("--mask-threshold", type=float, help="a mask claims a pixel above this (the same)")
-    parser.add_argument("--min-area", type=int, help="smaller segments are dropped, in pixels (the same)")
-    parser.add_argument(
-        "--fill", choices=["void", "argmax"], help="what a pixel that no mask claims becomes (the same)"
-    )
-    parser.add_argument(
-        "--duplicate", type=float, help="of two things of a class with more mask IoU the surer one stays (the same)"
-    )
+    add_flags(parser, Postprocess, Postprocess.model_fields, "what the model remembers; {} at first")
     parser.add_argument("--stuff", metavar="A,B", help="the model's stuff classes, if its configuration does not say")
     parser.add_argument("--batch-size", type=int, default=4, help="photos of one size at a time (%(default)s)")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="(%(default)s)")
 
 
 def segment_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """What `model.segment` is told; the model remembers the rest."""
-    given = {name: getattr(args, name) for name in _SETTINGS}
+    """What `model.segment` is told, checked; the model remembers the rest."""
+    given = {name: getattr(args, name) for name in (*Postprocess.model_fields, "precision")}
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -1,7 +1,4 @@
-"""From a checked recipe to TrainingArguments, for the device at hand and not before its stage begins.
-
-`Recipe`, `StageRecipe` and `find_recipe` are at home in modules beside this one and can be had from here.
-"""
+"""From a checked recipe to TrainingArguments, for the device at hand and not before its stage begins."""
 
 from __future__ import annotations
 
@@ -12,28 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RecipeError
-from .recipe import Recipe
-from .recipe_keys import recipe_keys, training_keys
-from .recipes_on_disk import find_recipe, recipe_folder, recipe_names
-from .stage_recipe import STAGES, StageRecipe
-from .training_fields import training_fields
+from ..settings import Stage
+from ..training_fields import training_fields
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
-
-__all__ = [
-    "STAGES",
-    "Recipe",
-    "StageRecipe",
-    "check_arguments",
-    "find_recipe",
-    "process_kept",
-    "recipe_folder",
-    "recipe_keys",
-    "recipe_names",
-    "training_arguments",
-    "training_keys",
-]
 
 # What the loop relies on. Labels are lists of id maps, which Trainer's own evaluation and padding cannot hold;
 # the loss already counts the processes; our row of progress takes tqdm's place.
@@ -48,7 +28,7 @@ _LOOP: dict[str, Any] = {
 _MOST_WORKERS = 8
 
 
-def training_arguments(stage: StageRecipe, device: Any, *, output_dir: str | Path, seed: int) -> TrainingArguments:
+def training_arguments(stage: Stage, device: Any, *, output_dir: str | Path, seed: int) -> TrainingArguments:
     """TrainingArguments of a stage on this device: a torch.device, or its name.
 
     Built just before the stage's Trainer: a second precision can only follow once the first run is over.
@@ -73,7 +53,7 @@ def training_arguments(stage: StageRecipe, device: Any, *, output_dir: str | Pat
     if device.type == "cpu":
         arguments["use_cpu"] = True
     if "lr_scheduler_type" not in arguments:
-        # The drop is ours (`StageRecipe.drop_step`); before it the rate is constant, once it is warm.
+        # The drop is ours (`Stage.drop_step`); before it the rate is constant, once it is warm.
         arguments["lr_scheduler_type"] = "constant_with_warmup"
     try:
         built = TrainingArguments(output_dir=str(output_dir), seed=seed, **arguments)
@@ -101,7 +81,7 @@ def _loader(device: Any, written: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_arguments(stages: Iterable[StageRecipe], device: Any) -> None:
+def check_arguments(stages: Iterable[Stage], device: Any) -> None:
     """Raise now for what transformers, or the device, will refuse when a later stage begins."""
     for stage in stages:
         with process_kept():
@@ -132,10 +112,10 @@ def process_kept() -> Iterator[None]:
             setattr(*switch, value)
 
 
-def _precision(stage: StageRecipe, device: Any) -> dict[str, bool]:
+def _precision(stage: Stage, device: Any) -> dict[str, bool]:
     """bf16 where CUDA has it, else fp32, unless the recipe, or else the accelerate configuration, asks for another."""
     written = stage.training_arguments
-    asked = {name: bool(written[name]) for name in ("bf16", "fp16") if name in written}
+    asked: dict[str, bool] = {name: bool(written[name]) for name in ("bf16", "fp16") if name in written}
     who = f"stages.{stage.name}"
     if not asked:
         configured = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")

@@ -13,7 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import TrainingArguments
 
-from ..data.batches import PanopticDataset
+from ..dataset.batches import PanopticDataset
 from ..errors import HfDetrPanopticError, RecipeError
 from ..model.modeling import DetrForPanopticSegmentation
 from .checkpoints import write_json

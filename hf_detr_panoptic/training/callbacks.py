@@ -1,28 +1,43 @@
-"""What listens to a stage: signals that end it resumably, patience, the progress line, the table of results."""
+"""What listens to a stage: signals, patience, the progress line, results, the machine and its cost, trackers."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import importlib.util
+import json
+import logging
 import math
 import os
+import platform
+import secrets
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
+from .. import __version__
+from ..errors import RecipeError, did_you_mean
 from ..evaluation.table import percent
+from ..panoptic_map import PanopticMap
+from .checkpoints import write_json
 
 if TYPE_CHECKING:
-    from ..data.batches import Row
-    from ..panoptic_map import PanopticMap
+    from PIL import Image
+
+    from ..dataset.batches import Row
+    from ..recipe import Recipe
 
 
 class Tracker(Protocol):
@@ -278,3 +293,194 @@ def peak_memory(device: torch.device) -> float:
         return math.nan
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+ENVIRONMENT = "environment.json"
+
+_PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "timm", "numpy")
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and hardware. No names of hosts or people, and no paths: it is published with the model."""
+    return {
+        "hf_detr_panoptic": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        **{name: metadata.version(name) for name in _PACKAGES},
+        "device": device_name(device),
+        "processes": PartialState().num_processes,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """What people call it, such as "NVIDIA H200"; of a CPU the model, where the system tells it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return device.type.upper()
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text(encoding="utf-8", errors="replace").splitlines() if told.is_file() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name") and ":" in line]
+    return f"CPU ({models[0]})" if models and models[0] else "CPU"
+
+
+def write_environment(output: str | Path, device: torch.device) -> None:
+    """environment.json: what the run runs on now; where it began elsewhere, that is kept under "earlier"."""
+    path = Path(output) / ENVIRONMENT
+    now = environment(device)
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    earlier = before.pop("earlier", [])
+    if before and before != now:
+        earlier = [*earlier, before]
+    write_json(path, now | ({"earlier": earlier} if earlier else {}))
+
+
+class Cost:
+    """Seconds and memory of a stage, over all the times that it was resumed; what a kill has undone is not counted.
+
+    before: what `so_far` said when the checkpoint was saved that the stage is resumed from.
+    """
+
+    def __init__(self, device: torch.device, before: Mapping[str, Any]) -> None:
+        self._device = device
+        self._seconds_before = float(before.get("seconds") or 0.0)
+        self._peak_before = float(before.get("peak_memory_mb") or 0.0)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        self._began = time.perf_counter()
+
+    def so_far(self) -> dict[str, float | None]:
+        """`seconds`, and `peak_memory_mb` of the process that took most; every process calls this alike.
+
+        Memory is the GPU's. On a CPU it is the most that the process ever took, earlier stages included.
+        """
+        seconds = self._seconds_before + time.perf_counter() - self._began
+        peaks = [self._peak_before, *gather_object([peak_memory(self._device) * 1000])]
+        peak = max(peak for peak in peaks if not math.isnan(peak))
+        return {"seconds": round(seconds, 1), "peak_memory_mb": round(peak) or None}
+
+
+logger = logging.getLogger(__name__)
+
+PICTURE_SIDE = 480
+RUN_ID = "tracking.json"
+
+
+def trackers_of(recipe: Recipe) -> list[str]:
+    """The names that the stages' `report_to` has; raises for one that is unknown or not installed."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    wanted = [stage.training_arguments.get("report_to") or "none" for stage in recipe.stages.to_run]
+    each = [name for entry in wanted for name in ([entry] if isinstance(entry, str) else entry)]
+    names = [name for name in dict.fromkeys(each) if name != "none"]
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise RecipeError(
+                f"report_to knows no {name!r}", where="stages", fix=did_you_mean(name, [*LOGGER_TYPE_TO_CLASS, "none"])
+            )
+        if importlib.util.find_spec(name) is None:
+            raise RecipeError(f"report_to: {name} is not installed", fix=f"Run `pip install {name}`.")
+    return names
+
+
+@contextlib.contextmanager
+def tracking(names: Sequence[str], output: str | Path) -> Iterator[Trackers | None]:
+    """Trackers for the length of the block; None without any, and on every process but the first."""
+    if not names or os.environ.get("RANK", "0") != "0":
+        yield None
+        return
+    trackers = Trackers(names, Path(output))
+    try:
+        yield trackers
+    finally:
+        trackers.finish()
+
+
+class Trackers:
+    """Figures and pictures to several trackers. One that fails is left out: training goes on without it."""
+
+    def __init__(self, names: Sequence[str], output: Path) -> None:
+        self._trackers = {name: _started(name, output) for name in names}
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        """Figures by name, at a step of the whole run."""
+        self._each("log", lambda name, tracker: tracker.log(dict(figures), step=step))
+
+    def show(self, title: str, found: Sequence[tuple[Row, PanopticMap]], step: int) -> None:
+        """Truth and prediction of a few photos, side by side."""
+        picture = grid(found)
+        self._each("log_images", lambda name, tracker: _log_picture(name, tracker, title, picture, step))
+
+    def finish(self) -> None:
+        self._each("finish", lambda name, tracker: tracker.finish())
+
+    def _each(self, what: str, work: Callable[[str, Any], None]) -> None:
+        for name, tracker in list(self._trackers.items()):
+            try:
+                work(name, tracker)
+            except Exception as error:
+                logger.warning("%s failed in %s (%s): the run goes on without it", name, what, error)
+                del self._trackers[name]
+
+
+def grid(found: Sequence[tuple[Row, PanopticMap]]) -> Image.Image:
+    """A row a photo: the truth, and what the model makes of it."""
+    from ..dataset.photos import shrunk
+    from ..images import open_image
+    from ..pictures.draw import draw
+    from ..pictures.panels import panels
+
+    pictures = []
+    for row, prediction in found:
+        photo = open_image(row.photo)
+        pictures += [draw(*shrunk(photo, map, PICTURE_SIDE)) for map in (row.map(), prediction)]
+    return panels(pictures, ["truth", "prediction"] + [""] * (len(pictures) - 2), columns=2)
+
+
+def _started(name: str, output: Path) -> Any:
+    """A tracker at work. What lies on this disk lies in the run's folder, and a resumed run goes on in it."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    kind: Any = LOGGER_TYPE_TO_CLASS[name]
+    title, options = output.name, {}
+    if name == "tensorboard":
+        title, options = "tensorboard", {"logging_dir": str(output)}
+    elif kind.requires_logging_directory:
+        options = {"logging_dir": str(output)}
+    elif name == "wandb":
+        options = {"id": _run_id(output), "resume": "allow", "dir": str(output)}
+    elif name == "trackio":
+        options = {"name": f"{title}-{_run_id(output)}", "resume": "allow"}
+    try:
+        tracker = kind(title, **options)
+        if hasattr(tracker, "start"):  # older ones begin as they are made
+            tracker.start()
+    except Exception as error:
+        raise RecipeError(
+            f"report_to: {name} does not start ({error})", fix=f"Set {name} up, or write `report_to: none`."
+        ) from error
+    return tracker
+
+
+def _run_id(output: Path) -> str:
+    """What the run is called in a tracker that must find it again; made once, kept in its folder."""
+    from .checkpoints import write_json
+
+    path = output / RUN_ID
+    if not path.is_file():
+        write_json(path, {"id": secrets.token_hex(4)})
+    return str(json.loads(path.read_text(encoding="utf-8"))["id"])
+
+
+def _log_picture(name: str, tracker: Any, title: str, picture: Image.Image, step: int) -> None:
+    import numpy as np
+
+    if name == "tensorboard":
+        tracker.log_images({title: np.asarray(picture)[None]}, step=step, dataformats="NHWC")
+    elif name == "trackio":  # accelerate sends no pictures there
+        import trackio
+
+        tracker.log({title: trackio.Image(picture)}, step=step)
+    elif hasattr(tracker, "log_images"):
+        tracker.log_images({title: [picture]}, step=step)

@@ -17,7 +17,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from ..data.batches import Row
+from ..dataset.batches import Row
 from ..errors import DatasetError, HfDetrPanopticError
 from ..evaluation.average_precision import AveragePrecision, Objects
 from ..evaluation.panoptic_quality import PanopticQuality, image_counts

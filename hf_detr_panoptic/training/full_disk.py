@@ -12,7 +12,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from safetensors import SafetensorError
 
 from ..errors import HfDetrPanopticError
-from .recipe import Recipe
+from ..recipe import Recipe
 
 _ERRORS = (errno.ENOSPC, errno.EDQUOT)  # the quota of one person may be used up long before the disk is
 

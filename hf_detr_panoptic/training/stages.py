@@ -1,50 +1,158 @@
-"""detection → mask_head → finetune: each begins with the best of the one before, and can be resumed at any moment."""
+"""detection → mask_head → finetune: rehearsed, run, resumed; each begins with the best of the one before."""
 
 from __future__ import annotations
 
+import copy
 import gc
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
-from transformers import TrainerState
+from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ..data.batches import PanopticDataset
-from ..data.transforms import Augmentation
+from ..dataset.batches import PanopticDataset
 from ..errors import DatasetError, HfDetrPanopticError, RecipeError, did_you_mean
 from ..labels import LabelSpace
-from ..model.criterion import LossWeights
+from ..model.criterion import write_losses
 from ..model.modeling import DetrForPanopticSegmentation
+from ..recipe import Recipe
+from ..settings import STAGES, Stage
 from . import checkpoints
-from .arguments import check_arguments, process_kept
-from .batch_size import fit_batch_size, halve_batch_size, ran_out_of_memory, training_memory_error
-from .callbacks import Interruption, Patience, ProgressLine, Results, StopOnSignal, Tracker, Tracking
-from .dataset_record import check_dataset, write_dataset_record
-from .environment import Cost, write_environment
+from .arguments import check_arguments, process_kept, training_arguments
+from .batch_size import fit_batch_size, halve_batch_size, ran_out_of_memory, training_memory_error, training_step
+from .callbacks import (
+    Cost,
+    Interruption,
+    Patience,
+    ProgressLine,
+    Results,
+    StopOnSignal,
+    Tracker,
+    Tracking,
+    _duration,
+    peak_memory,
+    write_environment,
+)
+from .evaluation_loop import box_precision, panoptic_quality
 from .full_disk import says_a_full_disk
-from .parameter_groups import trainable_line
-from .recipe import Recipe
-from .rehearsal import rehearse
 from .run_folder import (
     StageEnd,
     begun_stages,
+    check_dataset,
     check_folder,
     check_order,
     claim_folder,
     finished,
     stage_folder,
+    write_dataset_record,
     write_metrics,
 )
-from .splits import Splits, check_splits
-from .stage_recipe import STAGES, StageRecipe
-from .trainer import PanopticTrainer, load_strictly, seed_of
+from .sampling import Splits, check_splits, collate_for_training
+from .trainer import PanopticTrainer, load_strictly, parameter_groups, seed_of, trainable_line
+
+STEPS = 3
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds a step and an evaluation, GB of memory at the peak and of disk in the end."""
+
+    stage: str
+    steps: int
+    step_seconds: float
+    evaluations: int
+    evaluation_seconds: float
+    memory: float
+    disk: float
+
+    @property
+    def seconds(self) -> float:
+        return self.steps * self.step_seconds + self.evaluations * self.evaluation_seconds
+
+    def lines(self, folder: Path) -> list[str]:
+        """What is printed: the cost, and a warning where the disk will not do."""
+        lines = [
+            f"{self.stage}: about {_duration(self.seconds)} ({self.steps} steps of {self.step_seconds:.2f} s, "
+            f"{self.evaluations} evaluations of {self.evaluation_seconds:.1f} s), "
+            f"{self.memory:.1f} GB of memory, {self.disk:.1f} GB of disk"
+        ]
+        there = next(parent for parent in [folder, *folder.resolve().parents] if parent.exists())
+        free = shutil.disk_usage(there).free / 1e9
+        if free < self.disk:
+            lines.append(f"{self.stage}: only {free:.1f} GB are free in {there}: make room, or lower save_total_limit")
+        return lines
+
+
+def rehearse(trainer: PanopticTrainer, stages: int) -> Estimate:
+    """Three real steps, and a little evaluation. Neither weights nor random state are other afterwards."""
+    args, device = trainer.args, trainer.args.device
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        model = copy.deepcopy(trainer.model).to(device)  # type: ignore[arg-type]
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        groups = parameter_groups(model, args.weight_decay, None)
+        optimizer = torch.optim.AdamW(groups, lr=0.0) if groups else None
+        seconds = []
+        for batch in _first_batches(trainer):
+            began = time.perf_counter()
+            training_step(model, batch, args)
+            if optimizer is not None:
+                optimizer.step()
+            seconds.append(time.perf_counter() - began)
+        memory = peak_memory(device)
+        weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) / 1e9
+        learning = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad) / 1e9
+        del optimizer
+        model.zero_grad(set_to_none=True)
+        few = trainer.eval_rows[: args.eval_batch_size * args.world_size]
+        began = time.perf_counter()
+        measure = panoptic_quality if model.with_masks else box_precision
+        measure(model, few, args.eval_batch_size)
+        evaluation = (time.perf_counter() - began) * len(trainer.eval_rows) / len(few)
+    steps, per_epoch = total_steps(trainer)
+    kept = (args.load_best_model_at_end + (trainer.keep_checkpoints or 10)) if args.save_strategy != "no" else 0
+    return Estimate(
+        stage=trainer.stage.name,
+        steps=steps,
+        step_seconds=min(seconds) * args.gradient_accumulation_steps,  # the first one warms caches up
+        evaluations=_evaluations(args, steps, per_epoch),
+        evaluation_seconds=evaluation,
+        memory=memory - (weights if device.type == "cuda" else 0.0),
+        disk=kept * (weights + 2 * learning) + weights * (1 + 1 / stages),
+    )
+
+
+def total_steps(trainer: PanopticTrainer) -> tuple[int, int]:
+    """Optimizer steps of the stage, and of an epoch."""
+    per_epoch = trainer.steps_per_epoch
+    most = trainer.args.max_steps
+    return (most if most > 0 else -int(-trainer.args.num_train_epochs * per_epoch // 1)), per_epoch
+
+
+def _evaluations(args: TrainingArguments, steps: int, per_epoch: int) -> int:
+    strategy = str(getattr(args.eval_strategy, "value", args.eval_strategy))
+    every = {"no": steps + 1, "epoch": per_epoch}.get(strategy, int(args.eval_steps or steps) or 1)
+    return 1 + steps // every
+
+
+def _first_batches(trainer: PanopticTrainer) -> Iterator[dict[str, Any]]:
+    """This process's first ones, as they will come; again from the start if an epoch has fewer."""
+    loader = trainer.get_train_dataloader()
+    first = list(islice(iter(loader.batch_sampler), STEPS))  # type: ignore[arg-type]
+    for keys in islice(cycle(first), STEPS):
+        yield collate_for_training([loader.dataset[key] for key in keys])
+
 
 Say = Callable[[str], None]
 
@@ -128,7 +236,7 @@ def run_stages(
 
 def _run(
     recipe: Recipe,
-    stage: StageRecipe,
+    stage: Stage,
     splits: Splits,
     say: Say,
     interruption: Interruption,
@@ -180,13 +288,13 @@ def starting_model(
         model.image_processor = replace(
             model.preprocess, shortest_edge=shortest, longest_edge=longest, exact_size=None, fit_within=None
         )
-    LossWeights(**vars(recipe.losses)).write_to(model.config)
-    changes = {name: value for name, value in vars(recipe.postprocess).items() if value is not None}
-    model.settings = replace(model.settings, **changes)
+    write_losses(recipe.losses, model.config)
+    changes = {name: value for name, value in recipe.postprocess.to_dict().items() if value is not None}
+    model.settings = model.settings.changed(**changes)
     return model
 
 
-def prepare_model(model: DetrForPanopticSegmentation, stage: StageRecipe) -> None:
+def prepare_model(model: DetrForPanopticSegmentation, stage: Stage) -> None:
     """Freeze what the stage does not train, and say which losses it learns by."""
     if stage.name == "mask_head":
         model.freeze("detr", *(part for part in stage.freeze if part == "mask_head"))
@@ -203,7 +311,7 @@ class _Stage:
     def __init__(
         self,
         recipe: Recipe,
-        stage: StageRecipe,
+        stage: Stage,
         splits: Splits,
         model: DetrForPanopticSegmentation,
         say: Say,
@@ -214,16 +322,11 @@ class _Stage:
         prepare_model(model, stage)
         self.trained = trainable_line(stage.name, model)
         say(self.trained)
-        self.args = stage.training_arguments_for(PartialState().device, output_dir=self.folder, seed=recipe.seed)
+        self.args = training_arguments(stage, PartialState().device, output_dir=self.folder, seed=recipe.seed)
         if self.args.report_to:
             self.args.report_to = []  # one run in the tracker, not three: `Tracking` reports
-        changes = recipe.augmentation.changes()
-        edges = (model.preprocess.shortest_edge or 800, model.preprocess.longest_edge)
         self.dataset = PanopticDataset(
-            splits.train,
-            model.preprocess,
-            Augmentation.for_size(*edges, **changes),
-            seed=seed_of(recipe.seed, stage.name),
+            splits.train, model.preprocess, recipe.augmentation, seed=seed_of(recipe.seed, stage.name)
         )
         fit_batch_size(model, self.args, self.dataset, self.folder, say)
 
@@ -318,7 +421,7 @@ class _Stage:
         )
 
 
-def chosen_stages(recipe: Recipe, start: str | None, stop: str | None) -> list[StageRecipe]:
+def chosen_stages(recipe: Recipe, start: str | None, stop: str | None) -> list[Stage]:
     """What the recipe does not skip, from `start` to `stop`."""
     for name in (start, stop):
         if name is not None and name not in STAGES:

@@ -5,29 +5,133 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from ..data.batches import EpochSampler, Row
+from ..dataset.batches import EpochSampler, Row
 from ..errors import ModelError, RecipeError
 from ..images import open_image
-from ..model.criterion import Denominators, LossWeights
+from ..model.criterion import Denominators, losses_of
 from ..model.modeling import DetrForPanopticSegmentation
 from ..model.targets import count_targets
 from ..panoptic_map import PanopticMap
+from ..settings import Stage
 from . import checkpoints
 from .batch_size import evaluation_memory_error, ran_out_of_memory
-from .environment import Cost
+from .callbacks import Cost
 from .evaluation_loop import box_precision, eval_metrics, panoptic_quality
-from .parameter_groups import drop_schedule, parameter_groups
 from .sampling import RankBatches, RepeatSampler, WithFillers, collate_for_training, is_filler, repeat_factors
-from .stage_recipe import StageRecipe
-from .weight_average import WeightAverage
+
+DROP = 0.1
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, backbone_learning_rate: float | None) -> list[Any]:
+    """The parameters that train, the backbone's last; frozen ones are in no group. All decay, as in the paper."""
+    rest: dict[str, Any] = {"params": [], "weight_decay": weight_decay}
+    backbone: dict[str, Any] = {"params": [], "weight_decay": weight_decay}
+    if backbone_learning_rate is not None:
+        backbone["lr"] = backbone_learning_rate
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (backbone if "backbone" in name else rest)["params"].append(parameter)
+    return [group for group in (rest, backbone) if group["params"]]
+
+
+def dropping_rate(warmup_steps: int, drop_step: int | None) -> Callable[[int], float]:
+    """The factor of the learning rates before each optimizer step: a linear rise, 1, and a tenth once dropped."""
+
+    def factor(step: int) -> float:
+        risen = min(1.0, (step + 1) / (warmup_steps + 1))
+        return risen * (DROP if drop_step is not None and step >= drop_step else 1.0)
+
+    return factor
+
+
+def drop_schedule(
+    optimizer: torch.optim.Optimizer, warmup_steps: int, drop_step: int | None
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """A scheduler for `dropping_rate`."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, dropping_rate(warmup_steps, drop_step))
+
+
+def trainable_line(name: str, model: nn.Module) -> str:
+    """ "mask_head: 1.33 M of 42.9 M trained"."""
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return f"{name}: {_millions(trained)} of {_millions(sum(p.numel() for p in model.parameters()))} trained"
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.3g} M"
+
+
+# Of a checkpoint: the weights that the optimizer works on, beside model.safetensors with the average.
+RAW_WEIGHTS = "weights_in_training.safetensors"
+
+
+class WeightAverage:
+    """average ← decay · average + (1 − decay) · weights after each step; early on the decay is smaller.
+
+    While few steps are behind it the average would be mostly the start: the decay is at most (1 + n) / (10 + n).
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.average: dict[str, Tensor] = {name: p.detach().clone() for name, p in _trained(model)}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """After optimizer step `step`, counted from 1."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, parameter in _trained(model):
+            self.average[name].lerp_(parameter, 1 - decay)
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[None]:
+        """The model with the average for weights."""
+        raw = {name: parameter.detach().clone() for name, parameter in _trained(model)}
+        _copy(self.average, model)
+        try:
+            yield
+        finally:
+            _copy(raw, model)
+
+    def settle(self, model: nn.Module) -> None:
+        """For good."""
+        _copy(self.average, model)
+
+    def save_raw(self, model: nn.Module, folder: Path) -> None:
+        """The weights in training, to a checkpoint whose model is the average."""
+        save_file({name: p.detach().cpu().contiguous() for name, p in _trained(model)}, folder / RAW_WEIGHTS)
+
+    def restore(self, model: nn.Module, folder: Path) -> None:
+        """From a checkpoint whose model was just loaded: that is the average, and the raw weights lie beside it."""
+        if not (folder / RAW_WEIGHTS).is_file():
+            raise ModelError(
+                "the checkpoint has no weights in training beside their average",
+                where=str(folder),
+                fix="It was made without `ema`: take the setting back to resume, or start the stage anew.",
+            )
+        self.average = {name: parameter.detach().clone() for name, parameter in _trained(model)}
+        _copy(load_file(folder / RAW_WEIGHTS), model)
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+@torch.no_grad()
+def _copy(weights: dict[str, Tensor], model: nn.Module) -> None:
+    for name, parameter in _trained(model):
+        parameter.copy_(weights[name])
+
 
 # Photos that a tracker is shown after each evaluation.
 FEW = 4
@@ -46,7 +150,7 @@ class PanopticTrainer(Trainer):
         self,
         model: DetrForPanopticSegmentation,
         args: TrainingArguments,
-        stage: StageRecipe,
+        stage: Stage,
         train_dataset: Dataset[dict[str, Any]],
         eval_rows: Sequence[Row],
         callbacks: Sequence[TrainerCallback] = (),
@@ -129,7 +233,7 @@ class PanopticTrainer(Trainer):
             return None
         config = self.model.config
         counts = [n for batch in batch_samples if not is_filler(batch) for n in count_targets(batch["labels"])]
-        denominators = Denominators.of(counts, config.num_queries, LossWeights.from_config(config))
+        denominators = Denominators.of(counts, config.num_queries, losses_of(config))
         return denominators.summed_over_ranks(self.args.device)
 
     def compute_loss(

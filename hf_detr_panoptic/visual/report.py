@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..pictures.panels import FAULTS
 from . import report_tables as tables
-from .difference import FAULTS
 from .report_charts import line_chart, stack
 from .report_gallery import gallery, store
 from .report_html import Html, join, lines, tag

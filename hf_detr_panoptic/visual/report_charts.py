@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ..pictures.draw import Color
 from .report_html import Html, join, tag
 from .report_values import Curve
-from .text import Color
 
 _WIDTH, _HEIGHT = 380, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 12, 26

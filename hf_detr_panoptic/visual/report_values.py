@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .text import Color
+from ..pictures.draw import Color
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from .contours import CUSTOM, MODEL, paint_contours
-from .legend import stamp
-from .panels import panels
-from .text import DARK, GREY, WHITE, Color, Pixels, one_line, words
+from ..pictures.draw import CUSTOM, DARK, GREY, MODEL, WHITE, Color, Pixels, one_line, paint_contours, stamp, words
+from ..pictures.panels import panels
 
 Grid = npt.NDArray[np.floating[Any]]
 

@@ -13,10 +13,11 @@ from made import save_photo
 from PIL import Image
 
 from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment, draw
-from hf_detr_panoptic.data.coco_panoptic import read_split
+from hf_detr_panoptic.dataset.coco_panoptic import read_split
 from hf_detr_panoptic.hub.app import build_app, serve
 from hf_detr_panoptic.hub.app_view import AppModel
-from hf_detr_panoptic.model.postprocess import Kept, KeptMasks, PostprocessSettings
+from hf_detr_panoptic.model.postprocess import Kept, KeptMasks
+from hf_detr_panoptic.settings import Postprocess
 
 SPACE = LabelSpace(
     [Category("sky", False, (80, 140, 220)), Category("pipe", True, (220, 120, 20)), Category("<b>rust</b>", True)]
@@ -38,7 +39,7 @@ class Model:
         masks[1, height // 2 :, : width // 3] = 8
         masks[2, height // 2 :, -(width // 3) :] = 8
         kept = Kept(torch.arange(3), (0, 1, 1), (0.95, 0.9, 0.6))
-        return KeptMasks(kept, masks, SPACE, (height, width), PostprocessSettings(), floor=0.3)
+        return KeptMasks(kept, masks, SPACE, (height, width), Postprocess(), floor=0.3)
 
 
 def expected(threshold: float, width: int = WIDTH, height: int = HEIGHT) -> PanopticMap:

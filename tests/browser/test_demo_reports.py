@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hf_detr_panoptic.cli import main
-from hf_detr_panoptic.demo.site import CUSTOM
+from hf_detr_panoptic.demo.scenes import CUSTOM
 
 SMALL = ["--photos", "8", "--held-out", "2", "--size", "128x96", "--processes", "1"]
 QUICK = ["--max_steps", "2", "--eval_strategy", "no", "--per_device_train_batch_size", "2"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hf_detr_panoptic.demo.scenes import scene
-from hf_detr_panoptic.visual.draw import class_color, draw
+from hf_detr_panoptic.pictures.draw import class_color, draw
 from hf_detr_panoptic.visual.report import dataset_report, run_report
 from hf_detr_panoptic.visual.report_gallery import AT_ONCE
 from hf_detr_panoptic.visual.report_values import (

@@ -8,8 +8,8 @@ from made import tiny_model
 
 from hf_detr_panoptic.demo.scenes import scene
 from hf_detr_panoptic.labels import Category, LabelSpace
-from hf_detr_panoptic.model.postprocess import PostprocessSettings
 from hf_detr_panoptic.preprocess import Preprocess
+from hf_detr_panoptic.settings import Postprocess
 from hf_detr_panoptic.steps.trace.command import trace_photo
 
 HOSTILE = "<script>alert(1)</script>"
@@ -19,7 +19,7 @@ def traced_scene(folder: Path) -> Path:
     """A tiny random model, one of whose classes is called like a script, on a photo called like a tag."""
     model = tiny_model(LabelSpace([Category(HOSTILE, True), Category("sky", False)]), num_queries=12).eval()
     model.image_processor = Preprocess(shortest_edge=192, longest_edge=256)
-    model.settings = PostprocessSettings(threshold=0.2, fill="argmax")
+    model.settings = Postprocess(threshold=0.2, fill="argmax")
     photo = folder / "<img src=x onerror=alert(1)> \"quoted\" 'too' 😀\nand a second line.png"
     scene(3, 0).photo.save(photo)
     trace_photo(model, photo, folder / "out")

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from hf_detr_panoptic import LabelSpace
-from hf_detr_panoptic.demo.scenes import MIN_SHARE, Scene, scene, scenes
-from hf_detr_panoptic.demo.site import CUSTOM, SITE, TEACHER
+from hf_detr_panoptic.demo.scenes import CUSTOM, MIN_SHARE, SITE, TEACHER, Scene, scene, scenes
 
 
 def content(made: Scene) -> tuple[object, ...]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hf_detr_panoptic.demo import shipped_teacher
-from hf_detr_panoptic.demo.shipped_teacher import teacher_folder
-from hf_detr_panoptic.demo.site import CUSTOM, TEACHER
+from hf_detr_panoptic.demo import demo as shipped_teacher
+from hf_detr_panoptic.demo.demo import teacher_folder
+from hf_detr_panoptic.demo.scenes import CUSTOM, TEACHER
 from hf_detr_panoptic.errors import ModelError
 
 FOLDER = Path(shipped_teacher.__file__).parent / "teacher"

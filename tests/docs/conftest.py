@@ -141,7 +141,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from made import save_tiny_labeler
 
     from hf_detr_panoptic.cli import main
-    from hf_detr_panoptic.demo.site import CUSTOM
+    from hf_detr_panoptic.demo.scenes import CUSTOM
     from hf_detr_panoptic.labels import LabelSpace
 
     folder = tmp_path_factory.mktemp("world")
@@ -188,8 +188,7 @@ def shown_files():
 
 def _photos_and_marks(folder: Path) -> None:
     """`photos/`, `new_photos/`, photo.jpg; export.zip: the scenes' custom classes as CVAT's COCO 1.0 has them."""
-    from hf_detr_panoptic.demo.scenes import scene
-    from hf_detr_panoptic.demo.site import CUSTOM
+    from hf_detr_panoptic.demo.scenes import CUSTOM, scene
 
     for name in ("photos", "new_photos"):
         (folder / name).mkdir()

@@ -17,8 +17,8 @@ import yaml
 
 from hf_detr_panoptic import cli
 from hf_detr_panoptic.errors import HfDetrPanopticError
-from hf_detr_panoptic.steps.prepare.settings import PrepareSettings, settings_of
-from hf_detr_panoptic.training.recipe import Recipe
+from hf_detr_panoptic.recipe import Recipe, prepare_settings
+from hf_detr_panoptic.settings import Prepare
 
 RUN, PARSED = "# run by our tests", "# parsed by our tests"
 PREPARING = ("prepare", "autolabel", "overlay")
@@ -83,17 +83,17 @@ def _parse_ours(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
             status = cli.main([*words, "--dry-run"])
         assert status == 0, f"not understood: {' '.join(words)}"
         return
-    step = importlib.import_module(f"hf_detr_panoptic.steps.{cli.COMMANDS[words[0]][0]}")
+    home, _, run = cli.home_of(words[0])
     seen: list[argparse.Namespace] = []
 
     def note(args: argparse.Namespace) -> int:
         if words[0] in PREPARING:
-            settings_of(args)
+            prepare_settings(args)
         seen.append(args)
         return 0
 
     with monkeypatch.context() as patch, contextlib.suppress(SystemExit):
-        patch.setattr(step, "main", note)
+        patch.setattr(home, run, note)
         if cli.main(words) != 0:
             seen.clear()
     assert seen or "--help" in words, f"not understood: {' '.join(words)}"
@@ -121,7 +121,7 @@ def test_yaml_is_understood(yaml_block, tmp_path: Path) -> None:
     if "distributed_type" in content:
         return
     if "images" in content:
-        PrepareSettings.of(content)
+        Prepare.read(content)
         return
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml_block.text + ("" if "data" in content else "\ndata: data/site\n"), encoding="utf-8")

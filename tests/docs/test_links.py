@@ -62,7 +62,7 @@ def test_files_that_are_named_exist(page: str, root: Path, prose) -> None:
 
 def test_keys_that_are_named_exist(page: str, prose) -> None:
     """`stages.mask_head.lr_drop` and other keys of a recipe in inline code."""
-    from hf_detr_panoptic.training.recipe_keys import annotation_of, recipe_keys
+    from hf_detr_panoptic.recipe import annotation_of, recipe_keys
 
     tops = "augmentation|data|losses|postprocess|push|size|stages"
     named = set(re.findall(rf"`((?:{tops})\.\w+(?:\.\w+)?)`", prose(page)))
@@ -84,15 +84,15 @@ def test_keys_that_are_named_exist(page: str, prose) -> None:
 def test_flags_that_are_named_exist(page: str, prose) -> None:
     """`--leakage` and other flags in inline code: some command has each."""
     import argparse
-    import importlib
 
-    from hf_detr_panoptic.cli import COMMANDS
-    from hf_detr_panoptic.training.recipe_keys import recipe_keys, training_keys
+    from hf_detr_panoptic.cli import COMMANDS, home_of
+    from hf_detr_panoptic.recipe import recipe_keys, training_keys
 
     known = {"--help", "--version"} | {f"--{key.path[-1]}" for key in (*recipe_keys(), *training_keys())}
-    for module, _ in COMMANDS.values():
+    for command in COMMANDS:
         parser = argparse.ArgumentParser()
-        importlib.import_module(f"hf_detr_panoptic.steps.{module}").add_arguments(parser)
+        home, add_arguments, _ = home_of(command)
+        getattr(home, add_arguments)(parser)
         known |= set(parser._option_string_actions)
     # Beyond ours: what a page says of launchers, and of the programs that people come from.
     foreign = re.search(r"<!-- flags of other programs: (.*?) -->", prose(page), flags=re.DOTALL)

@@ -32,16 +32,16 @@ def test_every_key_is_there(root: Path) -> None:
     """Not by way of the tables: the fields of the recipe's own classes, one by one."""
     import dataclasses
 
+    from hf_detr_panoptic.settings import Stage
     from hf_detr_panoptic.training import recipe
-    from hf_detr_panoptic.training.stage_recipe import StageRecipe
 
     page = (root / "docs" / "recipes.md").read_text(encoding="utf-8")
-    homes = {"data": recipe.PhotosAndMarks, "size": recipe.PhotoSize, "augmentation": recipe.Augmentation}
+    homes = {"data": recipe.Prepare, "size": recipe.PhotoSize, "augmentation": recipe.Augmentation}
     homes |= {"losses": recipe.Losses, "postprocess": recipe.Postprocess, "push": recipe.Push}
     named = [f"{block}.{entry.name}" for block, cls in homes.items() for entry in dataclasses.fields(cls)]
     named += [entry.name for entry in dataclasses.fields(recipe.Recipe) if entry.name != "stages"]
     not_keys = {"name", "training_arguments"}
-    named += [entry.name for entry in dataclasses.fields(StageRecipe) if entry.name not in not_keys]
+    named += [entry.name for entry in dataclasses.fields(Stage) if entry.name not in not_keys]
     assert [key for key in named if f"| `{key}` |" not in page] == []
 
 

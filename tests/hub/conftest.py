@@ -73,7 +73,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from made import save_tiny_labeler
 
     from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
-    from hf_detr_panoptic.training.recipe import Recipe
+    from hf_detr_panoptic.recipe import Recipe
     from hf_detr_panoptic.training.run_folder import StageEnd, stage_folder, write_metrics
 
     root = tmp_path_factory.mktemp("anna") / "work"
@@ -129,7 +129,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import numpy as np
     from PIL import Image
 
-    from hf_detr_panoptic.data.writer import DatasetWriter
+    from hf_detr_panoptic.dataset.writer import DatasetWriter
     from hf_detr_panoptic.panoptic_map import PanopticMap, Segment
 
     folder = tmp_path_factory.mktemp("anna") / "site"

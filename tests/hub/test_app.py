@@ -12,18 +12,11 @@ from made import save_photo
 from PIL import Image
 
 from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment
-from hf_detr_panoptic.data.coco_panoptic import read_split
+from hf_detr_panoptic.dataset.coco_panoptic import read_split
 from hf_detr_panoptic.errors import HfDetrPanopticError, ImageError
 from hf_detr_panoptic.hub import app_view
 from hf_detr_panoptic.hub.app import build_app
-from hf_detr_panoptic.hub.app_view import (
-    AppModel,
-    legend_html,
-    look_at,
-    open_photo,
-    problem_html,
-    segment_html,
-)
+from hf_detr_panoptic.hub.app_view import AppModel, legend_html, look_at, open_photo, problem_html, segment_html
 
 SPACE = LabelSpace([Category("sky", False, (1, 2, 3)), Category("<i>pipe</i>", True, (250, 0, 9))])
 

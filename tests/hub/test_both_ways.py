@@ -18,7 +18,7 @@ from made import noise, scene, write_data, write_run
 from transformers import pipeline
 
 from hf_detr_panoptic import DetrForPanopticSegmentation, PanopticQuality
-from hf_detr_panoptic.data.coco_panoptic import read_dataset
+from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
 from hf_detr_panoptic.hub.usage import PIPELINE_THRESHOLD
 
 pytestmark = pytest.mark.slow  # two fresh processes that import everything
@@ -81,7 +81,7 @@ for page in (card, data_card):
 
 from datasets import Image, load_dataset
 from hf_detr_panoptic import load_panoptic
-from hf_detr_panoptic.data.loading import rows_of
+from hf_detr_panoptic.dataset.rows import rows_of
 
 digest = lambda content: hashlib.sha256(content).hexdigest()
 listed = lambda segment: [segment.id, segment.label, segment.score, segment.source]
@@ -116,7 +116,7 @@ Path("told.json").write_text(json.dumps(told))
 
 
 def side(map: Any) -> dict[str, Any]:
-    from hf_detr_panoptic.data.writer import encode_map
+    from hf_detr_panoptic.dataset.writer import encode_map
 
     encoded = encode_map(map)
     return {"png": encoded.png.hex(), "segments_info": encoded.segments}

@@ -16,10 +16,10 @@ from PIL import Image
 
 from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.errors import HubError, RecipeError
+from hf_detr_panoptic.pictures.draw import draw
+from hf_detr_panoptic.recipe import Recipe
 from hf_detr_panoptic.steps.push.as_it_trains import PushAsItTrains
 from hf_detr_panoptic.steps.push.card_pictures import draw_card_pictures, telling_rows
-from hf_detr_panoptic.training.recipe import Recipe
-from hf_detr_panoptic.visual.draw import draw
 
 if TYPE_CHECKING:
     from hub_server import HubServer

@@ -14,7 +14,7 @@ from huggingface_hub import DatasetCard
 from made import write_data
 
 from hf_detr_panoptic import load_panoptic
-from hf_detr_panoptic.data.parquet import write_parquet
+from hf_detr_panoptic.dataset.rows import write_parquet
 from hf_detr_panoptic.errors import HubError
 from hf_detr_panoptic.hub.dataset_card import dataset_card
 

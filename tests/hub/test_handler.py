@@ -20,7 +20,8 @@ from PIL import Image
 from hf_detr_panoptic.hub.handler import EndpointHandler, panoptic, read_photo
 from hf_detr_panoptic.hub.model_card import handler_source
 from hf_detr_panoptic.images import open_image
-from hf_detr_panoptic.model.postprocess import PostprocessSettings, choose_queries, postprocess
+from hf_detr_panoptic.model.postprocess import choose_queries, postprocess
+from hf_detr_panoptic.settings import Postprocess
 
 
 class Inputs(dict):  # type: ignore[type-arg]
@@ -65,7 +66,7 @@ def test_the_packages_own_rules(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = 4 * torch.randn(14, len(SPACE) + 1, generator=generator)
     masks = 3 * torch.randn(14, 7, 9, generator=generator) - 1
-    settings = PostprocessSettings(
+    settings = Postprocess(
         threshold=(0.3, 0.5, 0.85)[seed % 3],
         mask_threshold=(0.5, 0.7)[seed % 2],
         min_area=(0, 4, 150)[seed // 2 % 3],
@@ -74,7 +75,7 @@ def test_the_packages_own_rules(seed: int) -> None:
     )
     (kept,) = choose_queries(logits[None], SPACE, settings.threshold)
     expected = postprocess(kept, masks[kept.queries], SPACE, (61, 83), settings)
-    ids, segments = panoptic(Image.new("RGB", (83, 61)), *answering(logits, masks, settings.to_config()))
+    ids, segments = panoptic(Image.new("RGB", (83, 61)), *answering(logits, masks, settings.to_dict()))
     assert len(expected.segments) > 1
     # The order of adding differs: where two masks tie to the last bits a pixel may fall to the other.
     assert (ids.numpy() != expected.ids).mean() < 1e-3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,8 @@ import yaml
 
 from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.hub.contents import Upload, without_places
+from hf_detr_panoptic.recipe import Recipe
 from hf_detr_panoptic.steps.push.command import finished_recipe, published_recipe
-from hf_detr_panoptic.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from hub_server import HubServer
@@ -192,7 +191,7 @@ def test_a_user_whom_the_system_does_not_know(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", unknown)
     monkeypatch.setenv("HOME", "/srv/anna")
-    recipe = yaml.safe_load(published_recipe(run, replace(finished_recipe(run), data="../anna/photos"), None))
+    recipe = yaml.safe_load(published_recipe(run, finished_recipe(run).changed(data="../anna/photos"), None))
     assert recipe["data"] == "photos"  # the home folder still tells a name
 
 

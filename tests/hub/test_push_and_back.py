@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from hf_detr_panoptic.data.coco_panoptic import read_dataset
+from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ ROWS = """
 import hashlib, json, sys
 import datasets
 from hf_detr_panoptic import load_panoptic
-from hf_detr_panoptic.data.loading import rows_of
+from hf_detr_panoptic.dataset.rows import rows_of
 loaded = load_panoptic("anna/data")
 plain = datasets.load_dataset("anna/data")
 found = {}

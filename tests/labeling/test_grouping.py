@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hf_detr_panoptic.labeling.grouping import groups_of, ties, variant_keys
+from hf_detr_panoptic.labeling.split import groups_of, ties, variant_keys
 
 
 def grouped(*names: str, pattern: str | None = None) -> list[list[str]]:

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment
-from hf_detr_panoptic.data.near_copies import Fingerprint
+from hf_detr_panoptic.dataset.copies import Fingerprint
 from hf_detr_panoptic.errors import ModelError
 from hf_detr_panoptic.labeling.autolabels import AutoLabels
+from hf_detr_panoptic.labeling.inputs import Photo, survey
 from hf_detr_panoptic.labeling.labeler import label, labeler_settings, plan
-from hf_detr_panoptic.labeling.photos import Photo, survey
 
 SPACE = LabelSpace([Category("any", True, source="auto")])
 

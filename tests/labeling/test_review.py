@@ -13,10 +13,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment
-from hf_detr_panoptic.data.coco_panoptic import read_dataset
-from hf_detr_panoptic.data.writer import DatasetWriter
+from hf_detr_panoptic.annotations.read import Mark, read_annotations
+from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
+from hf_detr_panoptic.dataset.writer import DatasetWriter
 from hf_detr_panoptic.errors import AnnotationError, LabelError
-from hf_detr_panoptic.labeling.annotations import Mark, read_annotations
 from hf_detr_panoptic.labeling.review import (
     export_review,
     labels_for_cvat,

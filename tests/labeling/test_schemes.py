@@ -7,8 +7,8 @@ import json
 import pytest
 
 from hf_detr_panoptic import Category, LabelSpace
+from hf_detr_panoptic.annotations.marks import Mark, MarkedPhoto
 from hf_detr_panoptic.errors import LabelError, RecipeError
-from hf_detr_panoptic.labeling.annotations.marks import Mark, MarkedPhoto
 from hf_detr_panoptic.labeling.schemes import Scheme, namesakes, partly_marked, scheme
 
 COCO = LabelSpace.coco()

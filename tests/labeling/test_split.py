@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hf_detr_panoptic.data.near_copies import Fingerprint
+from hf_detr_panoptic.dataset.copies import Fingerprint
 from hf_detr_panoptic.errors import DatasetError
 from hf_detr_panoptic.labeling.split import PhotoInfo, Split, split
 

@@ -15,7 +15,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from hf_detr_panoptic.labels import Category, LabelSpace
-from hf_detr_panoptic.model.criterion import Denominators, LossWeights
+from hf_detr_panoptic.model.criterion import Denominators, losses_of
 from hf_detr_panoptic.model.targets import count_targets
 
 SPACE = LabelSpace([Category("pipe", True), Category("sky", False)])
@@ -63,7 +63,7 @@ def main(out):
             model.train()
             wrapped = DistributedDataParallel(model) if many else model
             labels = labels_of(counts)[share]
-            denominators = Denominators.of(count_targets(labels), QUERIES, LossWeights.from_config(model.config))
+            denominators = Denominators.of(count_targets(labels), QUERIES, losses_of(model.config))
             loss = wrapped(pixels[share], labels=labels, denominators=denominators.summed_over_ranks()).loss
             loss.backward()
             total = loss.detach().clone()

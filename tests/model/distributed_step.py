@@ -17,9 +17,10 @@ from torch import nn
 from transformers import DetrConfig
 from transformers.loss.loss_for_object_detection import ForSegmentationLoss
 
-from hf_detr_panoptic.model.criterion import Denominators, LossWeights, criterion
+from hf_detr_panoptic.model.criterion import Denominators, criterion
 from hf_detr_panoptic.model.matcher import Predictions, match
 from hf_detr_panoptic.model.targets import Targets, count_targets
+from hf_detr_panoptic.settings import Losses
 
 # Targets of the four images; the queries are 32. In the second case rank 0 has none at all.
 CASES = {"uneven": (3, 0, 30, 5), "rank without targets": (0, 0, 5, 3), "nobody has targets": (0, 0, 0, 0)}
@@ -101,7 +102,7 @@ def main(out):
             images = (2 * state.process_index, 2 * state.process_index + 1)
             mine = [(queries[i : i + 1], labels[i : i + 1]) for i in images]
         own = [count for _, some in mine for count in count_targets(some)]
-        denominators = Denominators.of(own, NUM_QUERIES, LossWeights()).summed_over_ranks()
+        denominators = Denominators.of(own, NUM_QUERIES, Losses()).summed_over_ranks()
         results[case] = {"denominators": denominators.boxes, "ours": step(model, mine, denominators)}
         if case == "uneven":
             for entry in labels:

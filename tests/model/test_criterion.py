@@ -13,9 +13,10 @@ from transformers.loss.loss_for_object_detection import ForSegmentationLoss
 
 from hf_detr_panoptic.errors import ModelError
 from hf_detr_panoptic.model import criterion as criterion_module
-from hf_detr_panoptic.model.criterion import Denominators, LossWeights, criterion
+from hf_detr_panoptic.model.criterion import Denominators, criterion, losses_of
 from hf_detr_panoptic.model.matcher import MatchCosts, Predictions, match
 from hf_detr_panoptic.model.targets import Targets
+from hf_detr_panoptic.settings import Losses
 
 NUM_LABELS, LAYERS = 3, 3
 
@@ -312,15 +313,13 @@ def test_every_weight_weighs_its_loss():
     outputs = outputs_of(2, 6, (10, 13))
     base = ours(outputs, FULL_LABELS, (38, 50))
     for name in ("ce", "bbox", "giou", "mask", "dice"):
-        heavier = ours(
-            outputs, FULL_LABELS, (38, 50), weights=replace(LossWeights(), **{name: getattr(LossWeights(), name) + 3})
-        )
+        heavier = ours(outputs, FULL_LABELS, (38, 50), weights=Losses().changed(**{name: getattr(Losses(), name) + 3}))
         parts = [
             base[1][f"loss_{name}{suffix}"].item() for suffix in ("", "_0", "_1") if f"loss_{name}{suffix}" in base[1]
         ]
         assert heavier[0].item() - base[0].item() == pytest.approx(3 * sum(parts))
     expected = stock(outputs, FULL_LABELS, eos_coefficient=0.4)[1]["loss_ce"]
-    found = ours(outputs, FULL_LABELS, (38, 50), paper=True, weights=LossWeights(no_object=0.4))[1]["loss_ce"]
+    found = ours(outputs, FULL_LABELS, (38, 50), paper=True, weights=Losses(no_object=0.4))[1]["loss_ce"]
     assert found.item() == pytest.approx(expected.item())
 
 
@@ -329,23 +328,23 @@ def test_weights_come_from_the_config():
     config = DetrConfig(
         class_cost=8, bbox_cost=9, giou_cost=10, **{f"{key}_coefficient": value for key, value in coefficients.items()}
     )
-    assert LossWeights.from_config(config) == LossWeights(ce=1, bbox=3, giou=4, mask=6, dice=7, no_object=0.2)
-    assert LossWeights.from_config(DetrConfig()) == LossWeights()
+    assert losses_of(config) == Losses(ce=1, bbox=3, giou=4, mask=6, dice=7, no_object=0.2)
+    assert losses_of(DetrConfig()) == Losses()
     assert MatchCosts.from_config(config) == MatchCosts(ce=8, bbox=9, giou=10)
     assert MatchCosts.from_config(DetrConfig()) == MatchCosts()
 
 
 def test_fractions_are_kept_beside_what_stock_can_hold(tmp_path):
     """DetrConfig refuses 0.5 for a weight that it declares a whole number."""
-    weights = LossWeights(ce=2.5, bbox=4, mask=0.5, no_object=0.25)
+    weights = Losses(ce=2.5, bbox=4, mask=0.5, no_object=0.25)
     config = DetrConfig()
     weights.write_to(config)
     config.save_pretrained(tmp_path)
     loaded = DetrConfig.from_pretrained(tmp_path)
-    assert LossWeights.from_config(loaded) == weights
+    assert losses_of(loaded) == weights
     assert (loaded.bbox_loss_coefficient, loaded.mask_loss_coefficient, loaded.eos_coefficient) == (4, 1, 0.25)
-    LossWeights().write_to(loaded)
-    assert LossWeights.from_config(loaded) == LossWeights()
+    Losses().write_to(loaded)
+    assert losses_of(loaded) == Losses()
     assert loaded.bbox_loss_coefficient == 5
 
 
@@ -353,7 +352,7 @@ def test_scores_weigh_targets_only_when_asked():
     outputs = outputs_of(1, 6, (10, 13))
     whole = FULL_LABELS[1]
     halves = [whole | {"scores": scores} for scores in torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.5, 0.25]])]
-    settings = {"segment_scores": True, "weights": LossWeights(no_object=0.0)}
+    settings = {"segment_scores": True, "weights": Losses(no_object=0.0)}
     losses = [ours(outputs, [label], (38, 50), **settings)[1] for label in halves]
     for name in ("loss_ce", "loss_bbox", "loss_giou", "loss_mask", "loss_dice", "loss_ce_0", "loss_giou_1"):
         both, first, second, mixed = (entries[name].item() for entries in losses)
@@ -441,9 +440,9 @@ def test_half_precision_outputs_are_measured_in_fp32(dtype):
 
 def test_denominators_follow_from_the_targets():
     # By hand: 3 + 0 + 12 targets, 10 queries: 3 + 0 + 10 matched, 17 unmatched that weigh 0.1.
-    found = Denominators.of([3, 0, 12], num_queries=10, weights=LossWeights())
+    found = Denominators.of([3, 0, 12], num_queries=10, weights=Losses())
     assert found == Denominators(boxes=15, class_weight=pytest.approx(13 + 1.7))
-    parts = [Denominators.of([count], 10, LossWeights()) for count in (3, 0, 12)]
+    parts = [Denominators.of([count], 10, Losses()) for count in (3, 0, 12)]
     total = parts[0] + parts[1] + parts[2]
     assert (total.boxes, total.class_weight) == (15, pytest.approx(14.7))
     assert total.summed_over_ranks() is total
@@ -455,7 +454,7 @@ def test_micro_batches_add_up_to_the_whole_batch():
     outputs = outputs_of(2, 5, (6, 8), seed=5)
     whole = ours(outputs, ROUGH_LABELS, CANVAS)[0]
     gradients = torch.autograd.grad(whole, outputs)
-    denominators = Denominators.of([2, 2], 5, LossWeights())
+    denominators = Denominators.of([2, 2], 5, Losses())
     for rank_count in (1, 2):
         pieces = []
         for image in range(2):
@@ -472,7 +471,7 @@ def test_micro_batches_add_up_to_the_whole_batch():
 
 def test_no_weight_at_all_is_not_a_division_by_zero():
     outputs = outputs_of(1, 4, (10, 13))
-    loss, _ = ours(outputs, [NOTHING], (38, 50), weights=LossWeights(no_object=0.0))
+    loss, _ = ours(outputs, [NOTHING], (38, 50), weights=Losses(no_object=0.0))
     assert loss.item() == 0
 
 

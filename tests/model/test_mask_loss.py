@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 from transformers.loss.loss_for_object_detection import dice_loss, sigmoid_focal_loss
 
-from hf_detr_panoptic.model import mask_loss
-from hf_detr_panoptic.model.mask_loss import mask_losses
+from hf_detr_panoptic.model import criterion as mask_loss
+from hf_detr_panoptic.model.criterion import mask_losses
 from hf_detr_panoptic.model.matcher import Matching
 from hf_detr_panoptic.model.targets import Targets
 

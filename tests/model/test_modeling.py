@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from hf_detr_panoptic.errors import ModelError
-from hf_detr_panoptic.model.criterion import Denominators, LossWeights
+from hf_detr_panoptic.model.criterion import Denominators
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation, PanopticOutput
+from hf_detr_panoptic.settings import Losses
 
 SIZES = {"even": (96, 128), "odd": (97, 131), "small": (33, 47)}
 
@@ -157,7 +158,7 @@ def test_denominators_are_handed_on(stock_model, pixels, labels):
     ours = ours_of(stock_model())
     x, targets = pixels(2, 3, 64, 64), labels([1, 3], (64, 64))
     one = ours(x, labels=targets)
-    counts = Denominators.of([1, 3], 9, LossWeights())
+    counts = Denominators.of([1, 3], 9, Losses())
     doubled = counts + counts
     for arguments in ({"denominators": doubled}, {"num_items_in_batch": doubled}):
         assert ours(x, labels=targets, **arguments).loss.item() == pytest.approx(one.loss.item() / 2, rel=1e-5)

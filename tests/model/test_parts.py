@@ -4,7 +4,7 @@ import pytest
 from transformers import DetrForSegmentation
 
 from hf_detr_panoptic.errors import ModelError
-from hf_detr_panoptic.model.parts import part_modules
+from hf_detr_panoptic.model.modeling import part_modules
 
 
 def names_in(model, part):

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from hf_detr_panoptic.errors import ModelError
+from hf_detr_panoptic.errors import ModelError, RecipeError
 from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.model import postprocess as module
-from hf_detr_panoptic.model.postprocess import Kept, PostprocessSettings, choose_queries, postprocess, valid_cells
+from hf_detr_panoptic.model.postprocess import Kept, choose_queries, postprocess, valid_cells
+from hf_detr_panoptic.settings import Postprocess
 
 SPACE = LabelSpace([Category("pipe", True), Category("sky", False), Category("crane", True)])
 
@@ -82,24 +83,24 @@ def test_nan_logits_are_refused():
 
 def test_each_pixel_goes_to_the_highest_logit_and_unclaimed_ones_are_void():
     masks = halves("aab.", "aab.")
-    panoptic = postprocess(kept(0, 2), masks, SPACE, (2, 4), PostprocessSettings(min_area=2))
+    panoptic = postprocess(kept(0, 2), masks, SPACE, (2, 4), Postprocess(min_area=2))
     assert panoptic.ids.tolist() == [[1, 1, 2, 0], [1, 1, 2, 0]]
     assert [(s.id, s.label, s.source) for s in panoptic.segments] == [(1, 0, "model"), (2, 2, "model")]
 
 
 def test_argmax_fill_gives_every_pixel_to_someone():
     masks = torch.tensor([[[3.0, -2.0, -5.0]], [[-3.0, -4.0, -1.0]]]).expand(2, 3, 3)
-    settings_ = PostprocessSettings(fill="argmax", min_area=0)
+    settings_ = Postprocess(fill="argmax", min_area=0)
     assert postprocess(kept(0, 2), masks, SPACE, (3, 3), settings_).ids[0].tolist() == [1, 1, 2]
-    assert postprocess(kept(0, 2), masks, SPACE, (3, 3), PostprocessSettings(min_area=0)).ids[0].tolist() == [1, 0, 0]
+    assert postprocess(kept(0, 2), masks, SPACE, (3, 3), Postprocess(min_area=0)).ids[0].tolist() == [1, 0, 0]
 
 
 def test_mask_threshold_is_a_probability():
     masks = torch.full((1, 2, 2), math.log(0.6 / 0.4))
-    assert postprocess(kept(0), masks, SPACE, (2, 2), PostprocessSettings(mask_threshold=0.59)).void_area == 0
-    assert postprocess(kept(0), masks, SPACE, (2, 2), PostprocessSettings(mask_threshold=0.61)).void_area == 4
-    assert postprocess(kept(0), masks, SPACE, (2, 2), PostprocessSettings(mask_threshold=0.0)).void_area == 0
-    assert postprocess(kept(0), masks, SPACE, (2, 2), PostprocessSettings(mask_threshold=1.0)).void_area == 4
+    assert postprocess(kept(0), masks, SPACE, (2, 2), Postprocess(mask_threshold=0.59)).void_area == 0
+    assert postprocess(kept(0), masks, SPACE, (2, 2), Postprocess(mask_threshold=0.61)).void_area == 4
+    assert postprocess(kept(0), masks, SPACE, (2, 2), Postprocess(mask_threshold=0.0)).void_area == 0
+    assert postprocess(kept(0), masks, SPACE, (2, 2), Postprocess(mask_threshold=1.0)).void_area == 4
 
 
 def test_nothing_kept_is_all_void():
@@ -120,7 +121,7 @@ def test_a_query_that_wins_no_pixel_is_not_listed():
 
 def test_stuff_of_one_class_is_one_segment_and_things_stay_apart():
     masks = halves("abcd", "abcd")
-    panoptic = postprocess(kept(1, 0, 1, 0), masks, SPACE, (2, 4), PostprocessSettings(min_area=0))
+    panoptic = postprocess(kept(1, 0, 1, 0), masks, SPACE, (2, 4), Postprocess(min_area=0))
     assert panoptic.ids[0].tolist() == [1, 2, 1, 3]
     assert [s.label for s in panoptic.segments] == [1, 0, 0]
 
@@ -134,7 +135,7 @@ def test_a_fused_segments_score_is_weighted_by_area():
 def test_small_pieces_of_stuff_live_on_in_their_fused_whole():
     # The paper's own loop re-argmaxes without the fusing, and so drops these two pieces of three pixels.
     masks = halves("ab", "ab", "ab")
-    panoptic = postprocess(kept(1, 1), masks, SPACE, (3, 2), PostprocessSettings(min_area=4))
+    panoptic = postprocess(kept(1, 1), masks, SPACE, (3, 2), Postprocess(min_area=4))
     assert panoptic.ids.tolist() == [[1, 1], [1, 1], [1, 1]]
 
 
@@ -143,7 +144,7 @@ def test_small_pieces_of_stuff_live_on_in_their_fused_whole():
 
 def test_a_fragment_goes_to_the_next_best_mask_that_claims_it():
     masks = torch.tensor([[[2.0, 2.0, 2.0, 2.0]], [[3.0, -3.0, -3.0, -3.0]]]).expand(2, 3, 4)
-    panoptic = postprocess(kept(0, 2), masks, SPACE, (3, 4), PostprocessSettings(min_area=4))
+    panoptic = postprocess(kept(0, 2), masks, SPACE, (3, 4), Postprocess(min_area=4))
     assert (panoptic.ids == 1).all()
     assert [s.label for s in panoptic.segments] == [0]
 
@@ -152,8 +153,8 @@ def test_a_fragment_that_nobody_else_claims_becomes_void():
     masks = torch.tensor([[[-2.0, 2.0, 2.0, 2.0]], [[3.0, -3.0, -3.0, -3.0]]]).expand(2, 3, 4)
     kept_ = kept(0, 2)
     assert postprocess(kept_, masks, SPACE, (3, 4)).ids[:, 0].tolist() == [0, 0, 0]
-    assert postprocess(kept_, masks, SPACE, (3, 4), PostprocessSettings(fill="argmax")).ids[:, 0].tolist() == [1, 1, 1]
-    assert postprocess(kept_, masks, SPACE, (3, 4), PostprocessSettings(min_area=3)).areas() == {1: 9, 2: 3}
+    assert postprocess(kept_, masks, SPACE, (3, 4), Postprocess(fill="argmax")).ids[:, 0].tolist() == [1, 1, 1]
+    assert postprocess(kept_, masks, SPACE, (3, 4), Postprocess(min_area=3)).areas() == {1: 9, 2: 3}
 
 
 def test_where_all_are_fragments_the_map_is_void():
@@ -184,7 +185,7 @@ def test_row_bands_give_what_the_whole_gives(count, grid, size, fill, band, seed
     masks = torch.randn(count, *grid, generator=torch.Generator().manual_seed(seed))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "BAND_VALUES", {"cpu": band})
-        panoptic = postprocess(kept(*[0] * count), masks, SPACE, size, PostprocessSettings(min_area=0, fill=fill))
+        panoptic = postprocess(kept(*[0] * count), masks, SPACE, size, Postprocess(min_area=0, fill=fill))
     expected = plain(masks, size, fill)
     scores = dict(enumerate(np.unique(expected[expected > 0]), start=1))
     found = np.vectorize(lambda segment: scores.get(segment, 0))(panoptic.ids)
@@ -226,8 +227,8 @@ def test_one_mask_too_many_is_refused():
     [({"threshold": 1.5}, "threshold is 1.5"), ({"min_area": -1}, "min_area"), ({"fill": "viod"}, "void")],
 )
 def test_impossible_settings_are_refused(setting, message):
-    with pytest.raises(ModelError, match=message):
-        PostprocessSettings(**setting)
+    with pytest.raises(RecipeError, match=message):
+        Postprocess(**setting)
 
 
 # --- things found twice
@@ -243,13 +244,13 @@ def test_two_things_that_overlap_by_less_stay_two(duplicate, expected):
         TWICE,
         SPACE,
         (1, 5),
-        PostprocessSettings(min_area=0, duplicate=duplicate),
+        Postprocess(min_area=0, duplicate=duplicate),
     )
     assert made.ids.tolist() == [expected]
 
 
 def test_of_two_things_that_overlap_by_more_the_surer_one_stays_with_all_its_pixels():
-    settings = PostprocessSettings(min_area=0, duplicate=0.6)
+    settings = Postprocess(min_area=0, duplicate=0.6)
     made = postprocess(kept(0, 0, 0, scores=[0.95, 0.9, 0.9]), TWICE, SPACE, (1, 5), settings)
     assert made.ids.tolist() == [[1, 1, 1, 2, 2]]
     made = postprocess(kept(0, 0, 0, scores=[0.9, 0.95, 0.9]), TWICE, SPACE, (1, 5), settings)
@@ -257,7 +258,7 @@ def test_of_two_things_that_overlap_by_more_the_surer_one_stays_with_all_its_pix
 
 
 def test_things_of_two_classes_and_stuff_are_never_duplicates():
-    settings = PostprocessSettings(min_area=0, duplicate=0.1)
+    settings = Postprocess(min_area=0, duplicate=0.1)
     made = postprocess(kept(0, 2, 0), TWICE, SPACE, (1, 5), settings)
     assert made.ids.tolist() == [[2, 2, 1, 3, 3]]
     made = postprocess(kept(1, 1, 0), TWICE, SPACE, (1, 5), settings)

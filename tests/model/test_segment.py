@@ -12,9 +12,10 @@ from hf_detr_panoptic.errors import ImageError, ModelError
 from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.model import segment as module
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
-from hf_detr_panoptic.model.postprocess import PostprocessSettings, choose_queries, postprocess
+from hf_detr_panoptic.model.postprocess import choose_queries, postprocess
 from hf_detr_panoptic.panoptic_map import PanopticMap
 from hf_detr_panoptic.preprocess import Preprocess
+from hf_detr_panoptic.settings import Postprocess
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def model(stock_model):
     ours = DetrForPanopticSegmentation(stock.config).eval()
     ours.load_state_dict(stock.state_dict())
     ours.image_processor = Preprocess(shortest_edge=64, longest_edge=100)
-    ours.settings = PostprocessSettings(threshold=0.3, min_area=2)
+    ours.settings = Postprocess(threshold=0.3, min_area=2)
     return ours
 
 
@@ -209,7 +210,7 @@ def test_the_fingerprint_is_of_all_that_decides(model):
     assert first == deepcopy(model).fingerprint
     assert len(first) == 16
     seen = {first}
-    model.settings = PostprocessSettings(min_area=99)
+    model.settings = Postprocess(min_area=99)
     seen.add(model.fingerprint)
     model.image_processor = Preprocess(shortest_edge=70, longest_edge=100)
     seen.add(model.fingerprint)
@@ -240,7 +241,7 @@ def test_kept_masks_give_the_map_of_every_threshold_without_the_model(model, mon
 
 
 def test_kept_masks_go_by_what_the_model_remembers(model):
-    model.settings = PostprocessSettings(threshold=0.5, fill="argmax", min_area=200)
+    model.settings = Postprocess(threshold=0.5, fill="argmax", min_area=200)
     model.train()
     kept = module.keep_masks(model, np.asarray(photo(60, 80)), floor=0.2)
     assert model.training

@@ -16,7 +16,8 @@ from transformers import DetrForObjectDetection, DetrForSegmentation, DetrImageP
 from hf_detr_panoptic.errors import ModelError
 from hf_detr_panoptic.model import modeling
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
-from hf_detr_panoptic.model.postprocess import PostprocessSettings, choose_queries, postprocess
+from hf_detr_panoptic.model.postprocess import choose_queries, postprocess
+from hf_detr_panoptic.settings import Postprocess
 
 NOT_NOTICED = {"error": pytest.fail.Exception, "match": "DID NOT RAISE"}
 
@@ -254,7 +255,7 @@ def stock_map(logits, masks, size, valid=None):
 def our_map(logits, masks, size, valid=None):
     (kept,) = choose_queries(logits[None], SPACE, 0.5)
     arguments = {} if valid is None else {"canvas_size": valid[0], "valid_size": valid[1]}
-    found = postprocess(kept, masks[kept.queries], SPACE, size, PostprocessSettings(min_area=0), **arguments)
+    found = postprocess(kept, masks[kept.queries], SPACE, size, Postprocess(min_area=0), **arguments)
     return found.ids, [(s.id, s.label) for s in found.segments]
 
 

@@ -13,10 +13,10 @@ from transformers import DetrForSegmentation
 from hf_detr_panoptic.errors import ModelError
 from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
-from hf_detr_panoptic.model.postprocess import PostprocessSettings
 from hf_detr_panoptic.model.trace import trace
+from hf_detr_panoptic.settings import Postprocess
 
-EVERYTHING = PostprocessSettings(threshold=0.0, fill="argmax")
+EVERYTHING = Postprocess(threshold=0.0, fill="argmax")
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_what_segment_computes_instead(model, pixels):
     ours = model()
     values = pixels(2, 3, 64, 96)
     scores = trace(ours, values).images[0].scores
-    some = trace(ours, values, settings=replace(EVERYTHING, threshold=float(np.median(scores))))
+    some = trace(ours, values, settings=EVERYTHING.changed(threshold=float(np.median(scores))))
     kept = sum(len(image.kept) for image in some.images)
     assert 0 < kept < 18
     assert some.difference < 1e-4  # of logits around 5
@@ -118,7 +118,7 @@ def test_what_segment_computes_instead(model, pixels):
     assert work["mask_head.fpn_stages.2.refine.norm"] == ((18, 2, 16, 24), (kept, 2, 16, 24))
     assert work["mask_head.output_conv"] == ((18, 1, 16, 24), (kept, 1, 16, 24))
     assert work["mask_head.conv1.conv"] == ((18, 40, 2, 3), None)
-    none = trace(ours, values, settings=replace(EVERYTHING, threshold=1.0))
+    none = trace(ours, values, settings=EVERYTHING.changed(threshold=1.0))
     assert none.difference is None
     assert {row.ours for row in none.work} == {None}
     assert [len(image.map.segments) for image in none.images] == [0, 0]
@@ -142,7 +142,7 @@ def test_the_map_is_that_of_segment_and_knows_its_queries(model):
 
 def test_a_segments_query_is_not_one_that_was_dropped_as_its_duplicate(model, pixels):
     ours = model(space=LabelSpace([Category("pipe", True), Category("crane", True)]))
-    settings = replace(EVERYTHING, min_area=0, duplicate=0.0)
+    settings = EVERYTHING.changed(min_area=0, duplicate=0.0)
     (image,) = trace(ours, pixels(1, 3, 64, 96), settings=settings).images
     assert 0 < len(image.map.segments) < len(image.kept)
     for segment, query in zip(image.map.segments, image.queries, strict=True):

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from hf_detr_panoptic.errors import ModelError
 from hf_detr_panoptic.labels import Category, LabelSpace
+from hf_detr_panoptic.model.checkpoints import Carried, carry_classes, strengthen_attention
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
-from hf_detr_panoptic.model.transfer import Carried, carry_classes, strengthen_attention
 
 THING, STUFF = True, False
 TARGET = LabelSpace(

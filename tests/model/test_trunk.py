@@ -8,7 +8,7 @@ from torch import nn
 from transformers import DetrConfig, ResNetConfig
 from transformers.models.detr.modeling_detr import DetrConvEncoder, DetrFrozenBatchNorm2d
 
-from hf_detr_panoptic.model.trunk import folded_trunk
+from hf_detr_panoptic.model.detector import folded_trunk
 
 TINY_RESNET = {
     "embedding_size": 8,

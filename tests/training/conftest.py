@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from made import SHAPES, recipe_of, tiny_model, write_shapes
 
-from hf_detr_panoptic.data.coco_panoptic import read_dataset
-from hf_detr_panoptic.training.arguments import Recipe
-from hf_detr_panoptic.training.splits import Splits
+from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
+from hf_detr_panoptic.recipe import Recipe
+from hf_detr_panoptic.training.sampling import Splits
 
 
 @pytest.fixture(scope="session", name="make_recipe")

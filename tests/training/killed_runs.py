@@ -17,7 +17,7 @@ from accelerate import PartialState
 from made import recipe_of
 from transformers import TrainerState
 
-from hf_detr_panoptic.data.coco_panoptic import read_dataset
+from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
 from hf_detr_panoptic.training import checkpoints, stages
 from hf_detr_panoptic.training import trainer as trainer_module
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from hf_detr_panoptic.data.batches import PanopticDataset
+from hf_detr_panoptic.dataset.batches import PanopticDataset
 from hf_detr_panoptic.errors import HfDetrPanopticError, RecipeError
 from hf_detr_panoptic.preprocess import Preprocess
+from hf_detr_panoptic.recipe import Recipe
 from hf_detr_panoptic.training import stages, trainer
-from hf_detr_panoptic.training.arguments import Recipe
 from hf_detr_panoptic.training.batch_size import fit_batch_size, heaviest_batch
-from hf_detr_panoptic.training.splits import Splits
+from hf_detr_panoptic.training.sampling import Splits
 from hf_detr_panoptic.training.stages import _Stage, run_stages, starting_model
 
 Make = Callable[..., Recipe]

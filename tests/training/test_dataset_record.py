@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_detr_panoptic.data.coco_panoptic import read_dataset
+from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
 from hf_detr_panoptic.errors import DatasetError
-from hf_detr_panoptic.training.dataset_record import check_dataset, dataset_record, write_dataset_record
+from hf_detr_panoptic.training.run_folder import check_dataset, dataset_record, write_dataset_record
 from hf_detr_panoptic.training.stages import run_stages
 
 

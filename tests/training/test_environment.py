@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_detr_panoptic.training import environment as module
-from hf_detr_panoptic.training.environment import Cost, environment, write_environment
+from hf_detr_panoptic.training import callbacks as module
+from hf_detr_panoptic.training.callbacks import Cost, environment, write_environment
 
 CPU = torch.device("cpu")
 

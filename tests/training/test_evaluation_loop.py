@@ -11,6 +11,7 @@ import torch
 from hf_detr_panoptic.errors import DatasetError
 from hf_detr_panoptic.images import open_image
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
+from hf_detr_panoptic.settings import METRICS
 from hf_detr_panoptic.steps.evaluate import evaluate_model
 from hf_detr_panoptic.training.evaluation_loop import (
     box_precision,
@@ -19,8 +20,7 @@ from hf_detr_panoptic.training.evaluation_loop import (
     panoptic_quality,
     plan_batches,
 )
-from hf_detr_panoptic.training.splits import Splits
-from hf_detr_panoptic.training.stage_recipe import METRICS
+from hf_detr_panoptic.training.sampling import Splits
 
 
 @pytest.fixture

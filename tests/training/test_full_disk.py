@@ -12,7 +12,7 @@ import pytest
 from safetensors import SafetensorError
 
 from hf_detr_panoptic.errors import HfDetrPanopticError, RecipeError
-from hf_detr_panoptic.training.arguments import Recipe
+from hf_detr_panoptic.recipe import Recipe
 from hf_detr_panoptic.training.full_disk import says_a_full_disk
 
 TORCH = "[enforce fail at inline_container.cc:671] . unexpected pos 576 vs 534"

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hf_detr_panoptic.errors import HfDetrPanopticError, RecipeError
+from hf_detr_panoptic.recipe import Recipe
 from hf_detr_panoptic.training import checkpoints
-from hf_detr_panoptic.training.recipe import Recipe
 from hf_detr_panoptic.training.run_folder import check_folder, check_order, claim_folder, stage_folder
-from hf_detr_panoptic.training.splits import Splits
+from hf_detr_panoptic.training.sampling import Splits
 from hf_detr_panoptic.training.stages import run_stages
 
 
@@ -63,10 +62,10 @@ def test_a_run_that_never_began_binds_to_nothing(
     """A model that is not there is said once the folder is claimed; the command, mended, goes through."""
     recipe = make_recipe(shapes_folder, model_folder, tmp_path / "run")
     with pytest.raises(HfDetrPanopticError, match="nobody/nothing"):
-        run_stages(replace(recipe, model="nobody/nothing"), splits, say=str)
+        run_stages(recipe.changed(model="nobody/nothing"), splits, say=str)
     assert (tmp_path / "run" / "recipe.yaml").is_file()
     check_folder(recipe)
-    check_folder(replace(recipe, seed=3, data="another/dataset"))
+    check_folder(recipe.changed(seed=3, data="another/dataset"))
     begin(tmp_path / "run", "mask_head")
     with pytest.raises(RecipeError, match="other settings: model"):
         check_folder(recipe)

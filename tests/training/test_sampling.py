@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_detr_panoptic.data.batches import EpochSampler
+from hf_detr_panoptic.dataset.batches import EpochSampler
 from hf_detr_panoptic.training.sampling import RankBatches, RepeatSampler, repeat_factors
 
 counts = st.integers(min_value=1, max_value=40)

@@ -20,20 +20,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import DetrForSegmentation
 
-from hf_detr_panoptic.data.coco_panoptic import read_dataset
-from hf_detr_panoptic.data.writer import DatasetWriter
+from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
+from hf_detr_panoptic.dataset.writer import DatasetWriter
 from hf_detr_panoptic.errors import DatasetError, HfDetrPanopticError, RecipeError
 from hf_detr_panoptic.images import open_image
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.model.postprocess import choose_queries, postprocess
 from hf_detr_panoptic.panoptic_map import PanopticMap
+from hf_detr_panoptic.recipe import Recipe
+from hf_detr_panoptic.settings import Stage
 from hf_detr_panoptic.training import checkpoints, stages
-from hf_detr_panoptic.training.arguments import Recipe, StageRecipe
 from hf_detr_panoptic.training.callbacks import Patience
-from hf_detr_panoptic.training.rehearsal import rehearse
 from hf_detr_panoptic.training.run_folder import StageEnd
-from hf_detr_panoptic.training.splits import Splits
-from hf_detr_panoptic.training.stages import Interrupted, _Stage, run_stages, starting_model
+from hf_detr_panoptic.training.sampling import Splits
+from hf_detr_panoptic.training.stages import Interrupted, _Stage, rehearse, run_stages, starting_model
 
 FOLDERS = ("1-detection", "2-mask_head", "3-finetune", "final")
 Make = Callable[..., Recipe]
@@ -118,7 +118,7 @@ def test_a_stage_folder_is_a_plain_model(finished_run: Any, splits: Splits, fold
     for name in ("logits", "pred_boxes", "pred_masks"):
         assert torch.allclose(mine[name], theirs[name], atol=1e-5), name
     (kept,) = choose_queries(theirs.logits, ours.label_space, 0.05)
-    settings = replace(ours.settings, threshold=0.05)
+    settings = ours.settings.changed(threshold=0.05)
     size = (photo.height, photo.width)
     assert len(kept)
     by_plain = postprocess(kept, theirs.pred_masks[0, kept.queries], ours.label_space, size, settings)
@@ -364,7 +364,7 @@ def test_losses_are_weighed(make: Make, splits: Splits, tmp_path: Path) -> None:
 
 def test_a_stage_needs_something_to_train(make: Make, splits: Splits, tmp_path: Path) -> None:
     recipe = make(tmp_path)
-    stage = StageRecipe.of("finetune", use_cpu=True)
+    stage = Stage.of("finetune", use_cpu=True)
     model = starting_model(recipe, splits.space, None)
     trainer = _Stage(recipe, stage, splits, model, str, tmp_path / "scratch").trainer()
     model.freeze("detr", "mask_head")

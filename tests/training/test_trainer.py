@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import DetrForSegmentation, Trainer, TrainerCallback, TrainingArguments
 
-from hf_detr_panoptic.data.batches import PanopticDataset, collate
+from hf_detr_panoptic.dataset.batches import PanopticDataset, collate
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
-from hf_detr_panoptic.training.arguments import StageRecipe
-from hf_detr_panoptic.training.parameter_groups import dropping_rate, parameter_groups, trainable_line
-from hf_detr_panoptic.training.splits import Splits
+from hf_detr_panoptic.settings import Stage
+from hf_detr_panoptic.training.arguments import training_arguments
+from hf_detr_panoptic.training.sampling import Splits
 from hf_detr_panoptic.training.stages import prepare_model
-from hf_detr_panoptic.training.trainer import PanopticTrainer
+from hf_detr_panoptic.training.trainer import PanopticTrainer, dropping_rate, parameter_groups, trainable_line
 
 QUICK = {"dataloader_num_workers": 0, "logging_steps": 1, "use_cpu": True, "num_train_epochs": 1}
 
@@ -25,10 +25,10 @@ QUICK = {"dataloader_num_workers": 0, "logging_steps": 1, "use_cpu": True, "num_
 def trainer_for(
     folder: Path, splits: Splits, output: Path, stage: str = "finetune", callbacks: Any = (), **settings: Any
 ) -> PanopticTrainer:
-    recipe = StageRecipe.of(stage, **{**QUICK, **settings})
+    recipe = Stage.of(stage, **{**QUICK, **settings})
     model = DetrForPanopticSegmentation.from_pretrained(folder)
     prepare_model(model, recipe)
-    args = recipe.training_arguments_for("cpu", output_dir=output, seed=0)
+    args = training_arguments(recipe, "cpu", output_dir=output, seed=0)
     dataset = PanopticDataset(splits.train, model.preprocess)
     return PanopticTrainer(model, args, recipe, dataset, splits.val, callbacks)
 
@@ -225,7 +225,7 @@ def test_the_rate_drops_at_its_epoch(model_folder: Path, splits: Splits, tmp_pat
 
 def test_confident_queries_alone_learn_masks(model_folder: Path, splits: Splits) -> None:
     model = DetrForPanopticSegmentation.from_pretrained(model_folder)
-    prepare_model(model, StageRecipe.of("mask_head", mask_queries="confident", threshold=0.85))
+    prepare_model(model, Stage.of("mask_head", mask_queries="confident", threshold=0.85))
     with torch.no_grad():
         model.detr.class_labels_classifier.bias[0] = 50.0  # every query is sure
     dataset = PanopticDataset(splits.train, model.preprocess)

@@ -16,7 +16,7 @@ from accelerate import PartialState
 from made import recipe_of
 from transformers import TrainerCallback
 
-from hf_detr_panoptic.data.coco_panoptic import read_dataset
+from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
 from hf_detr_panoptic.steps.processes import end_processes
 from hf_detr_panoptic.training import evaluation_loop, stages
 

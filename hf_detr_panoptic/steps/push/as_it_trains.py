@@ -13,7 +13,8 @@ from .command import planned, send, stage_upload
 
 if TYPE_CHECKING:
     from ...hub.repository import Hub
-    from ...training.recipe import Push, Recipe
+    from ...recipe import Recipe
+    from ...settings import Push
     from ...training.run_folder import StageEnd
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +11,10 @@ from ...errors import HubError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ...data.batches import Row
+    from ...dataset.batches import Row
     from ...hub.pictures import Pictures
     from ...panoptic_map import PanopticMap
-    from ...training.recipe import Recipe
+    from ...recipe import Recipe
 
 
 def draw_card_pictures(run: Path, recipe: Recipe, count: int) -> Pictures:
@@ -24,14 +23,14 @@ def draw_card_pictures(run: Path, recipe: Recipe, count: int) -> Pictures:
 
     from ...hub.pictures import write_pictures
     from ...model.modeling import DetrForPanopticSegmentation
-    from ..train import splits_of
+    from ...training.train import splits_of
 
     if count < 1:
         raise HubError(f"{count} pictures cannot be drawn", where="--pictures", fix="Give 1 or more.")
     source = str(recipe.prepared_folder or recipe.data)
     if recipe.prepared_folder is not None and not recipe.prepared_folder.is_dir():
         raise HubError("the dataset of the run is gone", where=source, fix="Bring it back, or push without pictures.")
-    rows = telling_rows(splits_of(replace(recipe, data=source)).val, count)
+    rows = telling_rows(splits_of(recipe.changed(data=source)).val, count)
     model = DetrForPanopticSegmentation.from_pretrained(run / "final").to(PartialState().device).eval()
     return write_pictures(run, _shown(model, rows), split="validation", threshold=model.settings.threshold)
 

@@ -25,7 +25,7 @@ from ...errors import HubError, did_you_mean
 
 if TYPE_CHECKING:
     from ...hub.contents import Files, Upload
-    from ...training.recipe import Recipe
+    from ...recipe import Recipe
 
 # Of a run, beside the model; what is not there is left out.
 _FIGURES = ("metrics.json", "results.csv", "per_class.csv", "environment.json")
@@ -194,8 +194,7 @@ def run_folder(run: str | Path) -> Path:
 
 def finished_recipe(run: Path) -> Recipe:
     """The recipe of a run that is finished; raises where it is not."""
-    from ...training.recipe import Recipe
-    from ...training.recipes_on_disk import read_yaml
+    from ...recipe import Recipe, read_yaml
     from ...training.run_folder import RECIPE, finished, stage_folder
 
     recipe = Recipe.from_dict(read_yaml(run / RECIPE)[0], where=str(run / RECIPE))
@@ -219,8 +218,8 @@ def stage_uploads(
     run: Path, repository: str, recipe: Recipe, data: tuple[str | Path, str] | None, license: str | None
 ) -> list[Upload]:
     """The branches of the stages that are finished."""
+    from ...settings import STAGES
     from ...training.run_folder import finished
-    from ...training.stage_recipe import STAGES
 
     names = [name for name in STAGES if finished(run, name) is not None]
     return [stage_upload(run, name, repository, recipe, data, license) for name in names]
@@ -248,8 +247,8 @@ def final_upload(
     """The final model with its card, for main."""
     from ...hub.contents import OLD_WEIGHTS, Upload, model_files
     from ...hub.model_card import handler_source, model_card_files
+    from ...settings import STAGES
     from ...training.run_folder import RECIPE, stage_folder
-    from ...training.stage_recipe import STAGES
 
     final = run / "final"
     again = f"Run `hf-detr-panoptic train {run / RECIPE}` once more: what is finished is only copied."
@@ -278,7 +277,7 @@ def _alike(files: Files, others: Files) -> bool:
 def published_recipe(run: Path, recipe: Recipe, data: tuple[str | Path, str] | None) -> bytes:
     """recipe.yaml for others: relative paths, nobody's name, no push; the dataset by its name if it is pushed too."""
     from ...hub.contents import without_places
-    from ...training.recipes_on_disk import write_yaml
+    from ...recipe import write_yaml
 
     content = without_places(recipe.to_dict() | {"push": None}, Path.cwd(), _people())
     source = recipe.prepared_folder or recipe.data
@@ -301,8 +300,7 @@ def _people() -> set[str]:
 
 
 def _data_upload(scratch: Path, folder: Path, repository: str, license: str | None) -> Upload:
-    from ...data.loading import SPACE_FILE, load_panoptic
-    from ...data.parquet import write_parquet
+    from ...dataset.rows import SPACE_FILE, load_panoptic, write_parquet
     from ...hub.contents import OLD_DATA, Upload
     from ...hub.dataset_card import dataset_card
 

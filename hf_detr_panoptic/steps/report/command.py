@@ -66,7 +66,7 @@ def write_report(
     progress: bool = False,
 ) -> Path:
     """The report of a dataset or a run, into `out`, or into the folder as report.html; returns the file."""
-    from ...data.stored_photos import write_atomically
+    from ...dataset.photos import write_atomically
 
     folder = Path(folder)
     if not folder.is_dir():
@@ -109,7 +109,7 @@ def is_run(folder: Path) -> bool:
 
 def _is_dataset(folder: Path) -> bool:
     """A folder with a list in COCO panoptic format, whatever is wrong with it."""
-    from ...data.layouts import find_splits
+    from ...dataset.coco_panoptic import find_splits
 
     try:
         return bool(find_splits(folder))

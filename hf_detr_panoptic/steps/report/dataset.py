@@ -15,18 +15,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ... import __version__
-from ...data.check import check_dataset
-from ...data.check_report import Report
-from ...data.coco_panoptic import Record, parse_split
-from ...data.findings import KINDS
-from ...data.layouts import find_splits
-from ...data.near_copies import Fingerprint, fingerprint, near_pairs
-from ...data.stored_photos import shrunk
+from ...dataset.check import Report, check_dataset
+from ...dataset.coco_panoptic import KINDS, Record, find_splits, parse_split
+from ...dataset.copies import Fingerprint, fingerprint, near_pairs
+from ...dataset.photos import shrunk
 from ...errors import DatasetError, HfDetrPanopticError
 from ...images import open_image
 from ...labeling.autolabels import AutoLabels
 from ...labels import LabelSpace
-from ...visual.draw import class_color, draw
+from ...pictures.draw import class_color, draw
 from ...visual.report_values import Card, DatasetClass, DatasetPage, Pair, Part, Remark, Skipped, Thumbnail
 from ...visual.thumbnails import Thumbnails
 from .advice import dataset_advice

@@ -6,14 +6,14 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ... import __version__
-from ...data.stored_photos import shrunk
+from ...dataset.photos import shrunk
 from ...errors import HfDetrPanopticError
 from ...evaluation.confusion import Matching, match_segments
 from ...evaluation.panoptic_quality import PanopticQuality, image_counts, overlaps_of
@@ -21,8 +21,8 @@ from ...evaluation.table import AGREEMENT, headline
 from ...images import open_image
 from ...labels import LabelSpace, default_color
 from ...panoptic_map import PanopticMap
-from ...visual.difference import difference
-from ...visual.draw import class_color, draw
+from ...pictures.draw import class_color, draw
+from ...pictures.panels import difference
 from ...visual.report_values import Card, Curve, Mixed, RunClass, RunPage, Score, StageReport
 from ...visual.thumbnails import Thumbnails
 from ..measuring import Measured, segmented
@@ -30,10 +30,10 @@ from .advice import run_advice
 from .words import shown_path, without_paths
 
 if TYPE_CHECKING:
-    from ...data.batches import Row
-    from ...training.arguments import Recipe
+    from ...dataset.batches import Row
+    from ...recipe import Recipe
     from ...training.run_folder import StageEnd
-    from ...training.splits import Splits
+    from ...training.sampling import Splits
 
 _LOSSES = {"loss": "all", "loss_ce": "class", "loss_bbox": "box", "loss_giou": "GIoU", "loss_mask": "mask",
            "loss_dice": "dice"}  # fmt: skip
@@ -52,11 +52,10 @@ class _Seen:
 
 def run_page(folder: Path, data: str | None, limit: int, progress: bool = False) -> RunPage:
     """A run's page, also of one that is not finished, or whose dataset is elsewhere: then it says so."""
-    from ...training.arguments import Recipe
-    from ...training.recipes_on_disk import read_yaml
+    from ...recipe import Recipe, read_yaml
 
     told, _ = read_yaml(folder / "recipe.yaml")
-    recipe = replace(Recipe.from_dict(told, where=str(folder / "recipe.yaml")), output=str(folder))
+    recipe = Recipe.from_dict(told, where=str(folder / "recipe.yaml")).changed(output=str(folder))
     source = data or (recipe.data if isinstance(recipe.data, str) else str(recipe.prepared_folder))
     notes: list[str] = []
     final = folder / "final"
@@ -107,13 +106,13 @@ def run_page(folder: Path, data: str | None, limit: int, progress: bool = False)
 
 def _splits(recipe: Recipe, source: str, notes: list[str], insist: bool) -> Splits | None:
     """The run's dataset, if it is at hand; nothing is prepared or downloaded for a report."""
-    from ..train import splits_of
+    from ...training.train import splits_of
 
     if not insist and not Path(source).is_dir():
         notes.append(f"The dataset {shown_path(source)} is not here, so no photo is shown: give it with --data.")
         return None
     try:
-        return splits_of(replace(recipe, data=source))
+        return splits_of(recipe.changed(data=source))
     except HfDetrPanopticError as error:
         if insist:
             raise
@@ -285,8 +284,8 @@ def _measured(seen: _Seen, splits: Splits | None, result: Mapping[str, Any]) -> 
 
 
 def _stage_names(folder: Path) -> list[str]:
+    from ...settings import STAGES
     from ...training.run_folder import stage_folder
-    from ...training.stage_recipe import STAGES
 
     return [stage for stage in STAGES if stage_folder(folder, stage).is_dir()]
 

@@ -59,9 +59,8 @@ def trace_photo(
     threshold: float | None = None,
 ) -> Trace:
     """One photo's trace, with its page and pictures in `out`."""
-    from dataclasses import replace
 
-    from ...data.stored_photos import write_atomically
+    from ...dataset.photos import write_atomically
     from ...images import open_image
     from ...model.trace import trace
     from ...preprocess import as_pixels
@@ -69,7 +68,7 @@ def trace_photo(
     from ..refusals import clear_errors
     from .story import story
 
-    settings = model.settings if threshold is None else replace(model.settings, threshold=threshold)
+    settings = model.settings if threshold is None else model.settings.changed(threshold=threshold)
     check_out(out, Path(photo))
     opened = open_image(photo)
     pixels = model.preprocess(as_pixels(opened))

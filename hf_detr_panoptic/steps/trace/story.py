@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ...data.stored_photos import shrunk
+from ...dataset.photos import shrunk
 from ...errors import LabelError, did_you_mean
 from ...model.traced_shapes import MOVES
 from ...panoptic_map import PanopticMap
+from ...pictures.draw import draw, inscribed_points
 from ...visual import trace as pictures
-from ...visual.draw import draw
-from ...visual.label_places import inscribed_points
 from ...visual.trace_page import Picture, Section, Table
 
 if TYPE_CHECKING:
-    from ...model.postprocess import PostprocessSettings
     from ...model.trace import Trace, TracedImage
     from ...model.traced_shapes import Shape, TracedShape
     from ...panoptic_map import Segment
+    from ...settings import Postprocess
 
 _SHOWN = 4  # segments, unless others are asked for
 _MASKS = 19  # kept masks side by side, beside the map
@@ -199,7 +198,7 @@ def _texts(trace: Trace, image: TracedImage) -> list[list[str]]:
     ]
 
 
-def _alone(settings: PostprocessSettings) -> str:
+def _alone(settings: Postprocess) -> str:
     """Which masks that count still do not become segments."""
     rules = ""
     if settings.duplicate < 1:

@@ -1,0 +1,1 @@
+"""Whatever a person drew, in whatever tool, read into `Mark`s."""

@@ -1,0 +1,264 @@
+"""COCO JSON as COCO has it and as CVAT writes it: instances (polygons, RLE, rectangles), and panoptic PNGs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any
+
+from ..errors import AnnotationError
+from .pages import Drawn, Found, Lazy, Page
+from .shapes import Polygons, Rectangle, Runs, Shape, checked_rle, mask_colors, mask_size, regions
+from .sources import Source, class_name, entries, folder_of, is_inside, number, ring, shown, size
+
+MOST_CATEGORIES = 10_000
+
+
+def is_instances(data: Any) -> bool:
+    return isinstance(data, dict) and "images" in data and "annotations" in data and not is_panoptic(data)
+
+
+def is_panoptic(data: Any) -> bool:
+    """Whether the annotations hold segments instead of shapes."""
+    listed = data.get("annotations") if isinstance(data, dict) else None
+    return isinstance(listed, list) and any(isinstance(entry, dict) and "segments_info" in entry for entry in listed)
+
+
+def read_instances(source: Source, name: str, data: Mapping[str, Any], *, from_cvat: bool = False) -> Iterator[Found]:
+    """The photos of one file. Where CVAT wrote it `iscrowd` tells the encoding, not a crowd (cvat#7030)."""
+    where = source.where(name)
+    names = category_names(data, where)
+    pages: dict[int | str, Page] = {}
+    images = entries(data, "images", where)
+    repeated = _repeated(image.get("id") for image in images)
+    for place, image in enumerate(images):
+        at = f"{where}, images[{place}]"
+        try:
+            page = image_page(source, name, image, at)
+        except AnnotationError as error:
+            yield error
+            continue
+        if image["id"] in repeated:
+            page.drawn = [_twice("image", image["id"], at)]
+            yield page
+            continue
+        pages[image["id"]] = page
+    seen: set[int | str] = set()
+    drawn: dict[int | str, list[Drawn | AnnotationError]] = {image_id: [] for image_id in pages}
+    for place, entry in enumerate(entries(data, "annotations", where)):
+        image_id: Any = entry.get("image_id")
+        at = f"{where}, annotation {entry.get('id', f'number {place + 1}')}"
+        if not _is_id(image_id) or (image_id not in repeated and image_id not in drawn):
+            yield AnnotationError(f"no image has the id {shown(image_id)}", where=at, fix="Export it again.")
+        elif image_id in drawn:
+            try:
+                _check_id(entry, seen, at)
+                drawn[image_id].append(_drawn(entry, names, at, from_cvat))
+            except AnnotationError as error:
+                drawn[image_id].append(error)
+    for image_id, page in pages.items():
+        page.drawn = drawn[image_id]
+        yield page
+
+
+def category_names(data: Mapping[str, Any], where: str) -> dict[int, str]:
+    """Category id → name; ids may have gaps."""
+    categories = entries(data, "categories", where)
+    if len(categories) > MOST_CATEGORIES:
+        raise AnnotationError(
+            f"{len(categories):,} categories are no list of classes", where=where, fix="Leave those in that are used."
+        )
+    names: dict[int, str] = {}
+    for place, category in enumerate(categories):
+        at = f"{where}, categories[{place}]"
+        if type(category.get("id")) is not int:
+            raise AnnotationError(f"the id is {category.get('id')!r}, not a whole number", where=at)
+        name = class_name(category.get("name"), at)
+        if names.setdefault(category["id"], name) != name:
+            raise AnnotationError(
+                f"the id {category['id']} stands for '{names[category['id']]}' already",
+                where=at,
+                fix="Give each category an id of its own.",
+            )
+    return names
+
+
+def image_page(source: Source, name: str, image: Mapping[str, Any], at: str) -> Page:
+    """A page for one entry of `images`, nothing drawn on it yet."""
+    image_id = image.get("id")
+    if type(image_id) not in (int, str):
+        raise AnnotationError(f"the id is {image_id!r}", where=at, fix="Each image needs one.")
+    if not isinstance(image.get("file_name"), str):
+        raise AnnotationError(f"the file_name is {image.get('file_name')!r}", where=at, fix="Name the photo's file.")
+    page = Page(image["file_name"], f"{source.where(name)}, image {image_id}", source.where(name), ())
+    page.near = near(source, name)
+    if image.get("width") is not None or image.get("height") is not None:
+        try:
+            page.size = size(image.get("width"), image.get("height"), page.where)
+        except AnnotationError as error:
+            raise AnnotationError(error.what, where=f"{page.where} '{image['file_name']}'", fix=error.fix) from None
+    return page
+
+
+def near(source: Source, name: str) -> tuple[str, ...]:
+    """Where the photos of a file lie, if they lie beside it: in the construction set each class has its own folder."""
+    folder = folder_of(name)
+    beside = "/".join(part for part in (source.near, folder) if part)
+    return tuple(dict.fromkeys(place for place in (beside, folder) if place))
+
+
+def category_name(names: Mapping[int, str], category_id: Any, where: str) -> str:
+    if type(category_id) is not int or category_id not in names:
+        raise AnnotationError(f"no category has the id {shown(category_id)}", where=where, fix="Export it again.")
+    return names[category_id]
+
+
+def _drawn(entry: Mapping[str, Any], names: Mapping[int, str], where: str, from_cvat: bool) -> Drawn:
+    name = category_name(names, entry.get("category_id"), where)
+    crowd = bool(entry.get("iscrowd", 0)) and not from_cvat and "attributes" not in entry
+    return Drawn(name, _shape(entry, where), where, crowd)
+
+
+def _shape(entry: Mapping[str, Any], where: str) -> Shape:
+    segmentation = entry.get("segmentation")
+    if isinstance(segmentation, dict):
+        return Runs(checked_rle(segmentation, where))
+    if segmentation is not None and not isinstance(segmentation, list):
+        raise AnnotationError(f"the segmentation is {shown(segmentation)}", where=where, fix="Export it again.")
+    rings = [ring(part, where) for part in segmentation or () if part != []]
+    if rings:
+        return Polygons(rings)
+    box = entry.get("bbox")
+    if not isinstance(box, list) or len(box) != 4:
+        raise AnnotationError("it has neither a segmentation nor a bbox", where=where, fix="Draw it again.")
+    left, top, width, height = (number(side, "a side of the bbox", where) for side in box)
+    attributes = entry.get("attributes")
+    rotation = attributes.get("rotation", 0.0) if isinstance(attributes, dict) else 0.0
+    return Rectangle(left, top, width, height, number(rotation, "the rotation", where))
+
+
+def _check_id(entry: Mapping[str, Any], seen: set[int | str], where: str) -> None:
+    annotation_id = entry.get("id")
+    if annotation_id is None:
+        return  # nothing refers to it
+    if type(annotation_id) not in (int, str):
+        raise AnnotationError(f"the id is {shown(annotation_id)}", where=where, fix="Export it again.")
+    if annotation_id in seen:
+        raise _twice("annotation", annotation_id, where)
+    seen.add(annotation_id)
+
+
+def _twice(what: str, entry_id: Any, where: str) -> AnnotationError:
+    return AnnotationError(
+        f"another {what} has the id {entry_id} too",
+        where=where,
+        fix=f"Give each {what} an id of its own: one of the two may be a stray copy.",
+    )
+
+
+def _repeated(ids: Any) -> set[Any]:
+    return {entry_id for entry_id, count in Counter(i for i in ids if _is_id(i)).items() if count > 1}
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) in (int, str)
+
+
+def read_panoptic(source: Source, name: str, data: Mapping[str, Any]) -> Iterator[Found]:
+    """The photos of one file. Areas and boxes of the JSON are not believed: the pixels say them."""
+    where = source.where(name)
+    names = category_names(data, where)
+    pages: dict[Any, Page] = {}
+    for place, image in enumerate(entries(data, "images", where) if "images" in data else ()):
+        at = f"{where}, images[{place}]"
+        try:
+            page = image_page(source, name, image, at)
+            if image["id"] in pages:
+                raise AnnotationError(f"another image has the id {image['id']} too", where=at)
+        except AnnotationError as error:
+            yield error
+            continue
+        pages[image["id"]] = page
+    done: set[Any] = set()
+    for place, entry in enumerate(entries(data, "annotations", where)):
+        image_id = entry.get("image_id")
+        at = f"{where}, annotation of image {str(image_id)[:40]}"
+        if type(image_id) not in (int, str) or ("images" in data and image_id not in pages) or image_id in done:
+            twice = type(image_id) in (int, str) and image_id in done
+            what = "is described twice" if twice else "is not in 'images'"
+            problem = AnnotationError(f"the image of annotations[{place}] {what}", where=at, fix="Export it again.")
+            if twice:
+                pages[image_id].drawn = [problem]
+            else:
+                yield problem
+            continue
+        done.add(image_id)
+        file_name = entry.get("file_name")
+        if image_id not in pages:  # Cityscapes lists no images: the PNG is named after its photo
+            pages[image_id] = Page(str(image_id), at, where, (), near=near(source, name))
+        page = pages[image_id]
+        try:
+            png = _png(source, name, file_name, at)
+            page.size = page.size or mask_size(source.read(png), source.where(png))
+        except AnnotationError as error:
+            page.drawn = [error]
+            continue
+        page.drawn = Lazy(partial(_segment_drawn, source, png, entry, names, at, page.size))
+    for page in pages.values():
+        yield page
+
+
+def _segment_drawn(
+    source: Source,
+    png: str,
+    entry: Mapping[str, Any],
+    names: Mapping[int, str],
+    where: str,
+    told: tuple[int, int] | None,
+) -> Iterator[Drawn | AnnotationError]:
+    data = source.read(png)
+    size = mask_size(data, source.where(png))
+    if told is not None and size != told:
+        raise AnnotationError(
+            f"the PNG is {size[0]}×{size[1]}, the JSON says {told[0]}×{told[1]}",
+            where=source.where(png),
+            fix="Export it again: the two come from different versions.",
+        )
+    found = regions(mask_colors(data, source.where(png)))
+    seen: set[int] = set()
+    for segment in entries(entry, "segments_info", where):
+        segment_id = segment.get("id")
+        at = f"{where}, segment {str(segment_id)[:40]}"
+        if type(segment_id) is not int or segment_id not in found:
+            yield AnnotationError("it has no pixel in the PNG", where=at, fix="Take it off the list.")
+        elif segment_id in seen:
+            yield AnnotationError("it is listed twice", where=at, fix="List each segment once.")
+        else:
+            seen.add(segment_id)
+            name = category_name(names, segment.get("category_id"), at)
+            yield Drawn(name, Runs(found[segment_id]), at, bool(segment.get("iscrowd", 0)))
+    if unlisted := sorted(found.keys() - seen):
+        yield AnnotationError(
+            f"the PNG has {len(unlisted):,} id(s) that segments_info does not list, {unlisted[0]} first",
+            where=where,
+            fix="List them, or make their pixels 0 (void).",
+        )
+
+
+def _png(source: Source, name: str, file_name: Any, where: str) -> str:
+    if not isinstance(file_name, str) or not is_inside(file_name):
+        raise AnnotationError(
+            f"the PNG's name {str(file_name)[:80]!r} does not lie in the folder of PNGs",
+            where=where,
+            fix="Write names relative to the folder that is called like the JSON.",
+        )
+    folder, stem = folder_of(name), PurePosixPath(name).stem
+    places = (f"{folder}/{stem}", folder)
+    found = source.first(f"{place}/{file_name}".strip("/") for place in places)
+    if found is None:
+        raise AnnotationError(
+            f"the PNG {file_name} is missing", where=where, fix=f"Put it into a folder '{stem}' beside the JSON."
+        )
+    return found

@@ -1,0 +1,98 @@
+"""CVAT's "Segmentation mask 1.1" (Pascal VOC's layout): class colours, object colours and a labelmap.txt."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from ..errors import AnnotationError
+from .marks import is_void_name
+from .pages import Drawn, Found, Lazy, Page
+from .shapes import Runs, mask_colors, mask_size, pieces, regions
+from .sources import Source, class_name, folder_of
+
+LABELMAP = "labelmap.txt"
+
+
+def labelmaps(source: Source) -> list[str]:
+    """The labelmap.txt files that have a folder of class masks beside them."""
+    maps = [name for name in source.names if PurePosixPath(name).name == LABELMAP]
+    return [name for name in maps if _masks(source, folder_of(name))]
+
+
+def read_cvat_masks(source: Source, labelmap: str, *, stuff: Collection[str], whole: bool) -> Iterator[Found]:
+    """The photos of one export. Without `SegmentationObject` each connected part of a thing is an object."""
+    names = _names(source, labelmap)
+    folder = folder_of(labelmap)
+    for mask in _masks(source, folder):
+        photo = mask[len(f"{folder}/SegmentationClass/".lstrip("/")) :]
+        objects = f"{folder}/SegmentationObject/{photo}".lstrip("/")
+        where = source.where(mask)
+        page = Page(photo, where, where, ())
+        try:
+            page.size = mask_size(source.read(mask), where)
+        except AnnotationError as error:
+            page.drawn = [error]
+        else:
+            page.drawn = Lazy(
+                partial(_drawn, source, mask, objects if source.has(objects) else None, names, stuff, whole)
+            )
+        yield page
+
+
+def _drawn(
+    source: Source, mask: str, objects: str | None, names: Mapping[int, str], stuff: Collection[str], whole: bool
+) -> Iterator[Drawn]:
+    where = source.where(mask)
+    classes = mask_colors(source.read(mask), where).astype(np.int64)
+    if unknown := sorted(set(np.unique(classes).tolist()) - names.keys() - {0}):
+        red, green, blue = unknown[0] & 255, unknown[0] >> 8 & 255, unknown[0] >> 16
+        raise AnnotationError(
+            f"the colour {red},{green},{blue} is not in {LABELMAP}"
+            + (f", nor are {len(unknown) - 1} others" if len(unknown) > 1 else ""),
+            where=where,
+            fix="Export it again; masks edited elsewhere must be saved without smoothing, as PNG.",
+        )
+    drawn_on = {color for color, name in names.items() if color or not is_void_name(name)}
+    if objects is None:
+        ids = np.zeros_like(classes)
+        for color in drawn_on & set(np.unique(classes).tolist()):
+            one = classes == color
+            split = not whole and names[color] not in stuff
+            ids[one] = pieces(one, where)[one] if split else 1
+    else:
+        ids = mask_colors(source.read(objects), source.where(objects)).astype(np.int64)
+        if ids.shape != classes.shape:
+            raise AnnotationError("its object mask has another size", where=where, fix="Export it again.")
+    pairs = np.where(np.isin(classes, list(drawn_on)), classes << 24 | ids, 0)
+    for pair, rle in regions(pairs).items():
+        name = names[pair >> 24]
+        yield Drawn(name, Runs(rle), f"{where}, {name} {pair & 0xFFFFFF}")
+
+
+def _names(source: Source, labelmap: str) -> dict[int, str]:
+    """Colour → class, from lines such as `pipe:250,50,83::`."""
+    where = source.where(labelmap)
+    names: dict[int, str] = {}
+    for number, line in enumerate(source.read(labelmap).decode("utf-8-sig", "replace").splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        at = f"{where}, line {number}"
+        label, _, rest = line.partition(":")
+        channels = rest.split(":")[0].split(",")
+        if len(channels) != 3 or not all(c.strip().isdecimal() and int(c) < 256 for c in channels):
+            raise AnnotationError(f"{line[:60]!r} is not 'label:red,green,blue::'", where=at, fix="Export it again.")
+        red, green, blue = (int(channel) for channel in channels)
+        color = red | green << 8 | blue << 16
+        name = class_name(label, at)
+        if names.setdefault(color, name) != name:
+            raise AnnotationError(f"'{name}' and '{names[color]}' share a colour", where=at, fix="Give each its own.")
+    return names
+
+
+def _masks(source: Source, folder: str) -> list[str]:
+    prefix = f"{folder}/SegmentationClass/".lstrip("/")
+    return [name for name in source.names if name.startswith(prefix) and name.lower().endswith(".png")]

@@ -1,0 +1,147 @@
+"""From a dataset to batches: items by (epoch, index), so that what is drawn depends on nothing else; collation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from ..errors import DatasetError
+from ..images import open_image
+from ..panoptic_map import PanopticMap, Segment
+from ..preprocess import Preprocess, as_pixels, pad
+from ..settings import Augmentation
+from .transforms import Draw, make_labels, rng_of
+
+
+class Row(Protocol):
+    """One photo with its map: a `Record` of a folder, or a `StoredRow` of Parquet."""
+
+    @property
+    def image_id(self) -> int | str: ...
+    @property
+    def where(self) -> str: ...
+    @property
+    def photo(self) -> Path | bytes: ...
+    @property
+    def png(self) -> Path | bytes: ...
+    @property
+    def segments(self) -> Sequence[Segment]: ...
+    def map(self) -> PanopticMap: ...
+
+
+class PanopticDataset(Dataset[dict[str, Any]]):
+    """Photos and targets, ready for the model: `dataset[epoch, index]`, or `dataset[index]` for epoch 0.
+
+    An item has `pixel_values`, float32 [3, h, w], and `labels` (see `make_labels`); with `truth=True` also `truth`,
+    the map at the photo's own size. What an augmentation draws depends on (seed, epoch, image id) alone.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        preprocess: Preprocess | None = None,
+        augmentation: Augmentation | None = None,
+        *,
+        seed: int = 0,
+        truth: bool = False,
+    ) -> None:
+        self.rows = rows
+        self.preprocess = preprocess or Preprocess()
+        self.augmentation = (augmentation or Augmentation.none()).for_size(
+            self.preprocess.shortest_edge or 800, self.preprocess.longest_edge
+        )
+        self.seed = seed
+        self.truth = truth
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        row = self.rows[index]
+        map = row.map()
+        pixels = as_pixels(open_image(row.photo))
+        height, width = pixels.shape[-2:]
+        if (height, width) != (map.height, map.width):
+            raise DatasetError(
+                f"the photo is {width}×{height}, its map {map.width}×{map.height}",
+                where=row.where,
+                fix="Scale marks and photo together; `hf-detr-panoptic check` finds all such photos.",
+            )
+        rng = rng_of(self.seed, epoch, row.image_id)
+        draw = Draw.of(self.augmentation, height, width, self.preprocess, rng)
+        item = {
+            "pixel_values": draw.photo(pixels, self.preprocess),
+            "labels": make_labels(draw.ids(map.ids), map.segments, image_id=row.image_id),
+        }
+        return item | {"truth": map} if self.truth else item
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """(epoch, index) pairs, shuffled by (seed, epoch).
+
+    Worker processes hold a copy of the dataset from before the first epoch, and persistent ones never see another: so
+    the epoch travels with the index. accelerate's `set_epoch` reaches it and its shards share the pairs out; only
+    after `skip_first_batches` in several processes it does not get through, so that whoever resumes calls both.
+    """
+
+    def __init__(self, length: int, *, seed: int = 0, shuffle: bool = True) -> None:
+        self.length = length
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = int(epoch)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = list(range(self.length))
+        if self.shuffle:
+            rng_of(self.seed, self.epoch, "order").shuffle(order)
+        epoch = self.epoch
+        return ((epoch, index) for index in order)
+
+
+def collate(items: Sequence[Mapping[str, Any]], multiple: int = 1) -> dict[str, Any]:
+    """Items → one batch, padded to the right and below, to a multiple of `multiple`.
+
+    `pixel_values` float32 [B, 3, H, W], `pixel_mask` bool [B, H, W], `labels` a list of dicts whose maps stay as
+    large as their photos: `valid_size` says so. `truth` is a list too.
+    """
+    # What a worker hands over is copied into shared memory, page by fresh page: stock's int64 mask would be a third.
+    batch = pad([item["pixel_values"] for item in items], multiple=multiple)
+    collated: dict[str, Any] = {
+        "pixel_values": batch.pixel_values,
+        "pixel_mask": batch.pixel_mask.bool(),
+        "labels": _packed([item["labels"] for item in items]),
+    }
+    if "truth" in items[0]:
+        collated["truth"] = [item["truth"] for item in items]
+    return collated
+
+
+def _packed(labels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The same, the small tensors of a kind side by side in one storage.
+
+    A worker hands every storage over as an open file, of which a process may often hold no more than 1,024.
+    """
+    packed = [dict(label) for label in labels]
+    for dtype in (torch.int64, torch.float32):
+        places = [
+            (label, key)
+            for label in packed
+            for key, value in label.items()
+            if isinstance(value, torch.Tensor) and value.dtype == dtype
+        ]
+        values = [label[key] for label, key in places]
+        parts = torch.cat([value.reshape(-1) for value in values]).split([value.numel() for value in values])
+        for (label, key), value, part in zip(places, values, parts, strict=True):
+            label[key] = part.view(value.shape)
+    return packed

@@ -1,0 +1,567 @@
+"""COCO panoptic on disk, read: where its files lie, what can be wrong with them, and their rows."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, NoReturn, overload
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import DatasetError, LabelError, MapError, did_you_mean
+from ..labels import LabelSpace
+from ..panoptic_map import MAX_ID, SEGMENT_SOURCES, PanopticMap, Segment, rgb_to_ids
+
+Tell = Callable[[str, str, str], None]  # kind, where, detail: what a parser calls when it meets something wrong
+
+
+class Kind(NamedTuple):
+    """`level` "error" spoils training or quality; "warning" is odd and may be meant."""
+
+    level: str
+    what: str
+    fix: str
+
+
+KINDS = {
+    # the JSON by itself
+    "unfinished": Kind("error", "the dataset was not written to its end", "Run the command that wrote it again."),
+    "json-unreadable": Kind("error", "the JSON cannot be read", "Export it again, or restore it."),
+    "json-shape": Kind("error", "the JSON is not COCO panoptic", "See the COCO panoptic format."),
+    "categories": Kind("error", "the categories are wrong", "Give each category one id and one name."),
+    "categories-differ": Kind("error", "splits have different categories", "Write all splits with the same list."),
+    "category-kind": Kind("warning", "a category does not say thing or stuff", "Add isthing: 0 or 1."),
+    "image-id-twice": Kind("error", "an image id is used twice", "Number the images anew."),
+    "file-name-twice": Kind("error", "a file name is listed twice", "List each photo once."),
+    "name-case": Kind("warning", "file names differ in case only", "Rename one: some file systems see one file."),
+    "unsafe-name": Kind("error", "a file name leads out of the dataset", "Keep names relative, inside the folder."),
+    "image-unannotated": Kind("error", "an image has no annotation", "Annotate it or take it off the list."),
+    "annotation-twice": Kind("error", "an image is annotated twice", "Keep one annotation."),
+    "annotation-orphan": Kind("error", "an annotation belongs to no image", "Add the image or drop it."),
+    "segment-shape": Kind("error", "a segment's entry is malformed", "Write id, category_id and iscrowd as numbers."),
+    "segment-id-twice": Kind("error", "a segment id is listed twice in an image", "Give each segment its own id."),
+    "category-unknown": Kind("error", "a segment's category is not in the list", "Correct category_id."),
+    "crowd-odd": Kind("warning", "iscrowd is not 0 or 1, or marks stuff", "Crowds are groups of things: use 0 or 1."),
+    "score-odd": Kind("warning", "a score or a source makes no sense", "Scores run from 0 to 1."),
+    # files
+    "photo-missing": Kind("error", "a photo is missing", "Put it back, or take it off the list."),
+    "png-missing": Kind("error", "a PNG is missing", "Put it back, or drop the annotation."),
+    "photo-unreadable": Kind("error", "a photo cannot be read", "Replace it."),
+    "png-unreadable": Kind("error", "a PNG cannot be read", "Write it again."),
+    "png-mode": Kind("error", "a PNG is not RGB", "Save id maps as 8-bit RGB, id = R + 256·G + 256²·B."),
+    "size": Kind("error", "JSON, PNG and photo differ in size", "Scale marks and photo together."),
+    "photo-rotated": Kind("warning", "a photo is turned by EXIF", "Store photos upright: not every tool turns them."),
+    "photo-extra": Kind("warning", "a photo is in no list", "Annotate it or take it away."),
+    "png-extra": Kind("warning", "a PNG is in no list", "Take it away."),
+    # pixels
+    "id-unlisted": Kind("error", "an id in the PNG is not in the JSON", "List the segment, or paint it void (0)."),
+    "id-absent": Kind("error", "a listed segment has no pixel", "Leave it out of the list."),
+    "area-stale": Kind("error", "an area is not what the pixels say", "Count areas from the PNG."),
+    "box-stale": Kind("error", "a box is not what the pixels say", "Take boxes from the PNG."),
+    "instances-stale": Kind("error", "instances and panoptic JSON disagree", "Write both from the same pixels."),
+    "stuff-twice": Kind("warning", "stuff of one class is several segments", "Fuse them: stuff has no instances."),
+    "empty": Kind("warning", "an image has no segment", "Label it or leave it out."),
+    "mostly-void": Kind("warning", "most of an image is void", "Lower the labeler's threshold, or leave it out."),
+    "tiny": Kind("warning", "a segment is tiny", "Drop specks: set min_area."),
+    "vanishing": Kind(
+        "warning", "a segment is under one mask cell at training size", "It cannot be learnt: see tiny."
+    ),
+    # the whole
+    "class-unused": Kind("warning", "a class has no segment", "Drop it, or label some."),
+    "class-untrained": Kind("warning", "a class is in val or test, but not in train", "Split again."),
+    "class-unmeasured": Kind("warning", "a class is in train, but not in val", "Split again, or label more photos."),
+    "imbalance": Kind("warning", "classes are far from balanced", "Label more of the rare, or merge classes."),
+    "copy-across": Kind("error", "the same photo is in two splits", "Split again: quality would be flattered."),
+    "copy-within": Kind("warning", "the same photo is there twice", "Keep one."),
+    "near-copy-across": Kind("warning", "nearly the same photo is in two splits", "Split again with groups."),
+    "id-across": Kind("warning", "an image id is used in two splits", "Number images through all splits."),
+}
+
+
+def raise_errors(kind: str, where: str, detail: str) -> None:
+    """The reader's way: an error stops, a warning passes."""
+    if KINDS[kind].level == "error":
+        fail(kind, where, detail)
+
+
+def fail(kind: str, where: str, detail: str) -> NoReturn:
+    raise FoundError(kind, where, detail)
+
+
+class FoundError(DatasetError):
+    """A finding as an exception; `kind` is its key in KINDS."""
+
+    def __init__(self, kind: str, where: str, detail: str) -> None:
+        self.kind = kind
+        self.detail = detail
+        super().__init__(f"{KINDS[kind].what}: {detail}", where=where, fix=KINDS[kind].fix)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return FoundError, (self.kind, self.where, self.detail)
+
+
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".heic"))
+UNFINISHED = ".incomplete"  # lies in annotations/ while a dataset is being written
+
+_ALIASES = {"validation": "val", "valid": "val", "dev": "val", "training": "train", "testing": "test"}
+_OFFICIAL = re.compile(r"(cityscapes_)?panoptic_(train|val|test)(20\d\d)?(_trainId)?")
+_CITYSCAPES = re.compile(r"^(?P<city>[^/_]+)_(?P<shot>.+?)(_gtFine)?_leftImg8bit\.png$")
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """One split on disk: its JSON, the folder of its PNGs, and the folders in which its photos may lie."""
+
+    split: str
+    root: Path
+    json: Path
+    pngs: Path
+    photo_folders: tuple[Path, ...]
+    _lucky: list[Path] = field(default_factory=list, compare=False, repr=False)
+
+    @property
+    def instances(self) -> Path:
+        """The instances JSON beside the panoptic one, if there is one."""
+        return self.json.with_name(self.json.name.replace("panoptic", "instances"))
+
+    def png(self, file_name: str) -> Path:
+        """The id map of a name in the JSON."""
+        path = self.find_png(file_name)
+        if path is None:
+            fail("png-missing", self.json.name, f"{file_name} is not in {self.pngs.name}/")
+        return self._contained(path, file_name)
+
+    def photo(self, file_name: str) -> Path:
+        """The photo of a name in the JSON."""
+        path = self.find_photo(file_name)
+        if path is None:
+            places = ", ".join(folder.name for folder in self.photo_folders)
+            fail("photo-missing", self.json.name, f"{file_name} is in none of {places}")
+        return self._contained(path, file_name)
+
+    def find_png(self, file_name: str) -> Path | None:
+        name = inside(file_name)
+        path = self.pngs / name if name else None
+        return path if path and path.is_file() else None
+
+    def find_photo(self, file_name: str) -> Path | None:
+        if name := inside(file_name):
+            for folder in [*self._lucky, *self.photo_folders]:
+                for candidate in (folder / name, *_cityscapes(folder, name)):
+                    if candidate.is_file():
+                        self._lucky[:] = [folder]
+                        return candidate
+        return None
+
+    @property
+    def photo_home(self) -> Path | None:
+        """The folder in which a photo was found last."""
+        return self._lucky[0] if self._lucky else None
+
+    def escapes(self, path: Path) -> bool:
+        """Does a symbolic link lead out of the dataset? It would publish a file of this machine with it."""
+        real = path.resolve()
+        homes = [folder for folder in (self.root, *self.photo_folders) if not folder.is_symlink()]
+        return not any(real.is_relative_to(home) for home in homes)
+
+    def _contained(self, path: Path, file_name: str) -> Path:
+        if self.escapes(path):
+            fail("unsafe-name", self.json.name, f"{file_name} is a link to a place outside")
+        return path
+
+
+def inside(file_name: str) -> PurePosixPath | None:
+    """The name as a relative path, None if it leads out of its folder. Windows' separators are understood."""
+    name = PurePosixPath(file_name.replace("\\", "/"))
+    leads_out = name.is_absolute() or ".." in name.parts or not name.name or "\0" in file_name or ":" in name.parts[0]
+    return None if leads_out else name
+
+
+def find_splits(folder: Path, photos: Path | None = None) -> dict[str, SplitFiles]:
+    """Split name → its files. `photos` says where the photos are, if the folder itself does not hold them."""
+    if not Path(folder).is_dir():
+        raise DatasetError("there is no such folder", where=str(folder))
+    folder = Path(folder).resolve()
+    found: dict[str, SplitFiles] = {}
+    for path in _panoptic_jsons(folder):
+        split = split_name(path)
+        if split in found:
+            # Cityscapes ships each list twice, by id and by trainId; the pixels and the names are the same.
+            if path.stem.endswith("_trainId"):
+                continue
+            split = path.stem
+        found[split] = SplitFiles(split, folder, path, _png_folder(path), _photo_folders(folder, path, split, photos))
+    if not found:
+        raise DatasetError(
+            "no COCO panoptic JSON is here",
+            where=str(folder),
+            fix="Expected annotations/panoptic_train.json and annotations/panoptic_train/*.png.",
+        )
+    order = {"train": 0, "val": 1, "test": 2}
+    return dict(sorted(found.items(), key=lambda item: (order.get(item[0], 3), item[0])))
+
+
+def find_split(folder: Path, split: str, photos: Path | None = None) -> SplitFiles:
+    splits = find_splits(folder, photos)
+    wanted = _ALIASES.get(split, split)
+    if wanted not in splits:
+        raise DatasetError(f"there is no split called {split!r}", where=str(folder), fix=did_you_mean(split, splits))
+    return splits[wanted]
+
+
+def split_name(json: Path) -> str:
+    """panoptic_train2017.json, cityscapes_panoptic_train_trainId.json → train."""
+    stem = re.sub(r"_trainId$", "", json.stem)
+    rest = re.sub(r"^.*?panoptic_?", "", stem) if "panoptic" in stem else stem
+    rest = re.sub(r"(?<=[a-z])20\d\d$", "", rest)
+    return _ALIASES.get(rest, rest) or "all"
+
+
+def _panoptic_jsons(folder: Path) -> Iterator[Path]:
+    candidates = sorted(itertools.chain(folder.glob("*.json"), folder.glob("*/*.json")))
+    for path in sorted(candidates, key=lambda path: path.stem.endswith("_trainId")):
+        named = "panoptic" in path.stem or path.with_suffix("").is_dir()
+        if named and _mentions(path, b'"segments_info"'):
+            yield path
+
+
+def _mentions(path: Path, word: bytes) -> bool:
+    """Does the file hold the word? COCO lists megabytes of images before the first annotation, so all of it counts."""
+    tail = b""
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            if word in tail + block:
+                return True
+            tail = block[-len(word) :]
+    # An empty or broken file under the official name is a dataset too, one that has something wrong with it.
+    return _OFFICIAL.fullmatch(path.stem) is not None
+
+
+def _png_folder(json: Path) -> Path:
+    folder = json.with_suffix("")
+    if not folder.is_dir() and any(json.parent.glob("*.png")):
+        return json.parent
+    return folder
+
+
+def _photo_folders(root: Path, json: Path, split: str, photos: Path | None) -> tuple[Path, ...]:
+    if photos is not None:
+        return (Path(photos).resolve(),)
+    stem = re.sub(r"^.*?panoptic_?", "", re.sub(r"_trainId$", "", json.stem))  # train2017, as COCO names the folder
+    names = [f"{base}{name}" for name in (stem, split) for base in ("images/", "leftImg8bit/", "")]
+    homes = [home for home in dict.fromkeys((root, json.parent, json.parent.parent)) if home.is_relative_to(root)]
+    if json.parent == root and root.name == "gtFine":  # Cityscapes keeps photos and truth side by side
+        homes.append(root.parent)
+    places = ["images", *names, "input_images", "photos", "."]
+    folders = [home / place for home, place in itertools.product(homes, places)]
+    return tuple(dict.fromkeys(folder for folder in folders if folder.is_dir()))
+
+
+def _cityscapes(folder: Path, name: PurePosixPath) -> Iterator[Path]:
+    """The JSON's aachen_000000_000019_gtFine_leftImg8bit.png is aachen/aachen_000000_000019_leftImg8bit.png."""
+    if match := _CITYSCAPES.match(name.name):
+        yield folder / match["city"] / f"{match['city']}_{match['shot']}_leftImg8bit.png"
+
+
+GENERATOR = "hf_detr_panoptic"  # info.generator of the files that this package wrote
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One photo of a dataset with its map: names now, pixels on demand.
+
+    `size` is (height, width) as the JSON says, None where it does not; `entries` are its segments_info as they stand.
+    """
+
+    image_id: int | str
+    file_name: str
+    png_name: str
+    size: tuple[int, int] | None
+    entries: tuple[Mapping[str, Any], ...]
+    space: LabelSpace
+    labels: Mapping[int, int]
+    files: SplitFiles
+    original_file: str | None = None
+
+    @property
+    def photo(self) -> Path:
+        return self.files.photo(self.file_name)
+
+    @property
+    def png(self) -> Path:
+        return self.files.png(self.png_name)
+
+    @property
+    def where(self) -> str:
+        return f"{self.files.json.name}, image {self.image_id}"
+
+    @functools.cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        return tuple(
+            Segment(
+                id=entry["id"],
+                label=self.labels[entry["category_id"]],
+                score=entry.get("score", 1.0),
+                source=entry.get("source", "custom"),
+                crowd=entry.get("iscrowd", 0) == 1,
+            )
+            for entry in self.entries
+        )
+
+    def map(self) -> PanopticMap:
+        """The id map and its segments. Where JSON and PNG disagree, that is an error: `check` lists them all."""
+        try:
+            return PanopticMap(read_ids(self.png, self.size), self.segments, self.space)
+        except MapError as error:
+            raise DatasetError(error.what, where=f"{self.where} ({self.png_name})", fix=error.fix) from error
+
+
+@dataclass(frozen=True, eq=False)
+class PanopticSplit(Sequence[Record]):
+    """One split: its records in the order of the JSON's annotations."""
+
+    files: SplitFiles
+    space: LabelSpace
+    records: tuple[Record, ...]
+    ours: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.files.split
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @overload
+    def __getitem__(self, place: int) -> Record: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Record, ...]: ...
+    def __getitem__(self, place: int | slice) -> Record | tuple[Record, ...]:
+        return self.records[place]
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+
+def read_split(folder: str | Path, split: str = "train", photos: str | Path | None = None) -> PanopticSplit:
+    """One split of any COCO panoptic dataset. `photos`: where the photos are, if not in the folder."""
+    files = find_split(Path(folder), split, Path(photos) if photos else None)
+    read = parse_split(files, raise_errors)
+    assert read is not None  # raise_errors has raised where parsing would give up
+    return read
+
+
+def read_dataset(folder: str | Path, photos: str | Path | None = None) -> dict[str, PanopticSplit]:
+    """All splits, which must share their categories."""
+    found = find_splits(Path(folder), Path(photos) if photos else None)
+    splits = {name: read_split(folder, name, photos) for name in found}
+    first = next(iter(splits.values()))
+    for read in splits.values():
+        if read.space != first.space:
+            fail("categories-differ", read.files.json.name, f"not those of {first.files.json.name}")
+    return splits
+
+
+def read_ids(path: Path, size: tuple[int, int] | None = None) -> npt.NDArray[np.int32]:
+    """int32 [H, W] of an id PNG; `size` is what it must be."""
+    if not path.is_file():
+        fail("png-missing", str(path), path.name)
+    try:
+        with Image.open(path) as image:
+            if size is not None and (image.height, image.width) != size:
+                fail("size", str(path), f"the PNG is {image.width}×{image.height}, the JSON says {size[1]}×{size[0]}")
+            if image.mode != "RGB":
+                fail("png-mode", str(path), f"its mode is {image.mode}")
+            return rgb_to_ids(np.asarray(image))
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        fail("png-unreadable", str(path), str(error))
+
+
+def parse_split(files: SplitFiles, tell: Tell) -> PanopticSplit | None:
+    """The JSON, every entry checked; what is wrong goes to `tell` and, if that returns, is left out.
+
+    Returns None where nothing can be read at all.
+    """
+    where = files.json.name
+    if (files.json.parent / UNFINISHED).exists():
+        tell("unfinished", where, f"{files.json.parent / UNFINISHED} is still there")
+    content = load_json(files.json, tell)
+    if content is None:
+        return None
+    parts = {key: content.get(key) for key in ("categories", "images", "annotations")}
+    for key, value in parts.items():
+        if not isinstance(value, list):
+            tell("json-shape", where, f"'{key}' is {'missing' if value is None else 'not a list'}")
+    if not all(isinstance(value, list) for value in parts.values()):
+        return None
+    try:
+        space = LabelSpace.from_coco(content["categories"])
+        labels = {entry["id"]: label for label, entry in enumerate(content["categories"])}
+    except (LabelError, TypeError, ValueError) as error:
+        tell("categories", where, str(error))
+        return None
+    for entry in content["categories"]:
+        if "isthing" not in entry:
+            tell("category-kind", where, f"'{entry['name']}'")
+    info = content.get("info")
+    images = _images(content["images"], where, tell)
+    records = tuple(_records(content["annotations"], images, space, labels, files, tell))
+    return PanopticSplit(files, space, records, isinstance(info, dict) and info.get("generator") == GENERATOR)
+
+
+def load_json(path: Path, tell: Tell) -> dict[str, Any] | None:
+    """A JSON object, without NaN and infinities, which JSON does not know."""
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8-sig"), parse_constant=_no_constant)
+    except (OSError, ValueError, RecursionError) as error:
+        tell("json-unreadable", path.name, str(error)[:200])
+        return None
+    if not isinstance(content, dict):
+        tell("json-shape", path.name, f"a {type(content).__name__} stands where an object should")
+        return None
+    return content
+
+
+def _no_constant(word: str) -> float:
+    raise ValueError(f"{word} is not a number that JSON knows")
+
+
+def _images(entries: list[Any], where: str, tell: Tell) -> dict[int | str, dict[str, Any]]:
+    images: dict[int | str, dict[str, Any]] = {}
+    names: dict[str, str] = {}
+    for place, entry in enumerate(entries):
+        here = f"{where}, images[{place}]"
+        if not (isinstance(entry, dict) and _is_id(entry.get("id")) and isinstance(entry.get("file_name"), str)):
+            tell("json-shape", here, "an image needs 'id' and 'file_name'")
+            continue
+        image_id, name = entry["id"], entry["file_name"]
+        here = f"{where}, image {image_id}"
+        if image_id in images:
+            tell("image-id-twice", here, f"{images[image_id]['file_name']} and {name}")
+        elif inside(name) is None:
+            tell("unsafe-name", here, repr(name))
+        elif names.get(name.casefold()) == name:
+            tell("file-name-twice", here, name)
+        else:
+            if name.casefold() in names:
+                tell("name-case", here, f"{names[name.casefold()]} and {name}")
+            names[name.casefold()] = name
+            images[image_id] = entry
+    return images
+
+
+def _records(
+    entries: list[Any],
+    images: Mapping[int | str, Mapping[str, Any]],
+    space: LabelSpace,
+    labels: Mapping[int, int],
+    files: SplitFiles,
+    tell: Tell,
+) -> Iterator[Record]:
+    where = files.json.name
+    seen: set[int | str] = set()
+    for place, entry in enumerate(entries):
+        here = f"{where}, annotations[{place}]"
+        if not (
+            isinstance(entry, dict)
+            and _is_id(entry.get("image_id"))
+            and isinstance(entry.get("file_name"), str)
+            and isinstance(entry.get("segments_info"), list)
+        ):
+            tell("json-shape", here, "an annotation needs 'image_id', 'file_name' and 'segments_info'")
+            continue
+        image_id, png_name = entry["image_id"], entry["file_name"]
+        here = f"{where}, image {image_id}"
+        if image_id in seen:
+            tell("annotation-twice", here, png_name)
+        elif image_id not in images:
+            tell("annotation-orphan", here, png_name)
+        elif inside(png_name) is None:
+            tell("unsafe-name", here, repr(png_name))
+        else:
+            seen.add(image_id)
+            image = images[image_id]
+            size = _size(image, here, tell)
+            original = image.get("original_file")
+            yield Record(
+                image_id=image_id,
+                file_name=image["file_name"],
+                png_name=png_name,
+                size=size,
+                entries=tuple(_segments(entry["segments_info"], space, labels, here, tell)),
+                space=space,
+                labels=labels,
+                files=files,
+                original_file=original if isinstance(original, str) else None,
+            )
+    for image_id in images.keys() - seen:
+        tell("image-unannotated", f"{where}, image {image_id}", images[image_id]["file_name"])
+
+
+def _size(image: Mapping[str, Any], where: str, tell: Tell) -> tuple[int, int] | None:
+    height: Any = image.get("height")
+    width: Any = image.get("width")
+    if height is None and width is None:
+        return None
+    if _is_whole(height) and _is_whole(width) and height > 0 and width > 0:
+        return height, width
+    tell("json-shape", where, f"height and width are {height!r} and {width!r}")
+    return None
+
+
+def _segments(
+    entries: list[Any], space: LabelSpace, labels: Mapping[int, int], where: str, tell: Tell
+) -> Iterator[Mapping[str, Any]]:
+    seen: set[int] = set()
+    for place, entry in enumerate(entries):
+        if not (isinstance(entry, dict) and _is_whole(entry.get("id")) and _is_whole(entry.get("category_id"))):
+            tell("segment-shape", f"{where}, segments_info[{place}]", "'id' and 'category_id' must be whole numbers")
+            continue
+        here = f"{where}, segment {entry['id']}"
+        if not 1 <= entry["id"] <= MAX_ID:
+            tell("segment-shape", here, f"ids run from 1 to {MAX_ID}")
+        elif entry["id"] in seen:
+            tell("segment-id-twice", here, "listed before")
+        elif entry["category_id"] not in labels:
+            tell("category-unknown", here, f"category_id {entry['category_id']}")
+        else:
+            seen.add(entry["id"])
+            yield _decorated(entry, space[labels[entry["category_id"]]].isthing, here, tell)
+
+
+def _decorated(entry: Mapping[str, Any], isthing: bool, where: str, tell: Tell) -> Mapping[str, Any]:
+    """The entry with an iscrowd, a score and a source that make sense."""
+    odd: set[str] = set()
+    crowd = entry.get("iscrowd", 0)
+    if not isinstance(crowd, int) or crowd not in (0, 1):
+        tell("crowd-odd", where, f"iscrowd is {crowd!r}")
+        odd.add("iscrowd")
+    elif crowd and not isthing:
+        tell("crowd-odd", where, "a crowd of stuff")
+    score = entry.get("score", 1.0)
+    if not _is_score(score):
+        tell("score-odd", where, f"score {score!r}")
+        odd.add("score")
+    if entry.get("source", "custom") not in SEGMENT_SOURCES:
+        tell("score-odd", where, f"source {entry['source']!r}")
+        odd.add("source")
+    return {key: value for key, value in entry.items() if key not in odd} if odd else entry
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_score(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _is_id(value: object) -> bool:
+    return _is_whole(value) or (isinstance(value, str) and bool(value))

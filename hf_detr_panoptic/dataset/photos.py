@@ -1,0 +1,294 @@
+"""How photos lie in a dataset, upright, under names that every system takes; and what of a file is published."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import re
+import shutil
+import struct
+import unicodedata
+import warnings
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from ..errors import DatasetError, ImageError
+from ..images import exif_of, image_size, needs_reencoding, open_image
+from ..panoptic_map import PanopticMap
+
+_RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)$", re.IGNORECASE)  # devices, on Windows
+_LOSSY = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".heic", ".heif", ".hif", ".avif"))
+_QUALITY = 95
+
+
+def stored_names(names: Iterable[str], previous: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Relative photo name → name in images/: ASCII, `/`, unique without suffix whatever the case.
+
+    `previous` are names given out before; they stay. Where two names would become one, the later in order gets a
+    few digits of its own name's hash.
+    """
+    given = dict(previous or {})
+    taken = {stem_key(stored) for stored in given.values()}
+    for name in sorted(set(names) - given.keys()):
+        stored = _ascii(name)
+        if stem_key(stored) in taken:
+            path = PurePosixPath(stored)
+            digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+            candidates = (path.with_stem(f"{path.stem}-{digest[:digits]}").as_posix() for digits in (4, 8, 16, 32))
+            stored = next(candidate for candidate in candidates if stem_key(candidate) not in taken)
+        taken.add(stem_key(stored))
+        given[name] = stored
+    return given
+
+
+def stem_key(name: str) -> str:
+    """What must be unique: photo and PNG share the name without suffix, and some file systems ignore case."""
+    return PurePosixPath(name).with_suffix("").as_posix().casefold()
+
+
+def store_photo(source: str | Path | Image.Image, target: Path, size: tuple[int, int]) -> Path:
+    """Put a photo at `target`, or beside it with the suffix of its new format; returns where it lies.
+
+    `size`: (height, width) of its map, which the upright photo must have.
+    """
+    if isinstance(source, Image.Image):
+        photo: Image.Image | None = open_image(source)
+        size_seen = source.size
+    else:
+        photo = open_image(source) if needs_reencoding(source) else None
+        size_seen = photo.size if photo is not None else image_size(source)
+    width, height = size_seen
+    if (height, width) != size:
+        raise DatasetError(
+            f"the upright photo is {width}×{height}, its map {size[1]}×{size[0]}",
+            where=target.name if isinstance(source, Image.Image) else str(source),
+            fix="Marks must be drawn on the photo as it is seen.",
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if photo is None and not isinstance(source, Image.Image):
+        _copy(Path(source), target)
+        return target
+    assert photo is not None
+    lossy = target.suffix.lower() in _LOSSY
+    plain = target.suffix.lower() in (".jpg", ".jpeg", ".png")
+    target = target if plain else target.with_suffix(".jpg" if lossy else ".png")
+    write_atomically(target, encode_photo(photo, "JPEG" if lossy else "PNG"))
+    return target
+
+
+def encode_photo(photo: Image.Image, format: str = "JPEG") -> bytes:
+    """The file of a photo; JPEG at a quality that adds no visible loss to an already compressed photo."""
+    stream = io.BytesIO()
+    options = {"quality": _QUALITY, "subsampling": 0} if format == "JPEG" else {"compress_level": 3}
+    photo.save(stream, format, icc_profile=photo.info.get("icc_profile"), **options)
+    return stream.getvalue()
+
+
+def shrunk(photo: Image.Image, map: PanopticMap, max_size: int) -> tuple[Image.Image, PanopticMap]:
+    """Photo and map with no side longer than `max_size`; the ids of the nearest pixel, never a mixture.
+
+    Segments that lose their last pixel leave the list. What is small enough comes back as it is.
+    """
+    if max_size < 1:
+        raise DatasetError(f"max_size is {max_size}", fix="Give the longest side in pixels, for example 2000.")
+    if photo.size != (map.width, map.height):
+        raise DatasetError(f"the photo is {photo.width}×{photo.height}, its map {map.width}×{map.height}")
+    longest = max(photo.size)
+    if longest <= max_size:
+        return photo, map
+    width, height = (max(1, round(side * max_size / longest)) for side in photo.size)
+    small = photo.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    small.info = dict(photo.info)
+    return small, resized_map(map, (width, height))
+
+
+def resized_map(map: PanopticMap, size: tuple[int, int]) -> PanopticMap:
+    """The map at (width, height) pixels: the id of the nearest pixel each, segments without one leave the list."""
+    width, height = size
+    rows = ((np.arange(height) + 0.5) * map.height / height).astype(np.int64)
+    columns = ((np.arange(width) + 0.5) * map.width / width).astype(np.int64)
+    ids = map.ids[np.ix_(rows, columns)]
+    left = set(np.unique(ids).tolist())
+    return PanopticMap(ids, [s for s in map.segments if s.id in left], map.space)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """All of the file or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(content)
+    part.replace(path)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Byte for byte, with its time: an equal file that lies there already is not copied once more."""
+    if target.exists():
+        if target.samefile(source):
+            return
+        old, new = target.stat(), source.stat()
+        if (old.st_size, old.st_mtime_ns) == (new.st_size, new.st_mtime_ns):
+            return
+    part = target.with_name(f".{target.name}.part")
+    shutil.copyfile(source, part)
+    times = source.stat()
+    os.utime(part, ns=(times.st_atime_ns, times.st_mtime_ns))
+    part.replace(target)
+
+
+def _ascii(name: str) -> str:
+    parts = [part for part in re.split(r"[\\/]", name) if part not in ("", ".", "..")]
+    return "/".join(_ascii_part(part) for part in parts) or "_"
+
+
+def _ascii_part(part: str) -> str:
+    stem, dot, suffix = part.rpartition(".")
+    if not stem:
+        stem, dot, suffix = part, "", ""
+    suffix = re.sub(r"[^A-Za-z0-9]", "", suffix)
+    bare = "".join(mark for mark in unicodedata.normalize("NFKD", stem) if not unicodedata.combining(mark))
+    bare = bare.replace("ß", "ss").replace("ø", "o").replace("Ø", "O").replace("ł", "l")
+    bare = re.sub(r"[^A-Za-z0-9._()+=@,-]+", "_", bare).strip(". ") or "_"
+    if bare.startswith("-") or _RESERVED.match(bare.split(".")[0]):
+        bare = f"_{bare}"
+    return f"{bare}.{suffix}" if dot and suffix else bare
+
+
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # the others stand between coded pixels: 00 and RST0 to RST7
+_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+_ALONE = (0x01, _SOI, _EOI)  # no length follows
+_APPLICATION = range(0xE0, 0xF0)
+_COMMENT = 0xFE
+_SHOWN_SEGMENTS = {0xE0: b"JFIF\0", 0xE2: b"ICC_PROFILE\0", 0xEE: b"Adobe"}  # the last says how colours are coded
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_SHOWN_CHUNKS = frozenset(b"acTL bKGD cHRM cICP cLLI fcTL fdAT gAMA hIST iCCP mDCV pHYs sBIT sPLT sRGB tRNS".split())
+_SHOWN_WEBP = frozenset((b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ICCP", b"ANIM", b"ANMF"))
+_WEBP_EXIF, _WEBP_XMP = 0x08, 0x04  # of VP8X's flags
+
+
+class BarePhoto(NamedTuple):
+    """content: the file without what it says beside the picture. said_more: there was such. said_where: a place."""
+
+    content: bytes
+    said_more: bool
+    said_where: bool
+
+
+def bare_photo(photo: bytes, name: str) -> BarePhoto:
+    """A photo's file for publishing; `name` is for errors.
+
+    All metadata goes, for a place or a name hides in many of them: EXIF with position, time, serial numbers, owner
+    and maker's notes, XMP, IPTC, comments, thumbnails, and what phones append. Orientation and colour profile stay.
+    JPEG, PNG and WebP lose no pixel: the compressed picture stays byte for byte. BMP says nothing. What not everybody
+    reads (TIFF, HEIC …) becomes a PNG of what `open_image` sees. A damaged EXIF block goes like any other.
+    """
+    try:
+        orientation, said_where = _told(photo)
+        exif = _exif(orientation) if orientation in range(2, 9) else b""
+        if photo.startswith(b"\xff\xd8"):
+            content = _bare_jpeg(photo, exif)
+        elif photo.startswith(_PNG):
+            content = _bare_png(photo, exif)
+        elif photo.startswith(b"RIFF") and photo[8:12] == b"WEBP":
+            content = _bare_webp(photo, exif)
+        elif photo.startswith(b"BM"):
+            content = photo
+        else:
+            content = encode_photo(open_image(photo), "PNG")
+    except ImageError as error:
+        raise ImageError(error.what, where=name, fix=error.fix) from error
+    return BarePhoto(content, content != photo, said_where)
+
+
+def _told(photo: bytes) -> tuple[int, bool]:
+    """The orientation, 1 for upright, and whether EXIF or XMP name a place: as far as it can be read."""
+    orientation, where = 1, b"GPSLatitude" in photo
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one for each damaged tag of a photo
+        exif = exif_of(photo)
+        with contextlib.suppress(Exception):
+            orientation = int(exif.get(ExifTags.Base.Orientation, 1))
+            where = where or bool(exif.get_ifd(ExifTags.IFD.GPSInfo))
+    return orientation, where
+
+
+def _exif(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return exif.tobytes()
+
+
+def _bare_jpeg(photo: bytes, exif: bytes) -> bytes:
+    """The first picture, if several are in the file."""
+    kept = []
+    place = 2
+    while marker := _MARKER.search(photo, place):
+        kind = marker[0][1]
+        if kind == _SOS:
+            kept.append(photo[marker.start() : _end_of_picture(photo, marker.start())])
+            break
+        place = marker.end() if kind in _ALONE else _end_of_segment(photo, marker.end())
+        segment = photo[marker.start() : place]
+        told = kind in _APPLICATION or kind == _COMMENT
+        if not told or (kind in _SHOWN_SEGMENTS and segment.startswith(_SHOWN_SEGMENTS[kind], 4)):
+            kept.append(segment)
+    if exif:
+        after_jfif = kept[0].startswith(b"\xff\xe0")
+        kept.insert(after_jfif, b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif)
+    return b"".join((b"\xff\xd8", *kept))
+
+
+def _end_of_picture(photo: bytes, place: int) -> int:
+    """Where the picture ends whose first scan begins at `place`: behind its EOI, or with the file."""
+    while marker := _MARKER.search(photo, place):
+        if marker[0][1] == _EOI:
+            return marker.end()
+        place = marker.end() if marker[0][1] in _ALONE else _end_of_segment(photo, marker.end())
+    return len(photo)
+
+
+def _end_of_segment(photo: bytes, place: int) -> int:
+    return place + int.from_bytes(photo[place : place + 2])
+
+
+def _bare_png(photo: bytes, exif: bytes) -> bytes:
+    kept = [_PNG]
+    place = len(_PNG)
+    while len(head := photo[place : place + 8]) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        end = place + 12 + length
+        if kind[:1].isupper() or kind in _SHOWN_CHUNKS:  # a capital: nobody can show the picture without it
+            kept.append(photo[place:end])
+        place = end
+        if kind == b"IEND":
+            break
+    if exif:
+        chunk = b"eXIf" + exif.removeprefix(b"Exif\0\0")
+        kept.insert(2, struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)))
+    return b"".join(kept)
+
+
+def _bare_webp(photo: bytes, exif: bytes) -> bytes:
+    kept = []
+    place, end = 12, min(len(photo), 8 + int.from_bytes(photo[4:8], "little"))
+    while place + 8 <= end:
+        kind, length = struct.unpack("<4sI", photo[place : place + 8])
+        chunk = photo[place : place + 8 + length + length % 2]
+        place += len(chunk)
+        if kind == b"VP8X":
+            flags = chunk[8] & ~(_WEBP_EXIF | _WEBP_XMP) | (_WEBP_EXIF if exif else 0)
+            chunk = chunk[:8] + bytes((flags,)) + chunk[9:]
+        if kind in _SHOWN_WEBP:
+            kept.append(chunk)
+    if exif:
+        block = exif.removeprefix(b"Exif\0\0")
+        kept.append(struct.pack("<4sI", b"EXIF", len(block)) + block + b"\0" * (len(block) % 2))
+    body = b"".join(kept)
+    return struct.pack("<4sI4s", b"RIFF", 4 + len(body), b"WEBP") + body

@@ -1,0 +1,327 @@
+"""Datasets from folders, Parquet and the Hub as a `datasets.DatasetDict`, their rows as photos with maps, and back."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets.table import embed_table_storage
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import DatasetError, LabelError, MapError
+from ..labels import LabelSpace
+from ..panoptic_map import PanopticMap, Segment, rgb_to_ids
+from .builder import PanopticBuilder, annotation_fingerprint
+from .coco_panoptic import PanopticSplit, read_dataset
+from .photos import bare_photo, write_atomically
+
+SPACE_FILE = "label_space.json"
+
+
+class PanopticDatasets(datasets.DatasetDict):
+    """A DatasetDict that knows its `label_space`; what its methods return is a plain one."""
+
+    label_space: LabelSpace
+
+
+def load_panoptic(
+    source: str | Path,
+    *,
+    photos: str | Path | None = None,
+    stuff: Iterable[str] | None = None,
+    num_proc: int | None = None,
+    revision: str | None = None,
+) -> PanopticDatasets:
+    """The splits of a dataset: a folder in any COCO panoptic layout, a folder of Parquet, or a name on the Hub.
+
+    `photos`: where the photos of a folder are, if not in it. `stuff`: the stuff classes of Parquet that others wrote,
+    without label_space.json. `num_proc` and `revision` are those of `load_dataset`.
+    Maps and photos stay on disk until a row is asked for. See `rows_of` for training, `to_panoptic_map` for one map.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        if any(folder.glob("*.parquet")) or any(folder.glob("data/*.parquet")):
+            loaded = _loaded(str(folder), num_proc, None)
+            return _with_space(loaded, _read_space(folder / SPACE_FILE), stuff, str(folder))
+        return _from_folder(folder, photos, num_proc)
+    name = str(source)
+    if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+        raise DatasetError(
+            "is no folder, nor a name on the Hub",
+            where=name,
+            fix="Give the dataset's folder, or a name such as 'person/site'.",
+        )
+    loaded = _loaded(name, num_proc, revision)
+    return _with_space(loaded, _read_space(_space_on_hub(name, revision)), stuff, name)
+
+
+def to_panoptic_map(row: Mapping[str, Any], space: LabelSpace) -> PanopticMap:
+    """The map of a row of `load_panoptic`."""
+    return StoredRow.of(row, space).map()
+
+
+def rows_of(dataset: datasets.Dataset, space: LabelSpace) -> StoredRows:
+    """A split's rows by number, as training reads them."""
+    return StoredRows(dataset, space)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredRow:
+    """One photo with its map: what a `Record` is for a folder. `photo` is a path where it is not embedded."""
+
+    image_id: int | str
+    file_name: str
+    photo: Path | bytes
+    png: bytes
+    segments: tuple[Segment, ...]
+    space: LabelSpace
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], space: LabelSpace) -> StoredRow:
+        image = row["image"] if isinstance(row.get("image"), Mapping) else {}
+        segments = tuple(
+            Segment(s["id"], s["label"], score=s["score"], source=s["source"], crowd=bool(s["iscrowd"]))
+            for s in row["segments"]
+        )
+        photo = image.get("bytes") or Path(image.get("path") or row["file_name"])
+        return cls(row["image_id"], row["file_name"], photo, row["panoptic"], segments, space)
+
+    @property
+    def where(self) -> str:
+        return f"{self.file_name}, image {self.image_id}"
+
+    def map(self) -> PanopticMap:
+        try:
+            with Image.open(io.BytesIO(self.png)) as image:
+                return PanopticMap(rgb_to_ids(np.asarray(image)), self.segments, self.space)
+        except (OSError, UnidentifiedImageError, SyntaxError) as error:
+            raise DatasetError(f"its PNG cannot be read ({error})", where=self.where, fix="Write it again.") from error
+        except (MapError, LabelError) as error:
+            raise DatasetError(error.what, where=self.where, fix=error.fix) from error
+
+
+class StoredRows(Sequence[StoredRow]):
+    """The rows of one split. Nothing is decoded or kept: a row is read from the memory-mapped file when asked for."""
+
+    def __init__(self, dataset: datasets.Dataset, space: LabelSpace) -> None:
+        self.dataset = dataset.cast_column("image", datasets.Image(decode=False)).with_format(None)
+        self.space = space
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @overload
+    def __getitem__(self, place: int) -> StoredRow: ...
+    @overload
+    def __getitem__(self, place: slice) -> StoredRows: ...
+    def __getitem__(self, place: int | slice) -> StoredRow | StoredRows:
+        if isinstance(place, slice):
+            return StoredRows(self.dataset.select(range(len(self))[place]), self.space)
+        return StoredRow.of(self.dataset[place], self.space)
+
+
+class _FolderBuilder(PanopticBuilder):
+    """The builder over what our own reader found: every layout, every entry checked."""
+
+    def __init__(self, splits: Mapping[str, PanopticSplit], **kwargs: Any) -> None:
+        self._splits = dict(splits)
+        super().__init__(**kwargs)
+
+    def _fingerprint(self, folder: Path) -> str:
+        jsons = [split.files.json for split in self._splits.values()]
+        pngs = [record.png for split in self._splits.values() for record in split]
+        homes = [str(home) for split in self._splits.values() for home in split.files.photo_folders]
+        return annotation_fingerprint(jsons, pngs) + "|".join(homes)
+
+    def _read(self) -> tuple[list[str], dict[str, list[dict[str, Any]]]]:
+        rows = {
+            name: [
+                {
+                    "image_id": record.image_id,
+                    "file_name": record.file_name,
+                    "photo": str(record.photo.absolute()),
+                    "png": str(record.png.absolute()),
+                    "segments": [
+                        {"id": s.id, "label": s.label, "score": s.score, "source": s.source, "iscrowd": int(s.crowd)}
+                        for s in record.segments
+                    ],
+                }
+                for record in split
+            ]
+            for name, split in self._splits.items()
+        }
+        space = next(iter(self._splits.values())).space
+        return list(space.names), rows
+
+
+def _from_folder(folder: Path, photos: str | Path | None, num_proc: int | None) -> PanopticDatasets:
+    splits = {name: split for name, split in read_dataset(folder, photos).items() if len(split)}
+    if not splits:
+        raise DatasetError("no split has a photo", where=str(folder), fix="Add photos, or choose another folder.")
+    builder = _FolderBuilder(splits, data_dir=str(folder.absolute()), dataset_name="panoptic_folder")
+    builder.download_and_prepare(num_proc=num_proc)
+    found = PanopticDatasets(builder.as_dataset())
+    found.label_space = next(iter(splits.values())).space
+    return found
+
+
+def _loaded(name: str, num_proc: int | None, revision: str | None) -> datasets.DatasetDict:
+    try:
+        return datasets.load_dataset(name, num_proc=num_proc, revision=revision)
+    except (ConnectionError, FileNotFoundError) as error:
+        raise DatasetError(
+            f"cannot be loaded ({error})",
+            where=name,
+            fix="Check the name, the network and `hf auth login`; or copy the dataset here and give its folder.",
+        ) from error
+
+
+def _space_on_hub(name: str, revision: str | None) -> Path | None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, SPACE_FILE, repo_type="dataset", revision=revision))
+    except EntryNotFoundError:
+        return None
+
+
+def _read_space(path: Path | None) -> LabelSpace | None:
+    if path is None or not path.is_file():
+        return None
+    try:
+        return LabelSpace.from_coco(json.loads(path.read_bytes())["categories"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f"is no label space ({error!r})", where=str(path), fix="Write the dataset again."
+        ) from error
+
+
+def _with_space(
+    loaded: datasets.DatasetDict, space: LabelSpace | None, stuff: Iterable[str] | None, where: str
+) -> PanopticDatasets:
+    """`loaded` with its space; where no file says it, kinds come from `stuff`, else from COCO by name."""
+    for split, dataset in loaded.items():
+        missing = {"image", "image_id", "file_name", "panoptic", "segments"} - set(dataset.column_names)
+        if missing:
+            raise DatasetError(
+                f"split {split} has no column {', '.join(sorted(missing))}",
+                where=where,
+                fix="This is not a dataset that write_parquet or push made.",
+            )
+        names = _names(dataset)
+        if space is None:
+            space = LabelSpace.from_config({"id2label": dict(enumerate(names)), "_name_or_path": where}, stuff)
+        if list(space.names) != names:
+            raise DatasetError(
+                f"the labels of split {split} are not those of {SPACE_FILE}", where=where, fix="Write the data again."
+            )
+    found = PanopticDatasets(loaded)
+    assert space is not None  # a DatasetDict has a split
+    found.label_space = space
+    return found
+
+
+def _names(dataset: datasets.Dataset) -> list[str]:
+    segments = dataset.features["segments"]
+    fields = segments[0] if isinstance(segments, list) else segments.feature
+    return list(fields["label"].names)
+
+
+logger = logging.getLogger(__name__)
+
+_ROWS = 32  # photos a row group: what a reader must hold at once
+
+
+def write_parquet(
+    dataset: datasets.DatasetDict,
+    folder: str | Path,
+    space: LabelSpace | None = None,
+    *,
+    max_shard_bytes: int = 500_000_000,
+) -> list[Path]:
+    """`folder`/data/train-00000-of-00001.parquet and so on, with label_space.json beside; returns the Parquet files.
+
+    Photos go in pixel for pixel (`Dataset.to_parquet` would store their paths), a few at a time, without what their
+    files say beside the picture: see `bare_photo`. How many said more is logged. `space` is `dataset.label_space`
+    where it has one. What an earlier writing left there is replaced.
+    """
+    if space is None:
+        if not isinstance(dataset, PanopticDatasets):
+            raise DatasetError("a plain DatasetDict does not say which classes are things", fix="Hand over `space`.")
+        space = dataset.label_space
+    root = Path(folder)
+    data = root / "data"
+    before = sorted(data.glob("*.parquet"))
+    if before and not (root / SPACE_FILE).is_file():
+        raise DatasetError(
+            "another program wrote Parquet here",
+            where=str(data),
+            fix="Write to a new folder: what a person has is never overwritten.",
+        )
+    data.mkdir(parents=True, exist_ok=True)
+    told: Counter[str] = Counter()
+    parts = {split: _write_parts(rows, data, split, max_shard_bytes, told) for split, rows in dataset.items()}
+    for path in before:
+        path.unlink()
+    written = []
+    for split, files in parts.items():
+        for place, part in enumerate(files):
+            path = data / f"{split}-{place:05d}-of-{len(files):05d}.parquet"
+            part.replace(path)
+            written.append(path)
+    write_atomically(root / SPACE_FILE, (json.dumps({"categories": space.to_coco()}, indent=1) + "\n").encode())
+    if told["more"]:
+        logger.warning(
+            "Of %d photos %d say more than their picture, %d where they were taken: that stays out of the Parquet.",
+            sum(dataset.num_rows.values()),
+            told["more"],
+            told["where"],
+        )
+    return written
+
+
+def _write_parts(
+    dataset: datasets.Dataset, folder: Path, split: str, max_bytes: int, told: Counter[str]
+) -> list[Path]:
+    """Unfinished names: how many shards there are is known at the end."""
+    tables = dataset.with_format("arrow")
+    parts: list[Path] = []
+    writer: pq.ParquetWriter | None = None
+    size = 0
+    for start in range(0, max(len(dataset), 1), _ROWS):
+        table = _bare(embed_table_storage(tables[start : start + _ROWS]), told)
+        if writer is not None and size + table.nbytes > max_bytes:
+            writer.close()
+            writer = None
+        if writer is None:
+            parts.append(folder / f".{split}-{len(parts)}.part")
+            writer, size = pq.ParquetWriter(parts[-1], table.schema), 0
+        writer.write_table(table)
+        size += table.nbytes
+    if writer is not None:
+        writer.close()
+    return parts
+
+
+def _bare(table: pa.Table, told: Counter[str]) -> pa.Table:
+    """Embedded photos without what their files say beside the picture; `told` counts those that did."""
+    place = table.schema.get_field_index("image")
+    images = []
+    for image, name in zip(table["image"].to_pylist(), table["file_name"].to_pylist(), strict=True):
+        bare = bare_photo(image["bytes"], name)
+        told.update(more=bare.said_more, where=bare.said_where)
+        images.append({**image, "bytes": bare.content})
+    field = table.schema.field(place)
+    return table.set_column(place, field, pa.array(images, field.type))

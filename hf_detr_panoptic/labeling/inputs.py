@@ -1,0 +1,340 @@
+"""What a person has, before a model is asked: photos, marks, classes, and what an earlier run decided."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from ..dataset.copies import Fingerprint, fingerprint
+from ..errors import DatasetError, HfDetrPanopticError, ImageError, LabelError
+from ..images import image_size, list_images
+from ..labels import Category, LabelSpace
+from ..settings import Prepare
+
+if TYPE_CHECKING:
+    from ..annotations.read import Annotations, MarkedPhoto
+    from .schemes import Scheme
+
+
+_AT_A_TIME = 256  # files in memory are few, whatever the number of photos
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A readable photo: its name in the photo folder, with "/", and its upright (height, width)."""
+
+    name: str
+    size: tuple[int, int]
+    fingerprint: Fingerprint
+
+    @property
+    def digest(self) -> str:
+        """Of the file's bytes: two photos of one digest are one photo."""
+        return self.fingerprint.digest
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that keeps a photo out of the dataset; a row of skipped.csv."""
+
+    photo: str
+    what: str
+    fix: str | None = None
+    where: str | None = None
+
+    def __str__(self) -> str:
+        place = " in ".join(dict.fromkeys(filter(None, (self.photo, self.where))))
+        return f"{place}: {self.what.rstrip('.')}.{f' {self.fix}' if self.fix else ''}"
+
+
+def survey(
+    folder: Path, names: Sequence[str], workers: int | None = None, progress: bool = False
+) -> tuple[list[Photo], list[Problem]]:
+    """Look at every photo once, in order. What cannot be decoded to its end is a problem, not an error."""
+    photos: list[Photo] = []
+    problems: list[Problem] = []
+    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+        for found in _shown(_mapped(pool, folder, names), len(names), progress):
+            (photos if isinstance(found, Photo) else problems).append(found)  # type: ignore[arg-type]
+    return photos, problems
+
+
+def _mapped(pool: ThreadPoolExecutor, folder: Path, names: Sequence[str]) -> Iterator[Photo | Problem]:
+    for start in range(0, len(names), _AT_A_TIME):
+        yield from pool.map(lambda name: _look(folder, name), names[start : start + _AT_A_TIME])
+
+
+def _look(folder: Path, name: str) -> Photo | Problem:
+    try:
+        content = read_photo(folder, name)
+        seen = fingerprint(content)
+        width, height = image_size(content)
+        return Photo(name, (height, width), seen)
+    except HfDetrPanopticError as error:
+        return Problem(name, error.what, error.fix)
+
+
+def read_photo(folder: Path, name: str) -> bytes:
+    """The file's bytes."""
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise ImageError(
+            f"cannot be read ({error.strerror})", where=name, fix="Check that it is there, and its permissions."
+        ) from error
+
+
+def _shown(items: Iterable[Photo | Problem], total: int, progress: bool) -> Iterable[Photo | Problem]:
+    if not progress:
+        return items
+    from tqdm import tqdm
+
+    return tqdm(items, total=total, desc="looking at the photos", unit="photo", leave=False)
+
+
+_SNAPSHOT = ".earlier.json"
+_ELSEWHERE = "Give --out a new folder: what a person has is never overwritten."
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Of each photo that was in the dataset, by the name that the person knows it by."""
+
+    parts: Mapping[str, str] = field(default_factory=dict)
+    stored: Mapping[str, str] = field(default_factory=dict)
+    ids: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, out: Path) -> Earlier:
+        """As the dataset tells, or, where a run was killed while it wrote, as it was before that run."""
+        snapshot = out / "annotations" / _SNAPSHOT
+        if snapshot.is_file():
+            return cls(**_json(snapshot))
+        from ..dataset.coco_panoptic import GENERATOR, UNFINISHED
+        from ..dataset.writer import SPLITS
+
+        parts: dict[str, str] = {}
+        stored: dict[str, str] = {}
+        ids: dict[str, int] = {}
+        for part in SPLITS:
+            path = out / "annotations" / f"panoptic_{part}.json"
+            if not path.is_file():
+                continue
+            content = _json(path)
+            info = content.get("info")
+            if not (isinstance(info, dict) and info.get("generator") == GENERATOR):
+                raise DatasetError("another program wrote this dataset", where=str(path), fix=_ELSEWHERE)
+            for image in content["images"]:
+                name = image.get("original_file", image["file_name"])
+                parts[name], stored[name], ids[name] = part, image["file_name"], image["id"]
+        images = out / "images"
+        if not parts and not (out / "annotations" / UNFINISHED).exists() and images.is_dir() and any(images.iterdir()):
+            raise DatasetError(
+                "the folder holds photos that are no dataset of ours", where=str(images), fix=_ELSEWHERE
+            )
+        return cls(parts, stored, ids)
+
+    def remember(self, out: Path) -> None:
+        """Before anything is written: until `forget`, this is what a run goes by."""
+        from ..dataset.photos import write_atomically
+
+        content = {"parts": dict(self.parts), "stored": dict(self.stored), "ids": dict(self.ids)}
+        write_atomically(out / "annotations" / _SNAPSHOT, json.dumps(content).encode())
+
+    @staticmethod
+    def forget(out: Path) -> None:
+        (out / "annotations" / _SNAPSHOT).unlink(missing_ok=True)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"cannot be read ({error})", where=str(path), fix="Restore it, or write to a new folder."
+        ) from error
+    if not isinstance(content, dict):
+        raise DatasetError("is no dataset of ours", where=str(path), fix=_ELSEWHERE)
+    return content
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """`names`: the photos that are to be used, in order; `marked`: those of them that have annotations, even none
+    but an empty list; `unannotated`: the photos that have not, used or not; `problems`: what else is left out."""
+
+    names: tuple[str, ...]
+    marked: Mapping[str, MarkedPhoto]
+    unannotated: tuple[str, ...]
+    problems: tuple[Problem, ...]
+    custom: tuple[str, ...]
+    description: str
+
+    @property
+    def digest(self) -> str:
+        """Of all marks: what the annotations said, whatever file said it."""
+        told = hashlib.sha256()
+        for name, photo in sorted(self.marked.items()):
+            marks = [
+                (mark.name, mark.rle and mark.rle["counts"].decode("ascii"), mark.box, mark.crowd)
+                for mark in photo.marks
+            ]
+            told.update(json.dumps([name, photo.width, photo.height, marks]).encode())
+        return told.hexdigest()[:16]
+
+
+def read_inputs(settings: Prepare) -> Inputs:
+    """Read the annotations and find their photos. Raises where nothing is left to work on."""
+    check_places(settings)
+    everything = [path.relative_to(settings.images).as_posix() for path in list_images(settings.images)]
+    if not everything:
+        raise DatasetError("there is no photo in the folder", where=str(settings.images), fix="Check --images.")
+    if settings.annotations is None:
+        return Inputs(
+            tuple(everything), {}, tuple(everything), (), (), "no annotations: every photo as the labeler sees it"
+        )
+    from ..annotations.read import read_annotations
+
+    read = read_annotations(
+        settings.annotations,
+        settings.images,
+        format=settings.format,
+        strict=settings.strict,
+        instances=settings.instances,  # type: ignore[arg-type]
+        pattern=settings.pattern,
+        values=settings.values,
+        stuff=settings.stuff,
+        rescale=settings.rescale,
+    )
+    folder = f"{settings.images}/"
+    problems = [Problem(row.photo or "", row.what, row.fix, row.where.removeprefix(folder)) for row in read.skipped]
+    problems += [
+        Problem(row.name, row.why, "Put the photo into the folder, or correct its name.", row.where)
+        for row in read.unmatched
+    ]
+    aside = {row.photo for row in read.skipped if row.photo is not None}
+    marked = {photo.photo: photo for photo in read.photos}
+    photos = _without_masks(everything, read, settings)
+    unannotated = tuple(name for name in photos if name not in marked and name not in aside)
+    wanted = {*marked, *(unannotated if settings.unannotated == "auto" else ())}
+    names = tuple(name for name in photos if name in wanted)
+    if not names:
+        raise DatasetError(
+            f"none of the {len(everything)} photos can be used ({read.description})",
+            where=str(settings.images),
+            fix=_first(problems) or "Is this the folder whose photos were marked?",
+        )
+    return Inputs(names, marked, unannotated, tuple(problems), read.names, read.description)
+
+
+def check_places(settings: Prepare) -> None:
+    """The dataset must not be written over what a person has."""
+    images, out = settings.images.resolve(), settings.folder.resolve()
+    if not settings.images.is_dir():
+        list_images(settings.images)  # says what is wrong with it
+    if settings.annotations is not None and not settings.annotations.exists():
+        raise DatasetError(
+            "there is no such file or folder", where=str(settings.annotations), fix="Check --annotations."
+        )
+    if out.is_file():
+        raise DatasetError("is a file", where=str(settings.folder), fix="Give --out a folder.")
+    ours = [out / name for name in ("images", "annotations", "autolabels")]
+    if out == images or out.is_relative_to(images):
+        raise DatasetError(
+            "the dataset would lie in the folder of the photos",
+            where=str(settings.folder),
+            fix="Give --out another folder: what a person has is never changed.",
+        )
+    sources = {"photos": images, "annotations": settings.annotations and settings.annotations.resolve()}
+    for what, path in sources.items():
+        if path is not None and any(path == place or path.is_relative_to(place) for place in ours):
+            raise DatasetError(
+                f"the {what} lie where the dataset would be written",
+                where=str(path),
+                fix="Give --out another folder: what a person has is never changed.",
+            )
+
+
+def _without_masks(everything: Sequence[str], read: Annotations, settings: Prepare) -> list[str]:
+    """The photos alone: not the masks that lie in the same folder."""
+    from ..annotations.masks import Names
+    from ..annotations.pages import PhotoIndex
+
+    named = {photo.photo for photo in read.photos} | {row.photo for row in read.skipped if row.photo}
+    annotations, images = settings.annotations, settings.images.resolve()
+    assert annotations is not None
+    annotations = annotations.resolve()
+    masks: set[str] = set()
+    if annotations.is_dir() and annotations != images and annotations.is_relative_to(images):
+        inside = annotations.relative_to(images).as_posix()
+        masks |= {name for name in everything if name.startswith(f"{inside}/")}
+    if annotations == images and settings.pattern is not None:
+        names = Names(settings.pattern, PhotoIndex(everything))
+        masks |= {name for name in everything if names.read(name) is not None}
+    if "panoptic" in read.format or "segmentation mask" in read.format:
+        # Id maps beside the photos, or in a folder beside the JSON.
+        stems = {PurePosixPath(name).with_suffix("").as_posix() for name in named}
+        masks |= {
+            name
+            for name in everything
+            if name.endswith(".png")
+            and (PurePosixPath(name).with_suffix("").as_posix() in stems or PurePosixPath(name).parent.name in _MAPS)
+        }
+        if annotations.is_file() and (pngs := annotations.with_suffix("")).is_relative_to(images):
+            inside = pngs.relative_to(images).as_posix()
+            masks |= {name for name in everything if name.startswith(f"{inside}/")}
+    return [name for name in everything if name in named or name not in masks]
+
+
+_MAPS = ("SegmentationClass", "SegmentationObject")
+
+
+def label_space(settings: Prepare, labeler: LabelSpace, custom: Sequence[str]) -> tuple[Scheme, LabelSpace]:
+    """What becomes of the labeler's classes, and the dataset's label space: those, then the person's own."""
+    from .schemes import Scheme, scheme
+
+    asked = {*settings.drop, *settings.rename, *(name for names in settings.merge.values() for name in names)}
+    ready = scheme(settings.scheme, labeler, leave={*custom, *asked})
+    merge = dict(ready.merge)
+    for group, members in settings.merge.items():
+        merge[group] = (*merge.get(group, ()), *members)
+    orders = Scheme(
+        settings.keep,
+        settings.drop,
+        merge,
+        settings.rename,
+        settings.things,
+        tuple(dict.fromkeys((*(name for name in ready.stuff if name not in settings.things), *settings.stuff))),
+    )
+    fates = {new for new in orders.mapping(labeler).values() if new is not None}
+    plain = Scheme(
+        orders.keep,
+        orders.drop,
+        orders.merge,
+        orders.rename,
+        tuple(name for name in orders.things if name in fates),
+        tuple(name for name in orders.stuff if name in fates),
+    )
+    kinds = {category.name: category.isthing for category in plain.space(labeler, LabelSpace([]))}
+    decided = dict.fromkeys(settings.stuff, False) | dict.fromkeys(settings.things, True)
+    own = LabelSpace(Category(name, decided.get(name, kinds.get(name, True))) for name in custom)
+    space = orders.space(labeler, own)
+    if not space:
+        raise LabelError("no class is left", fix="Keep some, or mark some.")
+    return orders, space
+
+
+def mark_counts(inputs: Inputs) -> Counter[str]:
+    """Marks of each custom class."""
+    return Counter(mark.name for photo in inputs.marked.values() for mark in photo.marks if not mark.void)
+
+
+def _first(problems: Sequence[Problem]) -> str | None:
+    return f"First: {problems[0]}" if problems else None

@@ -1,0 +1,554 @@
+"""From inputs and auto-labels to a dataset: merged, shared out, written, and said in a summary."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import io
+import json
+import os
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..dataset.coco_panoptic import Record, read_dataset
+from ..dataset.photos import shrunk, stored_names, write_atomically
+from ..dataset.writer import DatasetWriter, EncodedMap, encode_map
+from ..errors import AnnotationError, DatasetError, did_you_mean
+from ..images import open_image
+from ..labels import LabelSpace
+from ..panoptic_map import PanopticMap
+from ..recipe import add_prepare_flags, prepare_settings
+from ..settings import Prepare
+from ..steps.refusals import clear_errors
+from .inputs import Earlier, Inputs, Photo, Problem, label_space, mark_counts, read_inputs
+from .overlay import Overlay, overlay
+from .split import PhotoInfo, Split, split
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from .autolabels import AutoLabels
+    from .labeler import LabelledPhotos
+    from .split import SplitReport
+
+
+class Mixed(NamedTuple):
+    """A foreign photo whose map speaks our names; `name` keeps it apart from our own photos."""
+
+    name: str
+    record: Record
+    map: PanopticMap
+
+
+def mixed(
+    records: Iterable[Record],
+    space: LabelSpace,
+    names: Mapping[str, str | None] | None = None,
+    folder: str = "mix",
+    min_known: float = 0.5,
+) -> Iterator[Mixed]:
+    """The records in our space, classes matched by name; what we have no name for becomes void.
+
+    `names` renames theirs to ours first. A photo of which less than `min_known` is left would teach little but void:
+    it is passed over.
+    """
+    unknown = sorted({name for name in (names or {}).values() if name is not None and name not in space.names})
+    if unknown:
+        raise DatasetError(f"mix: no category is called {unknown[0]!r}", fix=did_you_mean(unknown[0], space.names))
+    for record in records:
+        theirs = record.map()
+        fate = {old: (names or {}).get(old, old) for old in record.space.names}
+        fate = {old: new if new in space.names else None for old, new in fate.items()}
+        ours = theirs.relabelled(space, fate).fused_stuff()
+        if ours.segments and 1 - ours.void_area / ours.ids.size >= min_known:
+            yield Mixed(f"{folder}/{record.file_name}", record, ours)
+
+
+@dataclass
+class Tally:
+    """photos: part → photos; segments: (class, source) → segments; pixels: by fate, see `overlay.FATES`;
+    dropped: (reason, "mark" or "auto") → how many; boxes: what became of rectangles."""
+
+    space: LabelSpace
+    photos: Counter[str] = field(default_factory=Counter)
+    segments: Counter[tuple[str, str]] = field(default_factory=Counter)
+    area: Counter[tuple[str, str]] = field(default_factory=Counter)
+    pixels: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
+    boxes: Counter[str] = field(default_factory=Counter)
+    mixed: int = 0
+
+    def add(self, part: str, merged: Overlay, encoded: EncodedMap) -> None:
+        self.photos[part] += 1
+        self.pixels.update(merged.pixels)
+        self.boxes.update(merged.boxes)
+        for drop in merged.dropped:
+            self.dropped[drop.reason, "auto" if drop.where.startswith("auto segment ") else "mark"] += 1
+        for segment in encoded.segments:
+            key = self.space[segment["category_id"] - 1].name, segment["source"]
+            self.segments[key] += 1
+            self.area[key] += segment["area"]
+
+    def to_dict(self) -> dict[str, Any]:
+        used = [name for name in self.space.names if self.segments[name, "custom"] or self.segments[name, "auto"]]
+        return {
+            "photos": dict(sorted(self.photos.items())),
+            "mixed": self.mixed,
+            "segments": {
+                name: {
+                    source: self.segments[name, source] for source in ("custom", "auto") if self.segments[name, source]
+                }
+                for name in used
+            },
+            "pixels": {fate: count for fate, count in self.pixels.items() if count},
+            "dropped": {f"{whose}: {reason}": n for (reason, whose), n in sorted(self.dropped.items())},
+            "rectangles": {by: count for by, count in sorted(self.boxes.items()) if count},
+        }
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of all pixels: custom, auto and void."""
+        total = max(sum(self.pixels.values()), 1)
+        custom, auto = self.pixels["custom"], self.pixels["auto"]
+        return {"custom": custom / total, "auto": auto / total, "void": (total - custom - auto) / total}
+
+    def __str__(self) -> str:
+        photos = ", ".join(f"{part} {count}" for part, count in sorted(self.photos.items(), key=_part))
+        lines = [f"{sum(self.photos.values())} photos: {photos}"]
+        if self.mixed:
+            lines.append(f"and {self.mixed} photos of another dataset, in train")
+        lines.append("pixels: " + ", ".join(f"{share:.1%} {whose}" for whose, share in self.shares.items()))
+        void = {fate: n for fate, n in self.pixels.items() if fate not in ("custom", "auto") and n}
+        if void:
+            whole = sum(void.values())
+            causes = ", ".join(
+                f"{fate} {n / whole:.0%}" for fate, n in sorted(void.items(), key=lambda item: -item[1])
+            )
+            lines.append(f"void because of: {causes}")
+        names = [name for name in self.space.names if self.segments[name, "custom"] or self.segments[name, "auto"]]
+        names.sort(key=lambda name: (-self.segments[name, "custom"], -self.segments[name, "auto"], name))
+        width = max([len(name) for name in names[:_MOST_CLASSES]] + [5])
+        lines.append(f"{'class':<{width}}  {'custom':>7} {'auto':>7} {'pixels':>7}")
+        total = max(sum(self.pixels.values()), 1)
+        for name in names[:_MOST_CLASSES]:
+            pixels = self.area[name, "custom"] + self.area[name, "auto"]
+            counts = f"{self.segments[name, 'custom']:>7} {self.segments[name, 'auto']:>7}"
+            lines.append(f"{name:<{width}}  {counts} {pixels / total:>7.1%}")
+        if len(names) > _MOST_CLASSES:
+            lines.append(f"… and {len(names) - _MOST} more classes")
+        if self.dropped:
+            reasons = ", ".join(f"{n} {reason} ({whose})" for (reason, whose), n in sorted(self.dropped.items()))
+            lines.append(f"segments that are not in the result: {reasons}")
+        if any(self.boxes.values()):
+            lines.append("rectangles: " + ", ".join(f"{n} {by}" for by, n in sorted(self.boxes.items()) if n))
+        return "\n".join(lines)
+
+
+_MOST_CLASSES = 25
+
+
+def _part(item: tuple[str, int]) -> int:
+    return ("train", "val", "test").index(item[0])
+
+
+_MOST = 10  # lines of each kind
+_MARKER = "<!-- written by `hf-detr-panoptic prepare`: take this line away, and the file is yours -->"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A finished dataset, and what came of every photo. As text: the summary."""
+
+    settings: Prepare
+    inputs: Inputs
+    answers: AutoLabels
+    space: LabelSpace
+    photos: Sequence[Photo]
+    problems: Sequence[Problem]
+    split: SplitReport | None
+    tally: Tally
+
+    @property
+    def skipped(self) -> list[dict[str, str]]:
+        """The rows of skipped.csv: everything that is not in the dataset, and why."""
+        from .inputs import Problem
+
+        rows = list(self.problems)
+        if self.settings.unannotated == "skip" and self.settings.annotations is not None:
+            fix = "Mark it, or take it as the labeler sees it: --unannotated auto."
+            rows += [Problem(name, "no annotation", fix) for name in self.inputs.unannotated]
+        return [{"photo": row.photo, "what": row.what, "fix": row.fix or "", "where": row.where or ""} for row in rows]
+
+    def to_dict(self) -> dict[str, Any]:
+        """prepare.json: no times and no absolute paths, so that the same inputs give the same bytes."""
+        told = hashlib.sha256("\n".join(f"{photo.name}\0{photo.digest}" for photo in self.photos).encode())
+        return {
+            "format": 1,
+            "settings": plain_settings(self.settings),
+            "labeler": self.answers.settings,
+            "inputs": {
+                "photos": len(self.photos),
+                "photos_fingerprint": told.hexdigest()[:16],
+                "annotations_fingerprint": self.inputs.digest,
+            },
+            "counts": {
+                **self.tally.to_dict(),
+                "skipped": dict(sorted(Counter(row["what"] for row in self.skipped).items())),
+            },
+        }
+
+    def __str__(self) -> str:
+        lines = [str(self.tally)]
+        if self.split is not None:
+            lines += ["", "split: " + str(self.split)]
+        lines += _remarks(self.settings, self.inputs, self.answers.space)
+        skipped = self.skipped
+        if skipped:
+            reasons = Counter(row["what"].split(" (")[0][:80] for row in skipped)
+            lines += ["", f"{len(skipped)} photos or marks are not in the dataset; skipped.csv lists them:"]
+            lines += [f"  {count} × {reason}" for reason, count in reasons.most_common(_MOST)]
+        lines += ["", f"next: hf-detr-panoptic check {self.settings.folder}"]
+        lines += [f"then: hf-detr-panoptic train RECIPE, with data: {self.settings.folder}"]
+        return "\n".join(lines)
+
+
+def write_papers(prepared: Prepared) -> None:
+    """skipped.csv, prepare.json and README.md. A README that a person made their own stays."""
+    out = prepared.settings.folder
+    table = io.StringIO()
+    rows = csv.DictWriter(table, ["photo", "what", "fix", "where"], lineterminator="\n")
+    rows.writeheader()
+    rows.writerows(prepared.skipped)
+    write_atomically(out / "skipped.csv", table.getvalue().encode("utf-8", "surrogateescape"))
+    card = out / "README.md"
+    if not card.is_file() or _MARKER in card.read_text(encoding="utf-8", errors="replace"):
+        write_atomically(card, dataset_card(prepared).encode())
+    told = json.dumps(prepared.to_dict(), indent=1, ensure_ascii=False) + "\n"
+    write_atomically(out / "prepare.json", told.encode("utf-8", "surrogateescape"))
+
+
+def plain_settings(settings: Prepare) -> dict[str, Any]:
+    """As a YAML of them would say, but for where things lie on this machine."""
+    said = settings.to_dict() | {"labeler": _public_name(settings.labeler), "seed": settings.seed or 0}
+    del said["out"]
+    for name in ("images", "annotations", "mix"):
+        said[name] = said[name] and Path(said[name]).name
+    return said
+
+
+def dry_run(settings: Prepare) -> str:
+    """What would happen: photos, classes, sides, the first problems. Neither loads a model nor writes anything."""
+    from .inputs import Earlier, survey
+    from .labeler import labeler_space
+
+    inputs = read_inputs(settings)
+    earlier = Earlier.of(settings.folder)
+    photos, unreadable = survey(settings.images, inputs.names)
+    labeler = labeler_space(settings.labeler, settings.labeler_stuff) or LabelSpace([])
+    _, space = label_space(settings, labeler, inputs.custom)
+    lines = [inputs.description, f"{len(photos)} photos would be labelled by {_public_name(settings.labeler)}"]
+    if inputs.unannotated and settings.annotations is not None:
+        fate = "taken as the labeler sees them" if settings.unannotated == "auto" else "left out (--unannotated auto)"
+        lines.append(f"{len(inputs.unannotated)} photos without annotation, {inputs.unannotated[0]} first: {fate}")
+    counts = mark_counts(inputs)
+    lines.append(f"{len(space)} classes, {len(inputs.custom)} of them yours:")
+    for name in inputs.custom:
+        kind = "thing" if space[space.index(name)].isthing else "stuff"
+        lines.append(f"  {name}: {kind}, {counts[name]} marks")
+    if any(space[space.index(name)].isthing for name in inputs.custom):
+        lines.append("  (--stuff A,B makes classes stuff: what has no instances, such as a road)")
+    auto = [category for category in space if category.name not in inputs.custom]
+    things = [category.name for category in auto if category.isthing]
+    stuff = [category.name for category in auto if not category.isthing]
+    lines += [f"  and of the labeler {len(things)} things: {_some(things)}"] if things else []
+    lines += [f"  and of the labeler {len(stuff)} stuff: {_some(stuff)}"] if stuff else []
+    if photos:
+        lines += ["", "split: " + str(share_out(settings, inputs, photos, earlier.parts).report)]
+    lines += _remarks(settings, inputs, labeler)
+    problems = [*inputs.problems, *unreadable]
+    if problems:
+        lines += ["", f"{len(problems)} problems, the first:"]
+        lines += [f"  {problem}" for problem in problems[:_MOST]]
+    return "\n".join([*lines, "", "nothing was written; without --dry-run it will be"])
+
+
+def dataset_card(prepared: Prepared) -> str:
+    """The README.md of the dataset."""
+    tally, space = prepared.tally, prepared.space
+    name = prepared.settings.folder.resolve().name
+    things = [category.name for category in space if category.isthing]
+    stuff = [category.name for category in space if not category.isthing]
+    shares = tally.shares
+    photos = ", ".join(f"{count} in {part}" for part, count in sorted(tally.photos.items()))
+    rows = []
+    for category in space:
+        custom, auto = (tally.segments[category.name, source] for source in ("custom", "auto"))
+        if custom or auto:
+            rows.append(f"| {category.name} | {'thing' if category.isthing else 'stuff'} | {custom} | {auto} |")
+    return "\n".join(
+        [
+            "---",
+            "task_categories:",
+            "- image-segmentation",
+            "tags:",
+            "- panoptic-segmentation",
+            "- coco-panoptic",
+            "---",
+            _MARKER,
+            "",
+            f"# {name}",
+            "",
+            f"Panoptic segmentation in COCO's format: {photos}; {len(things)} kinds of things, {len(stuff)} of stuff.",
+            "",
+            f"People marked {len(prepared.inputs.custom)} classes ({_some(prepared.inputs.custom)}): "
+            f"{shares['custom']:.1%} of the pixels. {_public_name(prepared.settings.labeler)} labelled "
+            f"{shares['auto']:.1%}, and {shares['void']:.1%} are void: nobody knows what they are. In `segments_info` "
+            "each segment says where it comes from (`source`) and how sure the labeler was (`score`).",
+            "",
+            "Quality measured on segments that a model labelled is agreement with that model, not truth.",
+            "",
+            "| class | kind | marked by people | labelled by the model |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            "`prepare.json` holds the settings that made it, `skipped.csv` what was left out and why.",
+            "",
+        ]
+    )
+
+
+def _remarks(settings: Prepare, inputs: Inputs, labeler: LabelSpace) -> list[str]:
+    """What the person should decide on: names that two classes carry, classes that are marked on some photos only."""
+    from .schemes import namesakes, partly_marked
+
+    decided = {*settings.rename, *settings.drop}
+    same = [str(entry) for entry in namesakes(inputs.custom, labeler) if entry.labeler not in decided]
+    partly = [str(entry) for entry in partly_marked(list(inputs.marked.values()))]
+    lines: list[str] = []
+    for remarks in (same, partly):
+        if remarks:
+            lines += ["", *remarks[:_MOST]]
+            lines += [f"… and {len(remarks) - _MOST} more of this kind"] if len(remarks) > _MOST else []
+    return lines
+
+
+def _public_name(labeler: Any) -> str:
+    """A name of the Hub as it is, a folder's own name, or the kind of a model in memory."""
+    if isinstance(labeler, Path) or (isinstance(labeler, str) and Path(labeler).exists()):
+        return Path(labeler).resolve().name
+    return labeler if isinstance(labeler, str) else type(labeler).__name__
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
+
+
+_AHEAD = 8  # merged photos that wait to be written
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """One photo, ready to be written; `photo` is its path, or itself where it was shrunk."""
+
+    photo: Path | Image.Image
+    overlay: Overlay
+    encoded: EncodedMap
+
+
+def prepare_dataset(settings: Prepare, progress: bool = False) -> Prepared | None:
+    """All of it; in several processes all of them label, and the first one writes and alone returns something."""
+    from accelerate import PartialState
+
+    from .labeler import label_photos
+
+    with clear_errors(settings.folder):
+        labelled = label_photos(settings, progress)
+        prepared = write(settings, labelled, progress) if labelled is not None else None
+        PartialState().wait_for_everyone()  # whoever leaves early takes the connection down
+        return prepared
+
+
+def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, splitting: bool = True) -> Prepared:
+    """Merge, split and write; `splitting` off puts what is new into train."""
+    inputs, photos, answers = labelled.inputs, labelled.photos, labelled.answers
+    if not photos:
+        raise DatasetError(
+            "no photo can be used",
+            where=str(settings.images),
+            fix=str(labelled.problems[0]) if labelled.problems else None,
+        )
+    orders, space = label_space(settings, answers.space, inputs.custom)
+    names = orders.mapping(answers.space)
+    earlier = Earlier.of(settings.folder)
+    divided = share_out(settings, inputs, photos, earlier.parts) if splitting else None
+    parts = divided.assignment if divided else {photo.name: earlier.parts.get(photo.name, "train") for photo in photos}
+    foreign = _foreign(settings)
+    folder = _free_folder([photo.name for photo in photos])
+    every = [*(photo.name for photo in photos), *(f"{folder}/{record.file_name}" for record in foreign)]
+    stored, ids = stored_names(every, earlier.stored), _ids(every, earlier.ids)
+    problems = [*inputs.problems, *labelled.problems]
+    tally = Tally(space)
+
+    def merge(photo: Photo) -> _Merged | Problem:
+        marked = inputs.marked.get(photo.name)
+        try:
+            merged = overlay(answers.read(photo.digest), marked.marks if marked else (), space, names, settings.rules)
+        except AnnotationError as error:
+            if settings.strict:
+                raise
+            return Problem(photo.name, error.what, error.fix, error.where)
+        source: Path | Image.Image = settings.images / photo.name
+        small = merged.map
+        if settings.max_size and max(photo.size) > settings.max_size:
+            source, small = shrunk(open_image(source), merged.map, settings.max_size)
+        return _Merged(source, merged, encode_map(small))
+
+    earlier.remember(settings.folder)
+    with DatasetWriter(settings.folder, space, _DESCRIPTION) as writer:
+        for photo, merged in _bar(_in_order(merge, photos), len(photos), progress):
+            if isinstance(merged, Problem):
+                problems.append(merged)
+                continue
+            part = parts[photo.name]
+            writer.add(
+                part, stored[photo.name], merged.photo, merged.encoded, image_id=ids[photo.name], original=photo.name
+            )
+            tally.add(part, merged.overlay, merged.encoded)
+        for name, record, map in mixed(foreign, space, names, folder):
+            writer.add("train", stored[name], record.photo, map, image_id=ids[name])
+            tally.mixed += 1
+    prepared = Prepared(settings, inputs, answers, space, photos, problems, divided.report if divided else None, tally)
+    write_papers(prepared)
+    answers.sweep()
+    Earlier.forget(settings.folder)
+    return prepared
+
+
+_DESCRIPTION = "Photos with what a person marked on them; a pretrained model labelled the rest."
+
+
+def share_out(settings: Prepare, inputs: Inputs, photos: list[Photo], previous: Mapping[str, str]) -> Split:
+    """Who is in train, val and test; a photo that was assigned before stays."""
+    infos = []
+    for photo in photos:
+        marked = inputs.marked.get(photo.name)
+        classes = {mark.name for mark in marked.marks if not mark.void} if marked else set()
+        infos.append(PhotoInfo(photo.name, classes, photo.fingerprint))
+    there = {photo.name for photo in photos}
+    return split(
+        infos,
+        settings.validation,
+        seed=settings.seed or 0,
+        previous={name: part for name, part in previous.items() if name in there},
+        test=settings.test,
+        pattern=settings.group_pattern,
+    )
+
+
+def _in_order(merge: Any, photos: list[Photo]) -> Iterator[tuple[Photo, _Merged | Problem]]:
+    """Merged by a few threads, handed on in the order of the photos; memory does not grow with their number."""
+    coming: deque[Future[_Merged | Problem]] = deque()
+    ahead = iter(photos)
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        try:
+            for photo in photos:
+                while len(coming) < _AHEAD and (following := next(ahead, None)) is not None:
+                    coming.append(pool.submit(merge, following))
+                yield photo, coming.popleft().result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _foreign(settings: Prepare) -> tuple[Record, ...]:
+    """The records of the dataset that is mixed in: its own validation photos stay out, where it has any."""
+    if settings.mix is None:
+        return ()
+    if settings.mix.resolve() == settings.folder.resolve():
+        raise DatasetError("a dataset cannot be mixed into itself", where=str(settings.mix))
+    dataset = read_dataset(settings.mix)
+    return dataset["train"].records if "train" in dataset else tuple(r for part in dataset.values() for r in part)
+
+
+def _free_folder(names: list[str]) -> str:
+    folder = "mix"
+    while any(name.startswith(f"{folder}/") for name in names):
+        folder += "_"
+    return folder
+
+
+def _ids(names: list[str], earlier: Mapping[str, int]) -> dict[str, int]:
+    """Image ids: augmentation goes by them, so that a photo keeps its own."""
+    ids = {name: earlier[name] for name in names if name in earlier}
+    free = max(earlier.values(), default=0) + 1
+    for name in names:
+        if name not in ids:
+            ids[name], free = free, free + 1
+    return ids
+
+
+def _bar(items: Any, total: int, progress: bool) -> Any:
+    if not progress:
+        return items
+    from tqdm import tqdm
+
+    return tqdm(items, total=total, desc="writing", unit="photo")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_prepare_flags(
+        parser,
+        without=(
+            "labeler",
+            "labeler_stuff",
+            "batch_size",
+            "precision",
+            "threads",
+            "validation",
+            "test",
+            "seed",
+            "group_pattern",
+        ),
+    )
+    parser.add_argument(
+        "--autolabels", type=Path, metavar="DIR", help="where the auto-labels are (the autolabels folder of --out)"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Only the merging: marks over auto-labels that are there, written as a dataset. No model is loaded.
+
+      hf-detr-panoptic overlay --images photos/ --annotations export.zip --out data/site --threshold 0.9
+
+    Photos that the dataset has keep their side of the split; new ones go to train, for `split` to share out.
+    """
+
+    from .autolabels import AutoLabels
+    from .inputs import Problem, read_inputs, survey
+    from .labeler import LabelledPhotos, raise_first
+
+    settings = prepare_settings(args)
+    with clear_errors(settings.folder):
+        inputs = read_inputs(settings)
+        answers = AutoLabels.found(args.autolabels or settings.folder / "autolabels")
+        photos, problems = survey(settings.images, inputs.names, progress=True)
+        there = [photo for photo in photos if answers.has(photo.digest)]
+        lacking = [photo for photo in photos if not answers.has(photo.digest)]
+        if not there:
+            raise DatasetError(
+                f"none of the {len(photos)} photos has an auto-label", where=str(answers.folder), fix=_LABEL_FIRST
+            )
+        problems += [Problem(photo.name, "no auto-label", _LABEL_FIRST) for photo in lacking]
+        if settings.strict:
+            raise_first(problems)
+        print(write(settings, LabelledPhotos(inputs, there, problems, answers), progress=True, splitting=False))
+    return 0
+
+
+_LABEL_FIRST = "Run hf-detr-panoptic autolabel with these photos."

@@ -1,0 +1,296 @@
+"""Checkpoints and configurations, loaded strictly; and classes carried over from one label space to another."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import torch
+from torch import Tensor, nn
+from transformers import DetrConfig, PreTrainedConfig
+from transformers.models.detr.modeling_detr import DetrForObjectDetection, DetrForSegmentation
+from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
+
+from ..errors import ModelError
+from ..labels import LabelSpace
+from ..preprocess import Preprocess
+
+# Arguments of `from_pretrained` that say where and how to look for files.
+HUB_ARGUMENTS = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "proxies",
+    "revision",
+    "subfolder",
+    "token",
+)
+
+_SECONDS_FOR_A_HANDSHAKE = 3.0
+
+
+def hub_arguments(name: str | os.PathLike[str], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of `arguments` that is about finding files; with `local_files_only` where the Hub is out of reach.
+
+    A folder needs no network. A name of the Hub that is neither reachable nor in the cache is an error at once:
+    transformers itself retries for half a minute and then says something general.
+    """
+    chosen = {key: arguments[key] for key in HUB_ARGUMENTS if arguments.get(key) is not None}
+    if Path(name).is_dir():
+        return chosen
+    if Path(name).is_file() or str(name).count("/") > 1 or str(name).startswith((".", "/", "~")):
+        raise ModelError(
+            f"'{name}' is not a folder", fix="Give the folder that `save_pretrained` wrote, or a name of the Hub."
+        )
+    if not chosen.get("local_files_only") and not chosen.get("proxies") and not _hub_answers():
+        chosen["local_files_only"] = True
+    if chosen.get("local_files_only") and cached_file(str(name), "config.json", **_quietly(chosen)) is None:
+        raise ModelError(
+            f"the Hugging Face Hub cannot be reached, and '{name}' is not in the cache",
+            fix=f"Connect once and run `hf download {name}`; or copy that folder here and give its path; or name "
+            "another model, one that is here; or set HF_ENDPOINT to a mirror. (HF_HUB_OFFLINE=1 also means that the "
+            "Hub is not asked.)",
+        )
+    return chosen
+
+
+def read_config(name: str | os.PathLike[str], hub: Mapping[str, Any], changes: Mapping[str, Any]) -> DetrConfig:
+    """The configuration of a DETR checkpoint, with some fields changed; of any other model family an error."""
+    try:
+        found = cached_file(str(name), "config.json", **_quietly(hub))
+    except OSError as error:  # what transformers makes of the Hub's 404
+        raise ModelError(
+            f"the checkpoint cannot be found ({str(error).splitlines()[0]})",
+            where=str(name),
+            fix="Check the name; a private one needs `hf auth login`.",
+        ) from error
+    if found is None:
+        final = Path(name) / "final"
+        fix = f"Give {final}." if (final / "config.json").is_file() else "A checkpoint is a folder with one."
+        raise ModelError("there is no config.json", where=str(name), fix=fix)
+    fields, _ = PreTrainedConfig.get_config_dict(str(name), **hub)
+    family = fields.get("model_type")
+    if family != "detr":
+        raise ModelError(
+            f"the checkpoint is a {family or 'model of an unknown family'}, not a DETR",
+            where=str(name),
+            fix="Start from facebook/detr-resnet-50-panoptic, or another checkpoint whose config.json says "
+            '"model_type": "detr".',
+        )
+    return DetrConfig.from_dict(_with_plain_backbone({**fields, **changes}))
+
+
+def check_everything_found(info: Mapping[str, Any], mask_head: set[str], where: str) -> bool:
+    """Raise unless every weight found its place; whether all of `mask_head` was missing: a detection checkpoint."""
+    missing = set(info["missing_keys"])
+    detection = mask_head <= missing
+    lists = {
+        "missing": sorted(missing - mask_head if detection else missing),
+        "unknown": sorted(key for key in info["unexpected_keys"] if not key.endswith("num_batches_tracked")),
+        "of another size": [
+            f"{key} {list(found)}, not {list(wanted)}" for key, found, wanted in sorted(info["mismatched_keys"])
+        ],
+        "unreadable": [str(message) for message in info.get("error_msgs") or []],
+    }
+    if any(lists.values()):
+        text = "; ".join(f"{len(keys)} {what}: {_some(keys)}" for what, keys in lists.items() if keys)
+        raise ModelError(
+            f"the weights do not fit the model ({text})",
+            where=where,
+            fix="The config.json and the weights must be of one checkpoint: was one of them edited or half copied?",
+        )
+    return detection
+
+
+def read_preprocess(name: str | os.PathLike[str], hub: Mapping[str, Any]) -> Preprocess:
+    """How the checkpoint's photos are prepared: its preprocessor_config.json, or DETR's own where it has none."""
+    from transformers import DetrImageProcessor
+
+    if cached_file(str(name), "preprocessor_config.json", **_quietly(hub)) is None:
+        return Preprocess()
+    fields, _ = DetrImageProcessor.get_image_processor_dict(str(name), **hub)
+    return Preprocess.from_image_processor(fields)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without its table of missing keys: ours says the same in a sentence, or raises."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+
+
+def _with_plain_backbone(fields: dict[str, Any]) -> dict[str, Any]:
+    """Older configurations name a timm backbone in loose keys: gathered, so that nobody asks the network about it.
+
+    The backbone's own pretrained weights are never wanted: the checkpoint holds them.
+    """
+    backbone = fields.get("backbone_config")
+    loose = fields.get("backbone")
+    if backbone is None and isinstance(loose, str) and fields.get("use_timm_backbone", True):
+        extra = fields.get("backbone_kwargs") or {}
+        backbone = {
+            "model_type": "timm_backbone",
+            "backbone": loose,
+            "num_channels": extra.get("in_chans", extra.get("num_channels", fields.get("num_channels", 3))),
+            "features_only": True,
+            "out_indices": list(extra.get("out_indices", [1, 2, 3, 4])),
+        }
+        if fields.get("dilation"):
+            backbone["output_stride"] = extra.get("output_stride", 16)
+        for key in ("backbone", "backbone_kwargs", "use_timm_backbone", "use_pretrained_backbone"):
+            fields.pop(key, None)
+    if isinstance(backbone, dict) and backbone.get("model_type") == "timm_backbone":
+        backbone = {**backbone, "use_pretrained_backbone": False}
+    if backbone is not None:
+        fields["backbone_config"] = backbone
+    return fields
+
+
+def _hub_answers() -> bool:
+    """Can a connection to the Hub (or to the proxy in front of it) be opened, within seconds?"""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    address = urlsplit(constants.ENDPOINT)
+    host = address.hostname or ""
+    proxy = getproxies().get(address.scheme)
+    if proxy and not proxy_bypass(host):
+        address = urlsplit(proxy)
+    target = (address.hostname or "", address.port or (443 if address.scheme == "https" else 80))
+    answered = threading.Event()
+
+    def knock() -> None:
+        try:
+            socket.create_connection(target, timeout=_SECONDS_FOR_A_HANDSHAKE).close()
+        except OSError:
+            return
+        answered.set()
+
+    # In a thread: a name server that is not there can hold `create_connection` far longer than its timeout.
+    thread = threading.Thread(target=knock, daemon=True)
+    thread.start()
+    thread.join(_SECONDS_FOR_A_HANDSHAKE)
+    return answered.is_set()
+
+
+def _quietly(hub: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments for `cached_file` so that an absent file is None."""
+    return {
+        **hub,
+        "_raise_exceptions_for_gated_repo": False,
+        "_raise_exceptions_for_missing_entries": False,
+        "_raise_exceptions_for_connection_errors": False,
+    }
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
+
+
+logger = logging.getLogger(__name__)
+
+# Attention is spread over heads × height × width, so it enters the mask head about a thousand times weaker than the
+# features beside it, and a new head hardly notices it: it learns boxes of texture, not objects. A hundred times larger
+# weights on those channels made a small new head learn; a trained head has found its own scale and is left alone.
+ATTENTION_SCALE = 100.0
+
+# How a detection checkpoint's keys are called inside a panoptic model, for `from_pretrained(key_mapping=…)`.
+DETECTION_KEYS = {r"^(model|class_labels_classifier|bbox_predictor)\.": r"detr.\1."}
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What became of the classes: names whose rows were kept, names that are new, names that are gone."""
+
+    kept: tuple[str, ...]
+    new: tuple[str, ...]
+    gone: tuple[str, ...]
+
+    def __str__(self) -> str:
+        classes = "1 class" if len(self.kept) == 1 else f"{len(self.kept)} classes"
+        text = f"carried {classes}, {len(self.new)} new{': ' if self.new else ''}{', '.join(self.new)}"
+        return f"{text}; {len(self.gone)} left behind" if self.gone else text
+
+
+@torch.no_grad()
+def carry_classes(model: DetrForSegmentation, source: LabelSpace, target: LabelSpace) -> Carried:
+    """Replace the class head by one for `target`, and write `target` into the configuration.
+
+    Rows of names that stay, and the no-object row, are copied bit by bit. A new class starts as the mean of the
+    source's rows of its kind (all things, or all stuff): for every query its logit is the average one, so it never
+    takes more of the probability than the average class did, and it already tells objects from background.
+    """
+    detr = model.detr
+    old: nn.Linear = detr.class_labels_classifier
+    if max(source.columns) >= old.out_features - 1:
+        raise ModelError(
+            f"the label space reads class column {max(source.columns)}, the checkpoint has {old.out_features - 1}",
+            fix="Hand over the label space of the checkpoint itself.",
+        )
+    if target.columns != tuple(range(len(target))):
+        target = LabelSpace(target.categories)
+    kept = [name for name in target.names if name in source.names]
+    weight, bias = (
+        torch.stack([*(_row(rows, name, source, target) for name in target.names), rows[-1]])
+        for rows in (old.weight, old.bias)
+    )
+    new = nn.Linear(old.in_features, len(target) + 1, device=old.weight.device, dtype=old.weight.dtype)
+    new.weight.copy_(weight)
+    new.bias.copy_(bias)
+    new.requires_grad_(old.weight.requires_grad)
+    new.train(old.training)
+    detr.class_labels_classifier = new
+    _write_labels(model, target)
+    carried = Carried(
+        kept=tuple(kept),
+        new=tuple(name for name in target.names if name not in source.names),
+        gone=tuple(name for name in source.names if name not in target.names),
+    )
+    logger.info("%s", carried)
+    return carried
+
+
+@torch.no_grad()
+def strengthen_attention(model: DetrForSegmentation, factor: float = ATTENTION_SCALE) -> None:
+    """Scale what a *fresh* mask head makes of its attention channels: see `ATTENTION_SCALE`."""
+    model.mask_head.conv1.conv.weight[:, -model.config.encoder_attention_heads :] *= factor
+
+
+def to_detector(model: DetrForSegmentation) -> DetrForObjectDetection:
+    """The detector alone, a copy: its `save_pretrained` writes a checkpoint for `DetrForObjectDetection`."""
+    detector: DetrForObjectDetection = deepcopy(model.detr)
+    detector.config = deepcopy(model.config)
+    return detector
+
+
+def _row(rows: Tensor, name: str, source: LabelSpace, target: LabelSpace) -> Tensor:
+    """A class's weights [d] or bias []: its own, or for a new one the mean of its kind."""
+    if name in source.names:
+        return rows[source.columns[source.index(name)]]
+    isthing = target[target.index(name)].isthing
+    alike = [column for column, other in zip(source.columns, source, strict=True) if other.isthing == isthing]
+    return rows[alike or list(source.columns)].float().mean(0).to(rows.dtype)
+
+
+def _write_labels(model: DetrForSegmentation, space: LabelSpace) -> None:
+    fields = space.to_config()
+    remembered = getattr(model.config, "hf_detr_panoptic", None) or {}
+    fields["hf_detr_panoptic"] = {**remembered, **fields["hf_detr_panoptic"]}
+    for key, value in fields.items():
+        setattr(model.config, key, value)

@@ -1,0 +1,1 @@
+"""Looking at photos and their maps."""

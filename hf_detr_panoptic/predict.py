@@ -1,0 +1,400 @@
+"""A model on photos: overlays, COCO panoptic files, masks."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from .dataset.coco_panoptic import GENERATOR, Record, read_dataset
+from .dataset.photos import encode_photo, shrunk, stored_names, write_atomically
+from .dataset.writer import encode_map, write_lists
+from .errors import DatasetError, HfDetrPanopticError, ImageError
+from .images import list_images, open_image
+from .labels import LabelSpace
+from .panoptic_map import PanopticMap
+from .pictures.draw import draw
+from .pictures.panels import panels
+from .steps.segment_flags import add_segment_flags, loaded_model, segment_settings, stuff_names
+
+
+@dataclass(frozen=True)
+class FoundPhoto:
+    """A photo and the name it goes by, with "/": unique among those that were given."""
+
+    name: str
+    path: Path
+
+
+def find_photos(
+    given: Sequence[str | Path], besides: Path | None = None
+) -> tuple[list[FoundPhoto], list[HfDetrPanopticError]]:
+    """The photos of files and folders, each once, and what is wrong with what was given.
+
+    Pictures in `besides` are left out: what was drawn last time is not a photo.
+    """
+    found: dict[Path, str] = {}
+    names: set[str] = set()
+    problems: list[HfDetrPanopticError] = []
+    written = besides.resolve() if besides else None
+    for each in given:
+        path = Path(each)
+        try:
+            photos = list_images(path) if path.is_dir() else [path]
+        except ImageError as error:
+            problems.append(error)
+            continue
+        for photo in photos:
+            real = photo.resolve()
+            if real in found or (written and path.is_dir() and real.is_relative_to(written)):
+                continue
+            name = photo.relative_to(path).as_posix() if path.is_dir() else photo.name
+            found[real] = _free(name, real, names)
+            names.add(found[real])
+    if not found and not problems:
+        raise ImageError("there is no photo", where=", ".join(map(str, given)), fix="Give photos, or their folder.")
+    return [FoundPhoto(name, path) for path, name in found.items()], problems
+
+
+class Truth:
+    """A dataset's records, by the names of their photos."""
+
+    def __init__(self, records: Sequence[Record], space: LabelSpace) -> None:
+        self.records = records
+        self.space = space
+        self._by_name: dict[str, set[int]] = {}
+        for place, record in enumerate(records):
+            for name in filter(None, (record.file_name, record.original_file)):
+                for key in (name, PurePosixPath(name).name, PurePosixPath(name).stem):
+                    self._by_name.setdefault(key, set()).add(place)
+
+    def of(self, name: str) -> Record | None:
+        """The record of a photo; None where no name, or more than one photo, fits."""
+        for key in (name, PurePosixPath(name).name, PurePosixPath(name).stem):
+            places = self._by_name.get(key, set())
+            if len(places) == 1:
+                return self.records[next(iter(places))]
+        return None
+
+
+def find_truth(dataset: str | Path | None) -> Truth | None:
+    """All splits of a dataset together."""
+    if dataset is None:
+        return None
+    splits = read_dataset(dataset)
+    return Truth([record for split in splits.values() for record in split], next(iter(splits.values())).space)
+
+
+def _free(name: str, path: Path, taken: set[str]) -> str:
+    """The name, with as many of its folders before it as tell it from the others."""
+    parts = path.parts[1:]
+    for depth in range(len(PurePosixPath(name).parts) + 1, len(parts) + 1):
+        if name not in taken:
+            break
+        name = "/".join(parts[-depth:])
+    return name
+
+
+GRID_ROWS = 12  # more, and the picture of pictures shows nothing
+GRID_SIDE = 640
+_UNFINISHED = ".predictions-incomplete"
+_OURS = ("predictions", "overlays", "masks")
+
+
+class PredictionFolder:
+    """`with folder.writing(…): folder.add(…)`. Refuses a folder that holds anything, unless to replace its own."""
+
+    def __init__(self, path: Path, masks: str | None = None, overwrite: bool = False) -> None:
+        self.path = path
+        self.masks = masks
+        self.predicted = 0
+        self._rows: list[list[Image.Image]] = []
+        self._with_truth = 0
+        self._segments = 0
+        self._void = self._pixels = 0
+        self._classes: set[int] = set()
+        if path.exists() and not path.is_dir():
+            raise DatasetError("is a file, not a folder", where=str(path), fix="Give another --out.")
+        if path.is_dir() and any(path.iterdir()):
+            ours = _is_ours(path)
+            if not (overwrite and ours):
+                raise DatasetError(
+                    "the folder holds predictions already" if ours else "the folder is not empty",
+                    where=str(path),
+                    fix="Give a new --out, or --overwrite." if ours else "Give a new --out.",
+                )
+
+    @contextlib.contextmanager
+    def writing(self, space: LabelSpace, truth: Truth | None, photos: Sequence[FoundPhoto]) -> Iterator[None]:
+        """The lists and the grid appear when the block ends well."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / _UNFINISHED).touch()
+        for name in _OURS:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in ("predictions.json", "predictions.png"):
+            (self.path / name).unlink(missing_ok=True)
+        self._space, self._truth = space, truth
+        self._stored = stored_names(photo.name for photo in photos)
+        self._category_ids, self._categories = _categories(space, truth)
+        known = [record.image_id for record in truth.records if isinstance(record.image_id, int)] if truth else []
+        self._next_id = max(known, default=0) + 1
+        self._used: set[int | str] = set()
+        self._images: list[str] = []
+        self._annotations: list[str] = []
+        yield
+        info = {"description": "predicted panoptic maps", "generator": GENERATOR}
+        (self.path / "predictions").mkdir(exist_ok=True)
+        if self._rows:
+            write_atomically(self.path / "predictions.png", _png(self._grid()))
+        write_lists(self.path / "predictions.json", info, self._categories, self._images, self._annotations)
+        (self.path / _UNFINISHED).unlink()
+
+    def add(self, name: str, photo: Image.Image, map: PanopticMap) -> None:
+        """One photo's map, by the name that it was found under."""
+        record = self._truth.of(name) if self._truth else None
+        if record is not None and record.image_id in self._used:
+            record = None
+        stem = PurePosixPath(self._stored[name]).with_suffix("")
+        encoded = encode_map(map)
+        write_atomically(self.path / "predictions" / f"{stem}.png", encoded.png)
+        write_atomically(self.path / "overlays" / f"{stem}.jpg", encode_photo(draw(photo, map)))
+        self._write_masks(self.path / "masks" / stem, map)
+        image_id: int | str = self._next_id if record is None else record.image_id
+        self._next_id += record is None
+        self._used.add(image_id)
+        image = {"id": image_id, "file_name": name, "width": map.width, "height": map.height}
+        segments = [
+            entry | {"category_id": self._category_ids[entry["category_id"] - 1]} for entry in encoded.segments
+        ]
+        annotation = {"image_id": image_id, "file_name": f"{stem}.png", "segments_info": segments}
+        self._images.append(json.dumps(image))
+        self._annotations.append(json.dumps(annotation))
+        if len(self._rows) < GRID_ROWS:
+            self._rows.append(_row(photo, map, record.map() if record else None))
+        self.predicted += 1
+        self._with_truth += record is not None
+        self._segments += len(map.segments)
+        self._void += map.void_area
+        self._pixels += map.width * map.height
+        self._classes |= {segment.label for segment in map.segments}
+
+    def summary(self) -> str:
+        """What was written, in a few lines."""
+        if not self.predicted:
+            return f"no photo was predicted: {self.path} holds an empty list"
+        lines = [
+            f"{self.predicted} photos: {self._segments} segments of {len(self._classes)} classes, "
+            f"{self._void / self._pixels:.1%} of the pixels void",
+        ]
+        if self._truth is not None:
+            lines.append(f"{self._with_truth} of them are in the dataset of --truth")
+        shown = f"the first {GRID_ROWS} photos" if self.predicted > GRID_ROWS else "every photo"
+        written = {
+            "predictions.png": f"{shown} beside what the model sees",
+            "overlays/": "one picture a photo",
+            "predictions.json": "COCO panoptic, with predictions/*.png",
+        }
+        if self.masks:
+            written["masks/"] = f"one black and white PNG a {self.masks}"
+        return "\n".join([*lines, *(f"  {self.path / name}  {what}" for name, what in written.items())])
+
+    def _write_masks(self, folder: Path, map: PanopticMap) -> None:
+        names = [category.name.replace("/", "_").replace("\\", "_") for category in map.space]
+        files: dict[str, npt.NDArray[np.bool_]] = {}
+        if self.masks == "segment":
+            files = {f"{s.id:03}_{names[s.label]}.png": map.mask(s.id) for s in map.segments}
+        elif self.masks == "class":
+            for label in sorted({segment.label for segment in map.segments}):
+                ids = [segment.id for segment in map.segments if segment.label == label]
+                files[f"{names[label]}.png"] = np.isin(map.ids, ids)
+        stored = stored_names(files)
+        for name, mask in files.items():
+            write_atomically(folder / stored[name], _png(Image.fromarray(mask.astype(np.uint8) * 255)))
+
+    def _grid(self) -> Image.Image:
+        titles = ["photo", "truth", "prediction"]
+        with_truth = any(len(row) == 3 for row in self._rows)
+        if not with_truth:
+            titles.remove("truth")
+        pictures: list[Image.Image] = []
+        for row in self._rows:
+            blank = [Image.new("RGB", (1, 1), "white")] if with_truth and len(row) == 2 else []
+            pictures += [row[0], *blank, *row[1:]]
+        return panels(pictures, titles + [""] * (len(pictures) - len(titles)), columns=len(titles))
+
+
+def _row(photo: Image.Image, map: PanopticMap, truth: PanopticMap | None) -> list[Image.Image]:
+    """Photo, truth if there is one of this size, prediction: small enough for a grid."""
+    small, small_map = shrunk(photo, map, GRID_SIDE)
+    middle = []
+    if truth is not None and (truth.width, truth.height) == photo.size:
+        middle = [draw(small, shrunk(photo, truth, GRID_SIDE)[1])]
+    return [small, *middle, draw(small, small_map)]
+
+
+def _categories(space: LabelSpace, truth: Truth | None) -> tuple[list[int], list[dict[str, Any]]]:
+    """Each label's id in the JSON, and its `categories`: the truth's ids for the names that it knows."""
+    categories = space.to_coco()
+    if truth is not None and truth.records:
+        theirs = {truth.space[label].name: number for number, label in truth.records[0].labels.items()}
+        free = max(theirs.values()) + 1
+        for category in categories:
+            known = theirs.get(category["name"])
+            category["id"] = free if known is None else known
+            free += known is None
+    return [category["id"] for category in categories], categories
+
+
+def _is_ours(path: Path) -> bool:
+    if (path / _UNFINISHED).exists():
+        return True
+    try:
+        info = json.loads((path / "predictions.json").read_bytes())["info"]
+        return bool(info["generator"] == GENERATOR)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG", compress_level=3)
+    return stream.getvalue()
+
+
+_SHOWN = 50  # problems, at the end
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a DETR panoptic checkpoint, a folder or on the Hub")
+    parser.add_argument("photos", metavar="PHOTO", nargs="+", help="files, or folders with all that is in them")
+    parser.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace the predictions that --out holds")
+    parser.add_argument("--truth", metavar="DATASET", help="a COCO panoptic dataset; photos are found in it by name")
+    parser.add_argument(
+        "--masks", choices=["segment", "class"], help="also a black and white PNG a segment or a class"
+    )
+    add_segment_flags(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """A model on photos: overlays to look at, COCO panoptic files to work with, masks if wanted.
+
+      hf-detr-panoptic predict runs/site/final photos/ --out predictions
+      hf-detr-panoptic predict runs/site/final a.jpg b.jpg --out predictions --masks class
+      hf-detr-panoptic predict runs/site/final data/site/images --truth data/site --out predictions
+
+    Photos may be files or folders. --out then holds predictions.png (photo | truth where known | prediction),
+    overlays/, predictions.json with predictions/*.png in COCO panoptic format, and masks/.
+    """
+
+    from .steps.refusals import clear_errors
+
+    folder = PredictionFolder(Path(args.out), args.masks, args.overwrite)
+    with clear_errors(folder.path):
+        problems = predict(
+            args.model,
+            args.photos,
+            folder,
+            truth=args.truth,
+            stuff=stuff_names(args),
+            settings=segment_settings(args),
+            batch_size=args.batch_size,
+            progress=sys.stderr.isatty(),
+        )
+    print(folder.summary())
+    if problems:
+        print(f"{len(problems)} not predicted:")
+        print("\n".join(f"  {problem}" for problem in problems[:_SHOWN]))
+        if len(problems) > _SHOWN:
+            print(f"  and {len(problems) - _SHOWN} more")
+    if not folder.predicted:
+        return 1
+    how_good = f"hf-detr-panoptic evaluate --model {args.model} --data {args.truth or 'DATASET'}"
+    print(f"next: look at {folder.path / 'predictions.png'}, then {how_good}")
+    return 0
+
+
+def predict(
+    model: str | Path | Any,
+    photos: Sequence[str | Path],
+    folder: PredictionFolder,
+    *,
+    truth: str | Path | None = None,
+    stuff: Iterable[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    batch_size: int = 4,
+    progress: bool = False,
+) -> list[HfDetrPanopticError]:
+    """Every photo's map into the folder; returns what is wrong with the photos that could not be predicted.
+
+    `model`: a checkpoint's folder or name, or a loaded labeler. The next photos are opened while the model works.
+    """
+    from tqdm import tqdm
+
+    from .settings import Postprocess
+    from .steps.processes import guard_processes
+
+    if guard_processes() > 1:
+        raise HfDetrPanopticError("predict runs in one process", fix="Start it without a launcher.")
+    if batch_size < 1:
+        raise HfDetrPanopticError(f"batch_size is {batch_size}", fix="Give 1 or more.")
+    # Raises before earlier predictions are removed; the model has this same check, but photo by photo.
+    Postprocess(**{name: value for name, value in (settings or {}).items() if name != "precision"})
+    found, problems = find_photos(photos, besides=folder.path)
+    known = find_truth(truth)
+    loaded = loaded_model(model, stuff)
+    chunks = [found[start : start + batch_size] for start in range(0, len(found), batch_size)]
+    bar = tqdm(total=len(found), desc="predicting", unit="photo", disable=not progress)
+    with folder.writing(loaded.label_space, known, found), ThreadPoolExecutor(max_workers=1) as reader, bar:
+        coming = [reader.submit(_opened, chunk) for chunk in chunks[:1]]
+        for place, chunk in enumerate(chunks):
+            pictures = coming.pop().result()
+            coming += [reader.submit(_opened, following) for following in chunks[place + 1 : place + 2]]
+            readable = [(name, picture) for name, picture in pictures if isinstance(picture, Image.Image)]
+            problems += [error for _, error in pictures if isinstance(error, HfDetrPanopticError)]
+            for name, picture, map in _segmented(loaded, readable, settings or {}, batch_size, problems):
+                folder.add(name, picture, map)
+            bar.update(len(chunk))
+    return problems
+
+
+def _opened(photos: Sequence[FoundPhoto]) -> list[tuple[str, Image.Image | HfDetrPanopticError]]:
+    opened: list[tuple[str, Image.Image | HfDetrPanopticError]] = []
+    for photo in photos:
+        try:
+            opened.append((photo.name, open_image(photo.path)))
+        except HfDetrPanopticError as error:
+            opened.append((photo.name, error))
+    return opened
+
+
+def _segmented(
+    model: Any,
+    pictures: Sequence[tuple[str, Image.Image]],
+    settings: Mapping[str, Any],
+    batch_size: int,
+    problems: list[HfDetrPanopticError],
+) -> Iterator[tuple[str, Image.Image, PanopticMap]]:
+    """What the model makes of the photos; if it refuses them together, of each alone."""
+    try:
+        maps = model.segment([picture for _, picture in pictures], **settings, batch_size=batch_size)
+        yield from ((name, picture, map) for (name, picture), map in zip(pictures, maps, strict=True))
+        return
+    except HfDetrPanopticError as error:
+        if len(pictures) == 1:
+            problems.append(type(error)(error.what, where=pictures[0][0], fix=error.fix))
+            return
+    for one in pictures:
+        yield from _segmented(model, [one], settings, batch_size, problems)

@@ -1,1 +1,0 @@
-"""`hf-detr-panoptic demo`: its photos and marks, its parts in order, its figures and pictures."""

@@ -1,1 +1,0 @@
-"""`hf-detr-panoptic predict`: which photos, and what is written for each."""

@@ -1,0 +1,238 @@
+"""A recipe run: its dataset read or prepared first, its stages trained, and what came of it in a summary."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DatasetError, HfDetrPanopticError, LabelError, did_you_mean
+from ..labels import LabelSpace
+from ..panoptic_map import PanopticMap, Segment
+
+if TYPE_CHECKING:
+    from ..dataset.batches import Row
+    from ..recipe import Recipe
+    from .run_folder import StageEnd
+    from .sampling import Splits
+
+
+def check_run(recipe: Recipe, start: str | None = None, stop: str | None = None, *, estimate: bool = False) -> None:
+    """What can be known before photos are labelled, which may take hours. In every process, before `run_recipe`."""
+    from accelerate import PartialState
+
+    from ..model.checkpoints import hub_arguments, read_config
+    from ..steps.processes import guard_processes
+    from .arguments import check_arguments
+    from .run_folder import begun_stages, check_folder
+    from .stages import chosen_stages
+
+    guard_processes(timedelta(days=7))  # all wait while one writes the dataset, or pushes a stage
+    check_arguments(chosen_stages(recipe, start, stop), PartialState().device)
+    if not begun_stages(recipe.output):
+        read_config(recipe.model, hub_arguments(recipe.model, {}), {})
+    if not estimate:
+        check_folder(recipe)
+
+
+def run_recipe(
+    recipe: Recipe,
+    start: str | None = None,
+    stop: str | None = None,
+    *,
+    estimate: bool = False,
+    at_stage_end: Callable[[StageEnd], None] | None = None,
+) -> list[StageEnd]:
+    """A checked recipe's dataset, prepared where it must be, and its stages; returns those that are finished."""
+    from transformers.utils import logging as transformers_logging
+
+    from .callbacks import trackers_of, tracking
+    from .stages import run_stages
+
+    trackers = [] if estimate else trackers_of(recipe)  # before photos are prepared
+    transformers_logging.disable_progress_bar()
+    splits = splits_of(recipe)
+    with tracking(trackers, recipe.output) as tracker:
+        return run_stages(
+            recipe, splits, start=start, stop=stop, estimate=estimate, at_stage_end=at_stage_end, tracker=tracker
+        )
+
+
+def processes_to_start() -> int:
+    """One a GPU, if there are several and nobody has started processes yet."""
+    if {"RANK", "LOCAL_RANK", "WORLD_SIZE"} & os.environ.keys():
+        return 1
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def launch_command(processes: int, words: Sequence[str]) -> list[str]:
+    """What starts this command once a GPU."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return [*launcher, "-m", "hf_detr_panoptic.cli", "train", *words]
+
+
+def launch(processes: int, refuse: bool) -> int:
+    words = sys.argv[2:] if sys.argv[1:2] == ["train"] else sys.argv[1:]
+    words = [word for word in words if word != "--no-launch"]
+    if refuse:
+        raise HfDetrPanopticError(
+            f"{processes} GPUs are seen, and this is one process",
+            fix=f"Run `accelerate launch --multi_gpu --num_processes {processes} examples/train.py {' '.join(words)}`"
+            ", or show it one GPU: CUDA_VISIBLE_DEVICES=0.",
+        )
+    started = subprocess.Popen(launch_command(processes, words))
+    # A terminal sends Ctrl-C to all of them; what is sent to this process alone is handed on.
+    before = [signal.signal(signal.SIGINT, signal.SIG_IGN)]
+    before.append(signal.signal(signal.SIGTERM, lambda number, frame: started.send_signal(number)))
+    try:
+        return started.wait()
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+
+
+def splits_of(recipe: Recipe) -> Splits:
+    """The recipe's dataset, prepared first where it names photos and marks."""
+    from ..dataset.coco_panoptic import read_dataset
+    from .sampling import Splits
+
+    source = recipe.data
+    if not isinstance(source, str):
+        source = str(_prepared(recipe))
+    if Path(source).is_dir() and not _is_parquet(Path(source)):
+        found: dict[str, Any] = dict(read_dataset(source))
+        space: LabelSpace = next(iter(found.values())).space
+    else:
+        from ..dataset.rows import load_panoptic, rows_of
+
+        datasets = load_panoptic(source)
+        space = datasets.label_space
+        found = {name: rows_of(datasets[name], space) for name in datasets}
+    val = "val" if "val" in found else "validation"
+    for name in ("train", val):
+        if name not in found:
+            raise DatasetError(
+                f"there is no split {name!r}, only {', '.join(map(str, found))}",
+                where=source,
+                fix="Share the photos out: `hf-detr-panoptic split`.",
+            )
+    splits = Splits(found["train"], found[val], space)
+    return splits if recipe.labels is None else only_labels(splits, recipe.labels)
+
+
+def only_labels(splits: Splits, names: Sequence[str]) -> Splits:
+    """The classes of these names, in this order; what is of another class becomes void."""
+    from .sampling import Splits
+
+    old = splits.space
+    for name in names:
+        if name not in old.names:
+            raise LabelError(f"the dataset has no class {name!r}", where="labels", fix=did_you_mean(name, old.names))
+    space = LabelSpace([old[old.index(name)] for name in names])
+    mapping = {name: name if name in names else None for name in old.names}
+    train, val = ([Relabelled(row, space, mapping) for row in rows] for rows in (splits.train, splits.val))
+    return Splits(train, val, space)
+
+
+@dataclass(frozen=True)
+class Relabelled:
+    """A row in another label space."""
+
+    row: Row
+    space: LabelSpace
+    names: dict[str, str | None]
+
+    @property
+    def image_id(self) -> int | str:
+        return self.row.image_id
+
+    @property
+    def where(self) -> str:
+        return self.row.where
+
+    @property
+    def photo(self) -> Path | bytes:
+        return self.row.photo
+
+    @property
+    def png(self) -> Path | bytes:
+        return self.row.png
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        return getattr(self.row, "size", None)
+
+    @property
+    def segments(self) -> Sequence[Segment]:
+        from dataclasses import replace
+
+        old: LabelSpace = self.row.space  # type: ignore[attr-defined]
+        named = ((segment, self.names[old[segment.label].name]) for segment in self.row.segments)
+        return [replace(segment, label=self.space.index(name)) for segment, name in named if name is not None]
+
+    def map(self) -> PanopticMap:
+        return self.row.map().relabelled(self.space, self.names)
+
+
+def _is_parquet(folder: Path) -> bool:
+    return any(folder.glob("*.parquet")) or any(folder.glob("data/*.parquet"))
+
+
+def _prepared(recipe: Recipe) -> Path:
+    """Photos and marks, prepared: all processes label, one writes, and what is there already is not made again."""
+    from accelerate import PartialState
+
+    from ..labeling.prepare import prepare_dataset
+    from .run_folder import begun_stages
+
+    settings = recipe.prepare
+    if begun_stages(recipe.output) and (settings.folder / "prepare.json").is_file():
+        if PartialState().is_main_process:
+            print(f"{settings.folder}: as this run began; for new photos or marks give another `output`")
+    else:
+        prepare_dataset(settings, progress=True)
+    return settings.folder
+
+
+def plan(recipe: Recipe) -> str:
+    """What a recipe would do, in a few lines."""
+    source = recipe.data
+    if not isinstance(source, str):
+        source = f"{source.images} with {source.annotations or 'no marks'}"
+    lines = [f"model   {recipe.model}", f"data    {source}", f"output  {recipe.output}"]
+    for stage in recipe.stages:
+        arguments = stage.training_arguments
+        length = arguments.get("num_train_epochs")
+        words = f"{length:g} epochs" if length is not None else f"{arguments.get('max_steps')} steps"
+        rate = f"learning rate {arguments['learning_rate']:g}"
+        lines.append(f"{stage.name:10}" + ("skipped" if stage.skip else f"{words}, {rate}"))
+    if recipe.push:
+        lines.append(f"push      {recipe.push.repository}, {'private' if recipe.push.private else 'public'}")
+    return "\n".join(lines)
+
+
+def summary(ends: Sequence[StageEnd], recipe: Recipe) -> str:
+    """What each stage ended with, best and last, and what to type next."""
+    from ..evaluation.table import headline, percent
+
+    lines = [f"{'':10}  {'measured by':<12}  {'best':>6}  {'at epoch':>8}  {'last':>6}"]
+    for end in ends:
+        epoch = "" if end.best_epoch is None else f"{end.best_epoch:g}"
+        row = f"{end.metric or '':<12}  {percent(end.best):>6}  {epoch:>8}  {percent(end.last):>6}"
+        lines.append(f"{end.name:10}  {row}")
+    result = ends[-1].result
+    if result.get("pq") is not None:
+        groups = ", ".join(f"{name} {percent(result[name]['pq'])}" for name in ("things", "stuff"))
+        lines.append(f"{headline(result)}: {percent(result['pq'])} ({groups})")
+    final = Path(recipe.output) / "final"
+    data = recipe.prepared_folder or recipe.data
+    lines += ["", f"The model: {final}", f"Next: hf-detr-panoptic evaluate --model {final} --data {data}"]
+    return "\n".join(lines)
