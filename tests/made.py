@@ -22,13 +22,8 @@ from transformers import DetrConfig
 from hf_detr_panoptic import Category, DetrForPanopticSegmentation, LabelSpace, PanopticMap, Segment
 from hf_detr_panoptic.dataset.writer import DatasetWriter
 from hf_detr_panoptic.preprocess import Preprocess
-<<<<<<< HEAD
 from hf_detr_panoptic.recipe import Recipe
 from hf_detr_panoptic.settings import Postprocess
-=======
-from hf_detr_panoptic.settings import Postprocess
-from hf_detr_panoptic.recipe import Recipe
->>>>>>> main
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACE = LabelSpace([Category("pipe", True), Category("crane", True), Category("sky", False), Category("mud", False)])
@@ -395,7 +390,6 @@ def run_python(*words: object, fails: bool = False, cwd: Path | None = None) -> 
     done = subprocess.run(command, env=child_environment(), cwd=cwd, capture_output=True, text=True, timeout=600)
     assert (done.returncode != 0) == fails, (done.stdout + done.stderr)[-4000:]
     return done
-<<<<<<< HEAD
 
 
 def run_by_one_and_by_two(script: Path, *words: object, folder: Path) -> tuple[Any, Any]:
@@ -404,5 +398,3 @@ def run_by_one_and_by_two(script: Path, *words: object, folder: Path) -> tuple[A
     run_python(*TWO_PROCESSES, script, *words, folder / "two.pt")
     one, two = (torch.load(folder / name, weights_only=False) for name in ("one.pt", "two.pt"))
     return one, two
-=======
->>>>>>> main
