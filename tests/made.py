@@ -390,3 +390,11 @@ def run_python(*words: object, fails: bool = False, cwd: Path | None = None) -> 
     done = subprocess.run(command, env=child_environment(), cwd=cwd, capture_output=True, text=True, timeout=600)
     assert (done.returncode != 0) == fails, (done.stdout + done.stderr)[-4000:]
     return done
+
+
+def run_by_one_and_by_two(script: Path, *words: object, folder: Path) -> tuple[Any, Any]:
+    """What a script saves in the file that is its last word, run by one process and by two."""
+    run_python(script, *words, folder / "one.pt")
+    run_python(*TWO_PROCESSES, script, *words, folder / "two.pt")
+    one, two = (torch.load(folder / name, weights_only=False) for name in ("one.pt", "two.pt"))
+    return one, two

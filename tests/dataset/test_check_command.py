@@ -5,20 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made import write_dataset
 from PIL import Image
 
 from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment
 from hf_detr_panoptic.cli import main
-from hf_detr_panoptic.dataset.writer import DatasetWriter
 
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
     space = LabelSpace([Category("pipe", True)])
     map = PanopticMap(np.ones((30, 30), dtype=np.int32), [Segment(1, 0)], space)
-    with DatasetWriter(tmp_path / "set", space) as writer:
-        writer.add("train", "a.png", Image.new("RGB", (30, 30), "red"), map)
-    return tmp_path / "set"
+    return write_dataset(tmp_path / "set", {"train": [map]})
 
 
 def test_a_right_dataset_ends_with_0(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,7 +30,7 @@ def test_a_right_dataset_ends_with_0(dataset: Path, capsys: pytest.CaptureFixtur
 def test_an_error_ends_with_1_and_the_report_is_written(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (dataset / "images/a.png").unlink()
+    (dataset / "images/p0.png").unlink()
     assert main(["check", str(dataset), "--json", str(tmp_path / "out" / "report.json")]) == 1
     assert "error photo-missing (1)" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "report.json").read_text())["ok"] is False

@@ -1,6 +1,6 @@
 """Prepare a dataset undisturbed, then once more, killed again and again; fails unless every byte agrees.
 
-    PYTHONPATH=tests OMP_NUM_THREADS=1 python tests/steps/killed_prepare.py FOLDER --kills 20 --photos 60
+    PYTHONPATH=tests OMP_NUM_THREADS=1 python tests/labeling/killed_prepare.py FOLDER --kills 20 --photos 60
 
 The work is forked off a process that has imported everything, so that the random moments fall into the work.
 """

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import pytest
-import torch
-from made import TWO_PROCESSES, run_python
+from made import run_by_one_and_by_two
 
 SCRIPT = Path(__file__).parent / "distributed_model.py"
 STAGES = ["detection", "mask_head", "finetune"]
@@ -13,11 +12,7 @@ CASES = ["uneven", "rank without targets"]
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """(one process, two processes); a hang would end in the time limit."""
-    folder = tmp_path_factory.mktemp("runs")
-    run_python(SCRIPT, folder / "one.pt")
-    run_python(*TWO_PROCESSES, SCRIPT, folder / "two.pt")
-    return torch.load(folder / "one.pt"), torch.load(folder / "two.pt")
+    return run_by_one_and_by_two(SCRIPT, folder=tmp_path_factory.mktemp("runs"))
 
 
 @pytest.mark.parametrize("stage", STAGES)

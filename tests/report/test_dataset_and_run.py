@@ -293,12 +293,12 @@ def test_wrong_words_are_answered(
     [
         (
             ["run/final"],
-            "is neither a dataset nor a run: no COCO panoptic JSON is here, and no recipe.yaml. Did you mean {}/run?",
+            "no COCO panoptic JSON is here, and no recipe.yaml. Did you mean {}/run?",
         ),
         (["run/final", "--data", "set"], "here is no recipe.yaml. Did you mean {}/run?"),
         (
             ["set/images"],
-            "is neither a dataset nor a run: no COCO panoptic JSON is here, and no recipe.yaml. Did you mean {}/set?",
+            "no COCO panoptic JSON is here, and no recipe.yaml. Did you mean {}/set?",
         ),
         (["."], "Did you mean {}/run?"),
         (["photo.jpg"], "photo.jpg: is a file, not a folder."),

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from made import TWO_PROCESSES, run_python
+from made import run_by_one_and_by_two
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
 STAGES = ("detection", "mask_head", "finetune")
@@ -16,11 +15,8 @@ STAGES = ("detection", "mask_head", "finetune")
 @pytest.fixture(scope="module")
 def runs(even_folder: Path, still_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """(one process, two processes) with five photos: a step of four, and one that leaves a process without any."""
-    outs = [tmp_path_factory.mktemp(name) for name in ("one", "two")]
-    for launcher, out in zip(((), TWO_PROCESSES), outs, strict=True):
-        run_python(*launcher, SCRIPT, even_folder, still_model_folder, out)
-    one, two = (torch.load(out / "results.pt", weights_only=False) for out in outs)
-    return one, two
+    folder = tmp_path_factory.mktemp("runs")
+    return run_by_one_and_by_two(SCRIPT, even_folder, still_model_folder, folder=folder)
 
 
 @pytest.mark.parametrize("stage", STAGES)

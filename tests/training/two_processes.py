@@ -4,7 +4,7 @@
     python tests/training/two_processes.py DATA MODEL OUT
     torchrun --standalone --nproc_per_node 2 tests/training/two_processes.py DATA MODEL OUT
 
-Rank 0 writes OUT/results.pt: what each stage logged, the gradients of its steps, its figures, the photos counted.
+Rank 0 writes OUT: what each stage logged, the gradients of its steps, its figures, the photos counted.
 """
 
 import os
@@ -40,7 +40,7 @@ def main(data, model, out):
     recipe = recipe_of(
         data,
         model,
-        out / "run",
+        out.with_suffix(".run"),
         every={"per_device_train_batch_size": 4 // state.num_processes, "max_grad_norm": 0.0},
         augmentation={"short_sides": [], "crop": 0.0},
         postprocess={"threshold": 0.0, "fill": "argmax"},
@@ -66,7 +66,7 @@ def main(data, model, out):
         results = {
             end.name: {"rows": end.rows, "result": end.result, "gradients": gradients[end.name]} for end in ends
         }
-        torch.save({"stages": results, "counted": counted}, out / "results.pt")
+        torch.save({"stages": results, "counted": counted}, out)
     state.wait_for_everyone()
     end_processes()
     os._exit(0)  # DDP keeps gloo's threads, with which torch now and then aborts a Python that takes itself apart
