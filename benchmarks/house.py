@@ -179,12 +179,17 @@ def _words(annotation: ast.expr) -> set[str]:
     return {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)}
 
 
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
 def _tables(tree: ast.Module) -> Iterator[tuple[str, set[str]]]:
-    """The dictionaries at the top of a file, by name, and their keys as settings are spelled."""
+    """The dictionaries at the top of a file, by name, and their keys as settings are spelled; no mere translations."""
     for node in tree.body:
         if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Dict):
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-            words = (key.value for key in node.value.keys if isinstance(key, ast.Constant))
+            pairs = zip(node.value.keys, node.value.values, strict=True)
+            words = (key.value for key, value in pairs if isinstance(key, ast.Constant) and not _is_text(value))
             yield ast.unparse(target), {str(word).replace("-", "_") for word in words}
 
 
