@@ -387,19 +387,22 @@ def training_keys() -> list[RecipeKey]:
         default = _CHOSEN.get(name) or _per_stage(stages)
         if default == "null":
             default = training_fields()[name].default
-        keys.append(
-            RecipeKey(("stages", "STAGE", name), type_in_words(info.annotation), default, str(info.description))
-        )
+        keys.append(RecipeKey(("stages", "STAGE", name), type_in_words(info.annotation), default, meaning_of(info)))
     return keys
+
+
+def meaning_of(info: FieldInfo) -> str:
+    """What a setting is for, with an example where it has one."""
+    return f"{info.description}{f', such as {info.examples[0]}' if info.examples else ''}"
 
 
 def _keys(cls: type[Settings], path: KeyPath) -> Iterator[RecipeKey]:
     for name, info in cls.model_fields.items():
-        if name == "stages":
+        if name == "stages" and cls is Recipe:
             continue
         inner = settings_in(info.annotation)
         default = "" if info.is_required() or (inner and info.default is not None) else _shown(info.default)
-        yield RecipeKey((*path, name), type_in_words(info.annotation), default, str(info.description))
+        yield RecipeKey((*path, name), type_in_words(info.annotation), default, meaning_of(info))
         for block in inner:
             yield from _keys(block, (*path, name))
 
@@ -408,7 +411,7 @@ def _stage_keys() -> Iterator[RecipeKey]:
     for name, info in Stage.keys().items():
         default = _per_stage({stage: getattr(Stage.of(stage), name) for stage in STAGES})
         path = ("stages", ONLY_IN.get(name, "STAGE"), name)
-        yield RecipeKey(path, type_in_words(info.annotation), default, str(info.description))
+        yield RecipeKey(path, type_in_words(info.annotation), default, meaning_of(info))
 
 
 def _per_stage(values: Mapping[str, Any]) -> str:
@@ -589,7 +592,7 @@ def add_flags(
     for name in names:
         info = cls.model_fields[name]
         kinds = alternatives(info.annotation)
-        words = info.description or ""
+        words = meaning_of(info)
         if not info.is_required() and info.default not in (None, (), {}, False):
             words += f" ({default.format(_shown(info.default))})"
         options: dict[str, Any] = {"help": words.replace("%", "%%")}
@@ -664,7 +667,7 @@ def commented(recipe: Recipe, command: str) -> str:
     stages = data.pop("stages")
     lines += _block(Recipe, data)
     lines.append("stages:")
-    meanings = {name: str(info.description) for name, info in Stage.keys().items()}
+    meanings = {name: meaning_of(info) for name, info in Stage.keys().items()}
     for name, content in stages.items():
         lines += ["", f"  {name}:"]
         for key, value in content.items():
@@ -677,10 +680,10 @@ def _block(cls: type[Settings], data: Mapping[str, Any], indent: str = "") -> li
     for name, value in data.items():
         info = cls.model_fields[name]
         if isinstance(value, dict) and settings_in(info.annotation):
-            lines += [*_comment(str(info.description), indent), f"{indent}{name}:"]
+            lines += [*_comment(meaning_of(info), indent), f"{indent}{name}:"]
             lines += [*_block(settings_in(info.annotation)[0], value, indent + "  "), ""]
         else:
-            lines += _entry_lines(name, value, str(info.description), indent)
+            lines += _entry_lines(name, value, meaning_of(info), indent)
             lines += [] if indent else [""]
     return lines
 

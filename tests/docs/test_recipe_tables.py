@@ -30,18 +30,15 @@ def test_the_page_has_the_tables_of_today(root: Path, tables) -> None:
 
 def test_every_key_is_there(root: Path) -> None:
     """Not by way of the tables: the fields of the recipe's own classes, one by one."""
-    import dataclasses
-
-    from hf_detr_panoptic.settings import Stage
-    from hf_detr_panoptic.training import recipe
+    from hf_detr_panoptic import settings
+    from hf_detr_panoptic.recipe import Recipe
 
     page = (root / "docs" / "recipes.md").read_text(encoding="utf-8")
-    homes = {"data": recipe.Prepare, "size": recipe.PhotoSize, "augmentation": recipe.Augmentation}
-    homes |= {"losses": recipe.Losses, "postprocess": recipe.Postprocess, "push": recipe.Push}
-    named = [f"{block}.{entry.name}" for block, cls in homes.items() for entry in dataclasses.fields(cls)]
-    named += [entry.name for entry in dataclasses.fields(recipe.Recipe) if entry.name != "stages"]
-    not_keys = {"name", "training_arguments"}
-    named += [entry.name for entry in dataclasses.fields(Stage) if entry.name not in not_keys]
+    homes = {"data": settings.Prepare, "size": settings.PhotoSize, "augmentation": settings.Augmentation}
+    homes |= {"losses": settings.Losses, "postprocess": settings.Postprocess, "push": settings.Push}
+    named = [f"{block}.{name}" for block, cls in homes.items() for name in cls.model_fields]
+    named += [name for name in Recipe.model_fields if name != "stages"]
+    named += [name for name in settings.Stage.model_fields if name not in ("name", "training_arguments")]
     assert [key for key in named if f"| `{key}` |" not in page] == []
 
 

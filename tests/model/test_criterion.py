@@ -13,7 +13,7 @@ from transformers.loss.loss_for_object_detection import ForSegmentationLoss
 
 from hf_detr_panoptic.errors import ModelError
 from hf_detr_panoptic.model import criterion as criterion_module
-from hf_detr_panoptic.model.criterion import Denominators, criterion, losses_of
+from hf_detr_panoptic.model.criterion import Denominators, criterion, losses_of, write_losses
 from hf_detr_panoptic.model.matcher import MatchCosts, Predictions, match
 from hf_detr_panoptic.model.targets import Targets
 from hf_detr_panoptic.settings import Losses
@@ -338,12 +338,12 @@ def test_fractions_are_kept_beside_what_stock_can_hold(tmp_path):
     """DetrConfig refuses 0.5 for a weight that it declares a whole number."""
     weights = Losses(ce=2.5, bbox=4, mask=0.5, no_object=0.25)
     config = DetrConfig()
-    weights.write_to(config)
+    write_losses(weights, config)
     config.save_pretrained(tmp_path)
     loaded = DetrConfig.from_pretrained(tmp_path)
     assert losses_of(loaded) == weights
     assert (loaded.bbox_loss_coefficient, loaded.mask_loss_coefficient, loaded.eos_coefficient) == (4, 1, 0.25)
-    Losses().write_to(loaded)
+    write_losses(Losses(), loaded)
     assert losses_of(loaded) == Losses()
     assert loaded.bbox_loss_coefficient == 5
 
