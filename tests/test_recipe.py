@@ -12,9 +12,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.errors import RecipeError
-from hf_detr_panoptic.recipe import Recipe
-from hf_detr_panoptic.settings import STAGES, Augmentation, Postprocess, PostprocessChanges, Prepare, Stage
+from hf_detr_panoptic.recipe import Recipe, find_recipe, read_yaml, recipe_keys, recipe_names, recipe_schema
+from hf_detr_panoptic.settings import (
+    STAGES,
+    Augmentation,
+    Postprocess,
+    PostprocessChanges,
+    Prepare,
+    Stage,
+)
 
 
 def test_a_recipe_needs_only_its_data() -> None:
@@ -293,3 +301,126 @@ def test_every_stage_has_its_place() -> None:
     assert stages["mask_head"] == Stage.of("mask_head")
     with pytest.raises(RecipeError, match="Did you mean 'mask_head'"):
         stages["mask_hed"]
+
+
+# --- the command `recipe`, and the schema that it writes for editors
+
+
+def test_a_written_recipe_is_the_one_it_was_made_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in recipe_names():
+        out = tmp_path / f"my-{name}.yaml"
+        assert main(["recipe", name, "--out", str(out)]) == 0
+        lines = out.read_text(encoding="utf-8").splitlines()
+        assert lines[0] == "# yaml-language-server: $schema=./recipe.schema.json"
+        assert lines[1] == f"# hf-detr-panoptic train {out}"
+        assert Recipe.load(out) == Recipe.load(name, ["--output", f"runs/my-{name}"])
+        assert max(map(len, lines)) < 120
+    assert f"next: hf-detr-panoptic train {out} --dry-run" in capsys.readouterr().out
+    keys = [line.strip().partition(":")[0] for line in (tmp_path / "my-construction.yaml").read_text().splitlines()]
+    ours = [key.path[-1] for key in recipe_keys() if key.path[0] != "push" or len(key.path) == 1]
+    assert [key for key in ours if key not in keys] == []
+    assert "  # how often it is mirrored" in (tmp_path / "my-construction.yaml").read_text().splitlines()
+
+
+def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.yaml").write_text("data: x\n")
+    assert main(["recipe", "quick", "--out", str(tmp_path / "mine.yaml")]) == 2
+    assert "it is there already" in capsys.readouterr().err
+    (tmp_path / "recipe.schema.json").write_text("{}")
+    assert main(["recipe", "quick", "--out", str(tmp_path / "other.yaml")]) == 2
+    assert "another file's schema" in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "mine.yaml": "data: x\n",
+        "recipe.schema.json": "{}",
+    }
+
+
+def fits(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
+    """JSON Schema, as far as ours goes (draft 2020-12)."""
+    if "$ref" in schema:
+        return fits(value, root["$defs"][schema["$ref"].removeprefix("#/$defs/")], root)
+    for word in ("anyOf", "oneOf"):
+        if word in schema and not any(fits(value, choice, root) for choice in schema[word]):
+            return False
+    kinds = {"string": str, "boolean": bool, "null": type(None), "object": dict, "array": list, "integer": int}
+    kind = schema.get("type")
+    if kind == "number" or kind == "integer":
+        if isinstance(value, bool) or not isinstance(value, int if kind == "integer" else int | float):
+            return False
+    elif kind and not isinstance(value, kinds[kind]):
+        return False
+    number, size = isinstance(value, int | float), len(value) if isinstance(value, list) else None
+    broken = [
+        "enum" in schema and value not in schema["enum"],
+        "const" in schema and value != schema["const"],
+        number and value < schema.get("minimum", value),
+        number and value > schema.get("maximum", value),
+        number and "exclusiveMinimum" in schema and value <= schema["exclusiveMinimum"],
+        number and "exclusiveMaximum" in schema and value >= schema["exclusiveMaximum"],
+        size is not None and not schema.get("minItems", 0) <= size <= schema.get("maxItems", size),
+    ]
+    if any(broken):
+        return False
+    if isinstance(value, list):
+        return all(fits(entry, schema.get("items", {}), root) for entry in value)
+    if isinstance(value, dict):
+        known, others = schema.get("properties", {}), schema.get("additionalProperties", True)
+        if not set(schema.get("required", ())) <= value.keys():
+            return False
+        return all(
+            fits(entry, known[key], root) if key in known else others is not False and (
+                others is True or fits(entry, others, root))
+            for key, entry in value.items()
+        )  # fmt: skip
+    return True
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_editors_accept_our_recipes(name: str) -> None:
+    schema = recipe_schema()
+    assert fits(read_yaml(find_recipe(name))[0], schema, schema)
+    assert fits(Recipe.load(name).to_dict(), schema, schema)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"sed": 3},
+        {"seed": "3"},
+        {"seed": True},
+        {"seed": -1},
+        {"data": {"annotations": "a"}},
+        {"data": {"images": "p", "boxes": "refin"}},
+        {"data": {"images": "p", "validation": 1}},
+        {"data": {"images": "p", "treshold": 0.9}},
+        {"augmentation": {"crop_window": [1, 2, 3]}},
+        {"push": {"private": True}},
+        {"stages": {"detction": {}}},
+        {"stages": {"detection": {"mask_queries": "matched"}}},
+        {"stages": {"detection": {"num_train_epoch": 3}}},
+        {"stages": {"detection": {"num_train_epochs": 0}}},
+        {"stages": {"finetune": {"optim": "adamw_torhc"}}},
+    ],
+    ids=str,
+)
+def test_editors_mark_what_is_wrong(wrong: dict[str, Any]) -> None:
+    schema = recipe_schema()
+    assert not fits({"data": "x"} | wrong, schema, schema)
+    with pytest.raises(RecipeError):
+        Recipe.from_dict({"data": "x"} | wrong)
+
+
+def test_editors_show_what_a_key_means() -> None:
+    blocks = recipe_schema()["$defs"]
+    assert blocks["Prepare"]["properties"]["leakage"]["description"].startswith("an auto thing with this share")
+    assert blocks["mask_head"]["properties"]["lr_drop"]["description"].startswith("the epoch after which")
+    assert {"num_train_epochs", "optim"} <= blocks["finetune"]["properties"].keys()
+
+
+def test_the_package_and_its_help_do_without_pydantic() -> None:
+    code = (
+        "import sys, hf_detr_panoptic; from hf_detr_panoptic.cli import main; main(['--help']);"
+        "print({'pydantic', 'yaml', 'torch', 'numpy'} & set(sys.modules))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert said.splitlines()[-1] == "set()"

@@ -1,13 +1,18 @@
-"""One stage: names and types of TrainingArguments' fields, and settings that contradict each other."""
+"""Settings: names, types and limits, whoever writes them; and what contradicts each other."""
 
 from __future__ import annotations
 
+import argparse
+import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hf_detr_panoptic.checked import current_name
 from hf_detr_panoptic.errors import RecipeError
-from hf_detr_panoptic.settings import Stage
+from hf_detr_panoptic.recipe import Recipe, add_prepare_flags, prepare_settings, recipe_keys
+from hf_detr_panoptic.settings import Augmentation, Prepare, Stage
 
 
 @pytest.mark.parametrize(
@@ -139,3 +144,163 @@ def test_a_scheduler_of_transformers_takes_the_drops_place() -> None:
     stage = Stage.of("finetune", lr_scheduler_type="cosine")
     assert stage.lr_drop is None
     assert stage.drop_step(100, 10) is None
+
+
+# --- prepare: by flags, by YAML, in a recipe, from Python
+
+
+def parsed(*flags: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_prepare_flags(parser)
+    return parser.parse_args(list(flags))
+
+
+def in_yaml(tmp_path: Path, text: str, *flags: str) -> Prepare:
+    path = tmp_path / "prepare.yaml"
+    path.write_text(f"images: photos\nout: data\n{text}\n")
+    return prepare_settings(parsed("--config", str(path), *flags))
+
+
+def test_all_that_prepare_knows_is_a_flag_a_key_of_its_yaml_and_a_key_of_a_recipe() -> None:
+    assert set(vars(parsed())) == {*Prepare.model_fields, "config"}
+    assert {key.path[1] for key in recipe_keys() if key.path[0] == "data" and len(key.path) == 2} == set(
+        Prepare.model_fields
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "text", "value"),
+    [
+        (["--values", "9=fire", "--values", "254=smoke"], "values: {9: fire, 254: smoke}", {9: "fire", 254: "smoke"}),
+        (["--pattern", "{stem}_{class}.png"], "pattern: '{stem}_{class}.png'", "{stem}_{class}.png"),
+        (["--rescale"], "rescale: true", True),
+        (["--strict"], "strict: yes", True),
+        (["--labeler-stuff", "sky,grass"], "labeler_stuff: [sky, grass]", ("sky", "grass")),
+        (["--max-size", "640"], "max-size: 640", 640),
+        (["--mix", "data/other"], "mix: data/other", Path("data/other")),
+        (["--batch-size", "8"], "batch_size: 8.0", 8),
+        (["--precision", "bf16"], "precision: bf16", "bf16"),
+        (["--threads", "2"], "threads: 2", 2),
+        (["--stuff", "a, b"], "stuff: a, b", ("a", "b")),
+        (["--merge", "ground=gravel,road", "--merge", "sky=clouds"], "merge: {ground: 'gravel,road', sky: [clouds]}",
+         {"ground": ("gravel", "road"), "sky": ("clouds",)}),
+        (["--rename", "truck=lorry"], "rename: {truck: lorry}", {"truck": "lorry"}),
+        (["--leakage", "1"], "leakage: 1", 1.0),
+        (["--box-fit", "0.7"], "box_fit: 0.7", 0.7),
+        (["--group-pattern", "^a"], "group_by: ^a", "^a"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_a_setting_is_the_same_wherever_it_is_said(tmp_path: Path, flags: list[str], text: str, value: object) -> None:
+    by_flags = prepare_settings(parsed("--images", "photos", "--out", "data", *flags))
+    by_yaml = in_yaml(tmp_path, text)
+    name = current_name(text.partition(":")[0])
+    assert getattr(by_flags, name) == value
+    assert type(getattr(by_flags, name)) is type(value)
+    assert by_yaml == by_flags
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"data:\n  images: photos\n  annotations: null\n  out: data\n  {text}\n")
+    assert Recipe.load(recipe).prepare == by_flags.changed(seed=0)
+
+
+def test_flags_override_the_yaml_however_it_spells_them(tmp_path: Path) -> None:
+    assert in_yaml(tmp_path, "min-area: 10\nmerge: {a: [b]}", "--min-area", "5", "--merge", "c=d") == Prepare(
+        images=Path("photos"), out=Path("data"), min_area=5, merge={"c": ("d",)}
+    )
+
+
+def test_null_is_not_set_unless_it_has_a_meaning(tmp_path: Path) -> None:
+    found = in_yaml(tmp_path, "threshold: null\nstuff:\nleakage: null\nannotations:")
+    assert (found.threshold, found.stuff, found.leakage, found.annotations) == (0.85, (), None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "what"),
+    [
+        ("stuff: [a]\nstuff: [b]", "prepare.yaml", "'stuff' stands twice, in lines 3 and 4"),
+        ("treshold: 0.9", "line 3, treshold", "unknown key 'treshold'. Did you mean 'threshold'"),
+        ("threshold: 85", "line 3, threshold", "more than 1"),
+        ("threshold: 0.3", "line 3, threshold", "run at 0.5"),
+        ("min-area: many", "line 3, min-area", "Write a whole number"),
+        ("min_area: '5'", "line 3, min_area", "the text '5'. Write a whole number"),
+        ("min_area: true", "line 3, min_area", "min_area is true"),
+        ("batch_size: 1.5", "line 3, batch_size", "batch_size is 1.5. Write a whole number"),
+        ("strict: 'yes'", "line 3, strict", "Write true or false"),
+        ("strict: 1", "line 3, strict", "Write true or false"),
+        ("images: 5", "prepare.yaml", "stands twice"),
+        ("mix: 5", "line 3, mix", "mix is 5. Write text or null"),
+        ("labeler: 5", "line 3, labeler", "labeler is 5. Write text"),
+        ("format: cvta", "line 3, format", "Did you mean 'cvat'?"),
+        ("values: {fire: 127}", "line 3, values", "such as {127: fire, 254: smoke}"),
+        ("merge: ground", "line 3, merge", "Write a mapping, such as {ground: [gravel, road]}"),
+        ("group_by: a\ngroup_pattern: b", "group_pattern", "are the same setting"),
+        ("max-size: 5\nmax_size: 6", "max_size", "are the same setting"),
+        ("leaky: [misc]", "line 3, leaky", "Take it out"),
+    ],
+)
+def test_what_is_wrong_in_a_config_is_said_and_where(tmp_path: Path, text: str, where: str, what: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        in_yaml(tmp_path, text)
+    assert where in str(caught.value.where)
+    assert what in str(caught.value)
+
+
+def test_a_flag_that_is_wrong_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"the flag --min-area: min_area is -1, less than 0. Give a number at least"):
+        in_yaml(tmp_path, "", "--min-area", "-1")
+    with pytest.raises(RecipeError, match="images is not given. Give --images, or images: in the YAML"):
+        prepare_settings(parsed("--out", "x"))
+
+
+def test_recipes_of_earlier_runs_are_read() -> None:
+    """They have `leaky`, always empty, and `group_by`."""
+    data = {"images": "p", "annotations": "a", "leaky": [], "group_by": "^a", "box_fit": 0.5}
+    recipe = Recipe.from_dict({"data": data})
+    assert recipe.prepare.group_pattern == "^a"
+
+
+def test_the_seed_of_the_split_is_the_recipes_unless_it_has_its_own() -> None:
+    data = {"images": "p", "annotations": "a"}
+    assert Recipe.from_dict({"data": data, "seed": 3}).prepare.seed == 3
+    assert Recipe.from_dict({"data": data | {"seed": 4}, "seed": 3}).prepare.seed == 4
+
+
+# --- from Python
+
+
+@pytest.mark.parametrize(
+    ("settings", "where", "what"),
+    [
+        ({"stages": {"detection": {"num_train_epoch": 3}}}, "stages.detection.num_train_epoch", "'num_train_epochs'"),
+        ({"stages": {"detection": {"skip": 1}}}, "stages.detection.skip", "Write true or false"),
+        ({"stages": {"finetune": Stage.of("detection")}}, "stages.finetune", "Write it under stages.detection"),
+        ({"stages": {"detection": {"name": "finetune"}}}, "stages.detection.name", "'run_name'"),
+        ({"stages": 3}, "stages", "not a mapping"),
+        ({"seed": "3"}, "seed", "Write a whole number"),
+        ({"losses": {"ce": -1.0}}, "losses.ce", "less than 0"),
+        ({"sed": 3}, "sed", "Did you mean 'seed'?"),
+        ({"data": {"images": "p", "annotations": None, "labeler": type("L", (), {"segment": 1})()}}, "data.labeler",
+         "in memory"),
+    ],
+)  # fmt: skip
+def test_a_recipe_made_in_python_is_checked(settings: dict[str, Any], where: str, what: str) -> None:
+    with pytest.raises(RecipeError, match=what) as caught:
+        Recipe(**{"data": "x"} | settings)
+    assert caught.value.where == where
+
+
+def test_settings_do_not_change_and_their_copies_are_checked() -> None:
+    recipe = Recipe(data="x")
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.seed = 3  # type: ignore[misc]
+    assert recipe.changed(seed=3).seed == 3
+    with pytest.raises(RecipeError, match="less than 0"):
+        recipe.changed(seed=-1)
+    assert recipe.stages.finetune.changed(skip=True).skip
+    assert recipe.changed(stages=recipe.stages.changed(finetune=Stage.of("finetune", skip=True))).stages.finetune.skip
+
+
+def test_settings_travel_to_worker_processes() -> None:
+    recipe = Recipe(data=Prepare(images=Path("p"), annotations=None), stages={"detection": {"max_steps": 3}})
+    assert pickle.loads(pickle.dumps(recipe)) == recipe
+    assert pickle.loads(pickle.dumps(Augmentation().for_size(96))) == Augmentation().for_size(96)

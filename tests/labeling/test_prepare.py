@@ -411,7 +411,8 @@ def test_settings_that_make_no_sense(site: Path, tmp_path: Path) -> None:
     for settings, message in (
         ({"treshold": 0.9}, r"unknown key 'treshold'. Did you mean 'threshold'\?"),
         ({"threshold": 0.3}, r"threshold is 0.3. The labeler is run at 0.5"),
-        ({"validation": 1.0}, "leave nothing to train on"),
+        ({"validation": 1.0}, "validation is 1.0, not below 1"),
+        ({"validation": 0.6, "test": 0.4}, "leave nothing to train on"),
         ({"unannotated": "automatic"}, r"Did you mean 'auto'\?"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"stuff": [1]}, "Write a list of texts"),
