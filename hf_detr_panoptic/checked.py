@@ -72,6 +72,11 @@ Sides = Annotated[tuple[Side, ...], Field(strict=False)]
 Labeler = Annotated[str | Path | Any, AfterValidator(_labeler), WithJsonSchema({"type": "string"})]
 
 
+def setting(default: Any, meaning: str, **more: Any) -> Any:
+    """A setting with its default (... where it must be given), its meaning, and its limits or examples."""
+    return Field(default=default, description=meaning, **more)
+
+
 def alternatives(annotation: Any) -> list[Any]:
     """`str | None` → [str, NoneType]. A path is text to whoever writes it."""
     if typing.get_origin(annotation) is Annotated:

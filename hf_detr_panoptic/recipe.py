@@ -39,6 +39,7 @@ from .checked import (
     current_name,
     dotted,
     plain,
+    setting,
     settings_in,
     type_in_words,
     words_of,
@@ -208,32 +209,26 @@ class Recipe(Settings):
     """A whole run, checked. `Recipe.load(path or name, flags)` reads one, `Recipe.from_dict` makes one."""
 
     data: Annotated[Annotated[str, Tag("name")] | Annotated[Prepare, Tag("mapping")], Discriminator(_kind_of_data)] = (
-        Field(
-            description="a prepared folder, a COCO panoptic folder under its official names, a dataset of the Hub, "
-            "or a mapping: photos and marks to prepare first"
+        setting(
+            ...,
+            "a prepared folder, a COCO panoptic folder under its official names, a dataset of the Hub, "
+            "or a mapping: photos and marks to prepare first",
         )
     )
-    model: str = Field(
-        default=DEFAULT_MODEL, description="where it starts: a DETR, panoptic or detection, of the Hub or a folder"
+    model: str = setting(DEFAULT_MODEL, "where it starts: a DETR, panoptic or detection, of the Hub or a folder")
+    labels: Texts | None = setting(
+        None, "the classes to learn, in this order, the dataset's others become void; null: all of the dataset's"
     )
-    labels: Texts | None = Field(
-        default=None,
-        description="the classes to learn, in this order, the dataset's others become void; "
-        "null: all of the dataset's",
+    output: str = setting("runs/recipe", "the run's folder; a recipe from a file has its name for a default")
+    seed: Whole = setting(0, "the one seed of the run", ge=0, le=2**32 - 1)
+    size: PhotoSize = setting(PhotoSize(), "how large the model sees photos")
+    augmentation: Augmentation = setting(Augmentation(), "what happens to training photos")
+    losses: Losses = setting(Losses(), "what each loss weighs")
+    postprocess: PostprocessChanges = setting(
+        PostprocessChanges(),
+        "what the model remembers for `segment`, and is evaluated with; null: as the checkpoint says",
     )
-    output: str = Field(
-        default="runs/recipe", description="the run's folder; a recipe from a file has its name for a default"
-    )
-    seed: Whole = Field(default=0, ge=0, le=2**32 - 1, description="the one seed of the run")
-    size: PhotoSize = Field(default=PhotoSize(), description="how large the model sees photos")
-    augmentation: Augmentation = Field(default=Augmentation(), description="what happens to training photos")
-    losses: Losses = Field(default=Losses(), description="what each loss weighs")
-    postprocess: PostprocessChanges = Field(
-        # type: ignore[valid-type]
-        default=PostprocessChanges(),
-        description="what the model remembers for `segment`, and is evaluated with; null: as the checkpoint says",
-    )
-    push: Push | None = Field(default=None, description="what goes to the Hub; null: nothing")
+    push: Push | None = setting(None, "what goes to the Hub; null: nothing")
     stages: Stages = Field(default_factory=lambda: Stages.read({}))
 
     @classmethod

@@ -34,6 +34,7 @@ from .checked import (
     current_name,
     dotted,
     plain,
+    setting,
     words_of,
     wrong,
 )
@@ -54,60 +55,43 @@ SchemeName = Literal["coco", "stuff_groups", "stuff"]
 class Sources(Settings):
     """What there is: photos, marks, a labeler, and what becomes of its classes."""
 
-    images: Location = Field(
-        description="the folder of photos; nothing in it is changed. Or a dataset with photos and masks: its folder "
-        "(Parquet, or as save_to_disk wrote it) or its name on the Hub"
+    images: Location = setting(
+        ...,
+        "the folder of photos; nothing in it is changed. Or a dataset with photos and masks: its folder (Parquet, or "
+        "as save_to_disk wrote it) or its name on the Hub",
     )
-    out: Location | None = Field(
-        default=None,
-        description="the dataset's folder; run again, it continues or is brought up to date. "
+    out: Location | None = setting(
+        None,
+        "the dataset's folder; run again, it continues or is brought up to date. "
         "In a recipe null: data/ in the run's folder",
     )
-    annotations: Location | None = Field(
-        default=None, description="the person's marks: a file, a folder or a zip (CVAT, COCO, masks, LabelMe)"
+    annotations: Location | None = setting(
+        None, "the person's marks: a file, a folder or a zip (CVAT, COCO, masks, LabelMe)"
     )
-    labeler: Labeler = Field(
-        default=DEFAULT_MODEL, description="the panoptic model that labels the rest of each photo"
+    labeler: Labeler = setting(DEFAULT_MODEL, "the panoptic model that labels the rest of each photo")
+    labeler_stuff: Names | None = setting(None, "its stuff classes, where its configuration does not say")
+    format: Format | None = setting(None, "the annotations' format; null: found out")
+    pattern: str | None = setting(None, "how mask files are named; null: found out", examples=["'{stem}_{class}.png'"])
+    values: Annotated[dict[Annotated[int, BeforeValidator(as_grey)], str], BeforeValidator(as_pairs)] | None = setting(
+        None, "what the grey values of mask files mean", examples=["{127: fire, 254: smoke}"]
     )
-    labeler_stuff: Names | None = Field(
-        default=None, description="its stuff classes, where its configuration does not say"
+    mask_column: str | None = setting(None, "of a dataset: its masks, if several columns hold images")
+    instances: Literal["components", "whole"] = setting(
+        "components", "a mask file of a class of things: an object a connected part, or one object"
     )
-    format: Format | None = Field(default=None, description="the annotations' format; null: found out")
-    pattern: str | None = Field(
-        default=None, description="how mask files are named; null: found out", examples=["'{stem}_{class}.png'"]
+    rescale: bool = setting(False, "fit marks to photos that were resized since")
+    strict: bool = setting(False, "stop at the first thing that is wrong, instead of setting a photo aside")
+    unannotated: Literal["skip", "auto"] = setting("skip", "photos without a mark: left out, or labelled all the same")
+    stuff: Names = setting((), "classes that are stuff; a marked class is a thing unless it is named here")
+    things: Names = setting((), "classes that are things, whatever the labeler says")
+    scheme: SchemeName = setting("coco", "ready-made groups for the labeler's classes")
+    keep: Names | None = setting(None, "the labeler's classes that stay, the rest becomes void; null: all")
+    drop: Names = setting((), "the labeler's classes that become void")
+    merge: Annotated[dict[str, Names], BeforeValidator(as_pairs)] = setting(
+        {}, "new class: the labeler's classes that it takes in", examples=["{ground: [gravel, road]}"]
     )
-    values: Annotated[dict[Annotated[int, BeforeValidator(as_grey)], str], BeforeValidator(as_pairs)] | None = Field(
-        default=None, description="what the grey values of mask files mean", examples=["{127: fire, 254: smoke}"]
-    )
-    mask_column: str | None = Field(
-        default=None, description="of a dataset: its masks, if several columns hold images"
-    )
-    instances: Literal["components", "whole"] = Field(
-        default="components", description="a mask file of a class of things: an object a connected part, or one object"
-    )
-    rescale: bool = Field(default=False, description="fit marks to photos that were resized since")
-    strict: bool = Field(
-        default=False, description="stop at the first thing that is wrong, instead of setting a photo aside"
-    )
-    unannotated: Literal["skip", "auto"] = Field(
-        default="skip", description="photos without a mark: left out, or labelled all the same"
-    )
-    stuff: Names = Field(
-        default=(), description="classes that are stuff; a marked class is a thing unless it is named here"
-    )
-    things: Names = Field(default=(), description="classes that are things, whatever the labeler says")
-    scheme: SchemeName = Field(default="coco", description="ready-made groups for the labeler's classes")
-    keep: Names | None = Field(
-        default=None, description="the labeler's classes that stay, the rest becomes void; null: all"
-    )
-    drop: Names = Field(default=(), description="the labeler's classes that become void")
-    merge: Annotated[dict[str, Names], BeforeValidator(as_pairs)] = Field(
-        default={},
-        description="new class: the labeler's classes that it takes in",
-        examples=["{ground: [gravel, road]}"],
-    )
-    rename: Annotated[dict[str, str], BeforeValidator(as_pairs)] = Field(
-        default={}, description="the labeler's class: its name in the dataset", examples=["{truck: lorry}"]
+    rename: Annotated[dict[str, str], BeforeValidator(as_pairs)] = setting(
+        {}, "the labeler's class: its name in the dataset", examples=["{truck: lorry}"]
     )
 
 
@@ -121,30 +105,19 @@ class OverlayRules(Settings):
     beside `leakage` would add nothing, for an IoU of t with one mark implies a share of t.
     """
 
-    threshold: float = Field(
-        default=0.85, ge=0, le=1, description="auto segments that the labeler is less sure of become void"
+    threshold: float = setting(0.85, "auto segments that the labeler is less sure of become void", ge=0, le=1)
+    leakage: float | None = setting(
+        0.5, "an auto thing with this share of its pixels under marks goes; null: never", gt=0, le=1
     )
-    leakage: float | None = Field(
-        default=0.5,
-        gt=0,
-        le=1,
-        description="an auto thing with this share of its pixels under marks goes; null: never",
+    min_area: Whole = setting(64, "pieces of fewer pixels that a mark cuts off become void", ge=0)
+    priority: Names = setting((), "marked classes, the one on top first; it decides before `collisions`")
+    collisions: Literal["smaller", "file", "fail"] = setting(
+        "smaller", "what lies on top where marks overlap: the smaller one, the later in the file, or fail"
     )
-    min_area: Whole = Field(default=64, ge=0, description="pieces of fewer pixels that a mark cuts off become void")
-    priority: Names = Field(
-        default=(), description="marked classes, the one on top first; it decides before `collisions`"
+    boxes: Literal["refine", "rectangle", "skip"] = setting(
+        "refine", "a mark that is a rectangle: refined to the auto segment that fits, as it is, or skipped"
     )
-    collisions: Literal["smaller", "file", "fail"] = Field(
-        default="smaller",
-        description="what lies on top where marks overlap: the smaller one, the later in the file, or fail",
-    )
-    boxes: Literal["refine", "rectangle", "skip"] = Field(
-        default="refine",
-        description="a mark that is a rectangle: refined to the auto segment that fits, as it is, or skipped",
-    )
-    box_fit: float = Field(
-        default=0.5, ge=0, le=1, description="least IoU of a rectangle and the segment that refines it"
-    )
+    box_fit: float = setting(0.5, "least IoU of a rectangle and the segment that refines it", ge=0, le=1)
 
 
 class Prepare(OverlayRules, Sources):
@@ -153,25 +126,17 @@ class Prepare(OverlayRules, Sources):
     Paths are relative to the working directory. Null is as good as not set, unless it has a meaning of its own.
     """
 
-    validation: float = Field(default=0.2, gt=0, lt=1, description="share of photos that are validated on")
-    test: float = Field(default=0.0, ge=0, lt=1, description="share of photos held out for a test")
-    seed: Whole | None = Field(default=None, description="of the split; null: the recipe's, or 0")
-    group_pattern: str | None = Field(
-        default=None,
-        description="a regular expression: photos whose names agree in its groups stay together",
-        examples=[r"'^(site\d+)_'"],
+    validation: float = setting(0.2, "share of photos that are validated on", gt=0, lt=1)
+    test: float = setting(0.0, "share of photos held out for a test", ge=0, lt=1)
+    seed: Whole | None = setting(None, "of the split; null: the recipe's, or 0")
+    group_pattern: str | None = setting(
+        None, "a regular expression: photos whose names agree in its groups stay together", examples=[r"'^(site\d+)_'"]
     )
-    max_size: Side | None = Field(
-        default=None, description="photos with a longer side are shrunk to it; null: none is"
-    )
-    mix: Location | None = Field(
-        default=None, description="another COCO panoptic dataset whose photos are added, matched by names"
-    )
-    batch_size: Side = Field(default=4, description="photos of one size that are labelled at a time")
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="what the labeler computes in")
-    threads: Side | None = Field(
-        default=None, description="of the processor, for the labeler; part of what makes results repeatable"
-    )
+    max_size: Side | None = setting(None, "photos with a longer side are shrunk to it; null: none is")
+    mix: Location | None = setting(None, "another COCO panoptic dataset whose photos are added, matched by names")
+    batch_size: Side = setting(4, "photos of one size that are labelled at a time")
+    precision: Literal["fp32", "bf16"] = setting("fp32", "what the labeler computes in")
+    threads: Side | None = setting(None, "of the processor, for the labeler; part of what makes results repeatable")
 
     @property
     def folder(self) -> Path:
@@ -244,10 +209,8 @@ def no_repeats(key: str, names: Sequence[str]) -> None:
 class PhotoSize(Settings):
     """How large the model sees photos. null: as the checkpoint's own preprocessor says (DETR: 800 and 1333)."""
 
-    shortest_edge: Whole | None = Field(
-        default=None, ge=32, description="the short side of a photo that is evaluated or segmented"
-    )
-    longest_edge: Whole | None = Field(default=None, ge=32, description="which the long side may not exceed")
+    shortest_edge: Whole | None = setting(None, "the short side of a photo that is evaluated or segmented", ge=32)
+    longest_edge: Whole | None = setting(None, "which the long side may not exceed", ge=32)
 
     @model_validator(mode="after")
     def _go_together(self) -> Self:
@@ -264,29 +227,27 @@ class Augmentation(Settings):
     null: the paper's value, in proportion where photos are seen smaller than at 800: see `for_size`.
     """
 
-    flip: float = Field(default=0.5, ge=0, le=1, description="how often it is mirrored")
-    short_sides: Sides | None = Field(
-        default=None,
-        description="its short side is drawn from these, unless that makes the long one exceed `longest`; "
+    flip: float = setting(0.5, "how often it is mirrored", ge=0, le=1)
+    short_sides: Sides | None = setting(
+        None,
+        "its short side is drawn from these, unless that makes the long one exceed `longest`; "
         "null: 480 to 800 by 32; []: as in evaluation",
     )
-    longest: Side | None = Field(default=None, description="which its long side may not exceed; null: 1333")
-    crop: float = Field(default=0.5, ge=0, le=1, description="how often it is cropped at random")
-    crop_sides: Sides | None = Field(
-        default=None, description="short sides that it is brought to before a crop; null: 400, 500, 600"
+    longest: Side | None = setting(None, "which its long side may not exceed; null: 1333")
+    crop: float = setting(0.5, "how often it is cropped at random", ge=0, le=1)
+    crop_sides: Sides | None = setting(None, "short sides that it is brought to before a crop; null: 400, 500, 600")
+    crop_window: Annotated[tuple[Whole, Whole], Field(strict=False)] | None = setting(
+        None, "least and most pixels a side of a crop; null: 384, 600"
     )
-    crop_window: Annotated[tuple[Whole, Whole], Field(strict=False)] | None = Field(
-        default=None, description="least and most pixels a side of a crop; null: 384, 600"
-    )
-    brightness: float = Field(default=0.2, ge=0, lt=1, description="0.2 draws factors from 0.8 to 1.2")
-    contrast: float = Field(default=0.2, ge=0, lt=1, description="as brightness")
-    saturation: float = Field(default=0.2, ge=0, lt=1, description="as brightness")
-    scale_jitter: Annotated[tuple[float, float], Field(strict=False)] | None = Field(
-        default=None,
-        description="instead of short_sides and crop: the photo fitted into jitter_size, times a factor from least to "
+    brightness: float = setting(0.2, "0.2 draws factors from 0.8 to 1.2", ge=0, lt=1)
+    contrast: float = setting(0.2, "as brightness", ge=0, lt=1)
+    saturation: float = setting(0.2, "as brightness", ge=0, lt=1)
+    scale_jitter: Annotated[tuple[float, float], Field(strict=False)] | None = setting(
+        None,
+        "instead of short_sides and crop: the photo fitted into jitter_size, times a factor from least to "
         "most, such as [0.1, 2.0]; of what is larger a window is kept",
     )
-    jitter_size: Side | None = Field(default=None, description="the window of scale_jitter; null: 1024")
+    jitter_size: Side | None = setting(None, "the window of scale_jitter; null: 1024")
 
     PAPER: ClassVar[Mapping[str, Any]] = {
         "short_sides": tuple(range(480, 801, 32)),
@@ -327,32 +288,25 @@ class Augmentation(Settings):
 class Losses(Settings):
     """What each loss weighs in the total, by the suffix of its name in the loss dict; the defaults are the paper's."""
 
-    ce: float = Field(default=1.0, ge=0, description="class")
-    bbox: float = Field(default=5.0, ge=0, description="L1 of boxes")
-    giou: float = Field(default=2.0, ge=0, description="GIoU of boxes")
-    mask: float = Field(default=1.0, ge=0, description="focal loss of masks")
-    dice: float = Field(default=1.0, ge=0, description="dice loss of masks")
-    no_object: float = Field(default=0.1, ge=0, description="the class loss of queries that found nothing")
+    ce: float = setting(1.0, "class", ge=0)
+    bbox: float = setting(5.0, "L1 of boxes", ge=0)
+    giou: float = setting(2.0, "GIoU of boxes", ge=0)
+    mask: float = setting(1.0, "focal loss of masks", ge=0)
+    dice: float = setting(1.0, "dice loss of masks", ge=0)
+    no_object: float = setting(0.1, "the class loss of queries that found nothing", ge=0)
 
 
 class Postprocess(Settings):
     """What a model remembers about turning logits into a map, and is evaluated with."""
 
-    threshold: float = Field(
-        default=0.85, ge=0, le=1, description="a query counts when it is surer of its class than this"
+    threshold: float = setting(0.85, "a query counts when it is surer of its class than this", ge=0, le=1)
+    mask_threshold: float = setting(0.5, "a mask claims a pixel of which it is surer than this", ge=0, le=1)
+    min_area: Whole = setting(4, "smaller segments give their pixels to the next best mask", ge=0)
+    fill: Literal["void", "argmax"] = setting(
+        "void", "a pixel that no mask claims stays void, or goes to the best one, as in the paper"
     )
-    mask_threshold: float = Field(
-        default=0.5, ge=0, le=1, description="a mask claims a pixel of which it is surer than this"
-    )
-    min_area: Whole = Field(default=4, ge=0, description="smaller segments give their pixels to the next best mask")
-    fill: Literal["void", "argmax"] = Field(
-        default="void", description="a pixel that no mask claims stays void, or goes to the best one, as in the paper"
-    )
-    duplicate: float = Field(
-        default=1.0,
-        ge=0,
-        le=1,
-        description="of two things of a class whose masks overlap by more than this (IoU), the surer one stays",
+    duplicate: float = setting(
+        1.0, "of two things of a class whose masks overlap by more than this (IoU), the surer one stays", ge=0, le=1
     )
 
 
@@ -363,7 +317,7 @@ def _each_or_null(cls: type[Settings], name: str) -> Any:
         kind: Any = Optional[info.annotation]  # type: ignore[name-defined]  # noqa: UP045
         fields[key] = (
             Annotated[(kind, *info.metadata)] if info.metadata else kind,
-            Field(default=None, description=info.description),
+            setting(None, str(info.description)),
         )
     return create_model(name, __base__=Settings, __doc__=cls.__doc__, **fields)
 
@@ -374,15 +328,13 @@ PostprocessChanges = _each_or_null(Postprocess, "PostprocessChanges")
 class Push(Settings):
     """What goes to the Hub. Trainer's own push stays off."""
 
-    repository: str = Field(description="user/name of the model")
-    private: bool = Field(default=True, description="whether only you can see what is pushed")
-    stages: bool = Field(
-        default=True, description="whether each stage goes to its branch as it ends, or the final model alone"
-    )
-    dataset: str | None = Field(default=None, description="user/name of the dataset, if it is pushed too")
-    license: str | None = Field(default=None, description="the licence that the cards state, such as apache-2.0")
-    pictures: Side | None = Field(
-        default=None, description="so many validation photos with truth and prediction on the model's card; null: none"
+    repository: str = setting(..., "user/name of the model")
+    private: bool = setting(True, "whether only you can see what is pushed")
+    stages: bool = setting(True, "whether each stage goes to its branch as it ends, or the final model alone")
+    dataset: str | None = setting(None, "user/name of the dataset, if it is pushed too")
+    license: str | None = setting(None, "the licence that the cards state, such as apache-2.0")
+    pictures: Side | None = setting(
+        None, "so many validation photos with truth and prediction on the model's card; null: none"
     )
 
     @model_validator(mode="after")
@@ -449,7 +401,7 @@ def arguments_class() -> type[Settings]:
             for kind in alternatives(entry.annotation)
         ]
         if name not in OURS:
-            fields[name] = (Union[tuple(kinds)], Field(default=None, description="see TrainingArguments"))  # noqa: UP007
+            fields[name] = (Union[tuple(kinds)], setting(None, "see TrainingArguments"))  # noqa: UP007
     return create_model("Arguments", __base__=Settings, **fields)
 
 
@@ -461,46 +413,35 @@ class Stage(Settings):
     """
 
     name: Literal["detection", "mask_head", "finetune"]
-    skip: bool = Field(
-        default=False, description="true leaves the stage out: the next one starts from what this one would have"
+    skip: bool = setting(False, "true leaves the stage out: the next one starts from what this one would have")
+    backbone_learning_rate: float | None = setting(
+        None, "the backbone's own learning rate; null: as the rest (mask_head does not train it)", gt=0
     )
-    backbone_learning_rate: float | None = Field(
-        default=None,
-        gt=0,
-        description="the backbone's own learning rate; null: as the rest (mask_head does not train it)",
-    )
-    freeze: Texts = Field(
-        default=("stem", "layer1"),
-        description="parts that do not learn: stem, layer1 … layer4, backbone, transformer, heads, detr, mask_head; "
+    freeze: Texts = setting(
+        ("stem", "layer1"),
+        "parts that do not learn: stem, layer1 … layer4, backbone, transformer, heads, detr, mask_head; "
         "beside what the stage freezes by its nature",
     )
-    lr_drop: float | None = Field(
-        default=None,
-        gt=0,
-        description="the epoch after which learning rates fall to a tenth; below 1: a share of the run; null: never",
+    lr_drop: float | None = setting(
+        None, "the epoch after which learning rates fall to a tenth; below 1: a share of the run; null: never", gt=0
     )
-    early_stopping: Whole | None = Field(
-        default=None, ge=1, description="stop after so many evaluations without a better one; null: never"
+    early_stopping: Whole | None = setting(
+        None, "stop after so many evaluations without a better one; null: never", ge=1
     )
-    mask_queries: Literal["matched", "confident"] = Field(
-        default="matched",
-        description="mask_head only: which queries' masks learn, those matched to a target, or of these the confident",
+    mask_queries: Literal["matched", "confident"] = setting(
+        "matched", "mask_head only: which queries' masks learn, those matched to a target, or of these the confident"
     )
-    threshold: float = Field(
-        default=0.85, ge=0, le=1, description="mask_head only: how sure a query must be for `mask_queries: confident`"
+    threshold: float = setting(
+        0.85, "mask_head only: how sure a query must be for `mask_queries: confident`", ge=0, le=1
     )
-    ema: float | None = Field(
-        default=None,
-        gt=0,
-        lt=1,
-        description="decay of an average of the weights that is evaluated and saved instead, such as 0.9998",
+    ema: float | None = setting(
+        None, "decay of an average of the weights that is evaluated and saved instead, such as 0.9998", gt=0, lt=1
     )
-    repeat_factor: float | None = Field(
-        default=None,
+    repeat_factor: float | None = setting(
+        None,
+        "photos with a class that is in less than this share of photos are seen more often; null: all once",
         gt=0,
         le=1,
-        description="photos with a class that is in less than this share of photos are seen more often; "
-        "null: all once",
     )
     training_arguments: dict[str, Any]
 

@@ -14,7 +14,7 @@ from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment
 from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.dataset.coco_panoptic import read_ids, read_split
 from hf_detr_panoptic.dataset.writer import DatasetWriter
-from hf_detr_panoptic.errors import DatasetError, HfDetrPanopticError, ImageError, ModelError
+from hf_detr_panoptic.errors import DatasetError, HfDetrPanopticError, ImageError, ModelError, RecipeError
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.predict import GRID_ROWS, PredictionFolder, find_photos, find_truth, predict
 
@@ -248,7 +248,7 @@ def test_a_bad_setting_takes_nothing_away(photos, tmp_path, settings):
     predict(Told(), [photos], PredictionFolder(out))
     before = {name: (out / name).read_bytes() for name in files(out)}
     model = Told()
-    with pytest.raises(ModelError, match=next(iter(settings))):
+    with pytest.raises(RecipeError, match=next(iter(settings))):
         predict(model, [photos], PredictionFolder(out, overwrite=True), settings=settings)
     assert model.seen == []
     assert {name: (out / name).read_bytes() for name in files(out)} == before

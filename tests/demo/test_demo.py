@@ -108,7 +108,7 @@ def test_the_recipe_is_the_demos_wherever_it_lies(tmp_path: Path) -> None:
     assert recipe.data.unannotated == "auto"
     assert [stage.name for stage in recipe.stages.to_run] == ["detection", "mask_head"]
     plain = demo_recipe(DemoSettings(), Place(Path("demo")))
-    assert (plain.model, plain.data.images) == ("demo/teacher", "demo/site/photos")  # as the YAML has them
+    assert (plain.model, plain.data.images) == ("demo/teacher", Path("demo/site/photos"))  # as the YAML has them
 
 
 # --- what is measured

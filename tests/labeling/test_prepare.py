@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import shutil
+import textwrap
 from pathlib import Path
 
 import datasets
@@ -17,6 +18,8 @@ from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.dataset.check import check_dataset
 from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
 from hf_detr_panoptic.errors import DatasetError, HfDetrPanopticError, LabelError, ModelError, RecipeError
+from hf_detr_panoptic.recipe import Recipe
+from hf_detr_panoptic.labeling.prepare import run
 
 SPACE = LabelSpace(
     [
@@ -217,6 +220,36 @@ def test_yaml_says_the_same_as_flags_and_flags_override(site: Path, tmp_path: Pa
     space = read_dataset(tmp_path / "a/site")["train"].space
     assert {"misc", "traffic", "lorry", "pipe", "crack"} <= set(space.names)
     assert "car" not in space.names
+
+
+def test_a_recipe_says_all_that_prepare_can_say(site: Path, tmp_path: Path, tiny_labeler: Path) -> None:
+    """Masks of grey values, as of concrete defects: without `values` nobody knows what 127 is."""
+    (tmp_path / "masks").mkdir()
+    for number, path in enumerate(sorted((site / "photos").iterdir())):
+        mask = np.zeros(Image.open(path).size[::-1], dtype=np.uint8)
+        mask[5:20, 5:20], mask[25:30, 5:20] = 127, 254 if number % 2 else 127
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{path.stem}.png")
+    text = f"""
+        output: {tmp_path / "run"}
+        seed: 5
+        data:
+          images: {site / "photos"}
+          annotations: {tmp_path / "masks"}
+          labeler: {tiny_labeler}
+          values: {{127: spalling, 254: rust}}
+          stuff: [rust]
+          instances: whole
+          max_size: 48
+          batch_size: 2
+    """
+    (tmp_path / "recipe.yaml").write_text(textwrap.dedent(text))
+    recipe = Recipe.load(tmp_path / "recipe.yaml")
+    done = run(recipe.prepare)
+    assert done.settings.folder == tmp_path / "run" / "data" == recipe.prepared_folder
+    assert done.settings.seed == 5
+    assert (done.tally.segments["spalling", "custom"], done.tally.segments["rust", "custom"]) == (6, 3)
+    assert not done.space[done.space.index("rust")].isthing
+    assert {max(record.size) for split in read_dataset(tmp_path / "run/data").values() for record in split} == {48}
 
 
 def test_a_dry_run_needs_no_model_and_writes_nothing(site: Path, tmp_path: Path, capsys) -> None:
