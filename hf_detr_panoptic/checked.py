@@ -185,7 +185,8 @@ def answer(error: ValidationError, cls: type[Settings], data: Any) -> tuple[KeyP
         name = str(first["loc"][-1])
         return path, f"the key {name} is no text", f"Write '{name}' in quotes."
     if kind == "model_type":
-        return path, _no_mapping(path, value), "Write `name: value`, one a line."
+        what = f"{dotted(path) or 'a recipe'} is {_shown(value)}, not a mapping of settings"
+        return path, what, "Write `name: value`, one a line."
     assert info is not None
     if kind == "missing" and isinstance(first["loc"][-1], str):  # not one of a pair
         return path[:-1], f"{path[-1]!r} is missing", f"It says {info.description}."
@@ -223,6 +224,8 @@ def _misfit(name: str, info: FieldInfo, value: Any, error: ErrorDetails) -> tupl
     if isinstance(value, str) and known:
         return f"{name} cannot be {value!r}", did_you_mean(value, known)
     fix = f"Write {type_in_words(info.annotation)}{f', such as {info.examples[0]}' if info.examples else ''}."
+    if any(typing.get_origin(kind) is dict for kind in alternatives(info.annotation)):
+        fix += " After a flag: name=value."
     if isinstance(value, bool) or (isinstance(value, list) and any(isinstance(entry, bool) for entry in value)):
         fix += " YAML takes yes, no, on and off for true and false: put a name like that in quotes."
     return f"{name} is {_shown(value)}", fix
@@ -250,10 +253,6 @@ def _marks(info: FieldInfo) -> Iterator[Any]:
         for mark in getattr(kind, "__metadata__", ()):
             yield from mark.metadata if isinstance(mark, FieldInfo) else [mark]
         todo += get_args(kind)
-
-
-def _no_mapping(path: KeyPath, value: Any) -> str:
-    return f"{dotted(path) or 'a recipe'} is {_shown(value)}, not a mapping of settings"
 
 
 def _shown(value: Any) -> str:

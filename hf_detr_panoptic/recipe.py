@@ -396,7 +396,7 @@ def _keys(cls: type[Settings], path: KeyPath) -> Iterator[RecipeKey]:
         if name == "stages" and cls is Recipe:
             continue
         inner = settings_in(info.annotation)
-        default = "" if info.is_required() or (inner and info.default is not None) else _shown(info.default)
+        default = "" if info.is_required() or (inner and info.default is not None) else _as_yaml(info.default)
         yield RecipeKey((*path, name), type_in_words(info.annotation), default, meaning_of(info))
         for block in inner:
             yield from _keys(block, (*path, name))
@@ -411,18 +411,18 @@ def _stage_keys() -> Iterator[RecipeKey]:
 
 def _per_stage(values: Mapping[str, Any]) -> str:
     """One default, or "detection 1e-4, mask_head 1e-4, finetune 1e-5"."""
-    shown = {stage: _shown(value) for stage, value in values.items()}
+    shown = {stage: _as_yaml(value) for stage, value in values.items()}
     if len(set(shown.values())) > 1:
         return ", ".join(f"{stage} {value}" for stage, value in shown.items())
     return shown[STAGES[0]]
 
 
-def _shown(value: Any) -> str:
+def _as_yaml(value: Any) -> str:
     value = plain(value)
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):
-        return f"[{', '.join(_shown(entry) for entry in value)}]"
+        return f"[{', '.join(_as_yaml(entry) for entry in value)}]"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -589,7 +589,7 @@ def add_flags(
         kinds = alternatives(info.annotation)
         words = meaning_of(info)
         if not info.is_required() and info.default not in (None, (), {}, False):
-            words += f" ({default.format(_shown(info.default))})"
+            words += f" ({default.format(_as_yaml(info.default))})"
         options: dict[str, Any] = {"help": words.replace("%", "%%")}
         if bool in kinds:
             options |= {"action": "store_const", "const": True}

@@ -550,7 +550,7 @@ class Stages(Settings):
         return tuple(stage for stage in self if not stage.skip)
 
 
-def unknown_in_a_stage(key: str) -> str:
+def unknown_in_a_stage(key: object) -> str:
     """What to write instead of a key that a stage does not have."""
     return did_you_mean(key, [*Stage.keys(), *arguments_class().model_fields])
 
@@ -566,7 +566,7 @@ def _checked_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
             if name in GONE:
                 written = str(value).lower() if isinstance(value, bool) else value
                 raise wrong(f"TrainingArguments has no {name!r} any more", GONE[name].format(value=written), name)
-            raise wrong(f"unknown key {name!r}", unknown_in_a_stage(name), name)
+            raise wrong(f"unknown key {name!r}", unknown_in_a_stage(name), str(name))
         if value is False and "no" in words_of(known[name].annotation):
             content[name] = "no"  # what YAML makes of `eval_strategy: no`
         if name == "max_steps" and value in (-1, None):
