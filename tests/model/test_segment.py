@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import DetrForSegmentation
 
-from hf_detr_panoptic.errors import ImageError, ModelError
+from hf_detr_panoptic.errors import ImageError, ModelError, RecipeError
 from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.model import segment as module
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
@@ -270,7 +270,7 @@ def test_a_threshold_below_the_floor_is_refused(model):
     kept = module.keep_masks(model, photo(60, 80), floor=0.5)
     with pytest.raises(ModelError, match=r"0\.4 is below 0\.5"):
         kept.map(0.4)
-    with pytest.raises(ModelError, match="0 to 1"):
+    with pytest.raises(RecipeError, match="at least 0 and at most 1"):
         kept.map(1.5)
-    with pytest.raises(ModelError, match="0 to 1"):
+    with pytest.raises(RecipeError, match="at least 0 and at most 1"):
         module.keep_masks(model, photo(60, 80), floor=-1)
