@@ -43,7 +43,6 @@ from hf_detr_panoptic.demo.demo import (
     demo_recipe,
     label,
     measure,
-    rules_of,
     settle,
     take_photos,
     teacher_of,
@@ -176,7 +175,7 @@ class Site:
             return
         self._prepare()
         if not any(line["kind"] == "labels" for line in lines):
-            rules = mergings(rules_of(self._recipe()))
+            rules = mergings(self._recipe().prepare.rules)
             for name, quality in merged_quality(labelled_photos(self.place), rules).items():
                 self._add("labels", name, pq=quality)
         for name in sorted(names, key=list(VARIANTS).index):
@@ -202,14 +201,15 @@ class Site:
         recipe = scaled(self._recipe(variant.flags), self.scale)
         data, start = self.place.data, self.place.teacher
         if variant.labels is not None:
-            data = relabelled(self.place, variant.labels, rules_of(recipe), folder / "data")
+            data = relabelled(self.place, variant.labels, recipe.prepare.rules, folder / "data")
         if variant.fresh_rows:
             start = with_fresh_rows(start, folder / "start", self.settings.seed)
         saved = 0.0
         if variant.after is not None:
             recipe, saved = gone_on(recipe, self._folder("pipeline") / "run", variant.after)
             start = Path(recipe.model)
-        recipe = recipe.changed(data=str(data), model=str(start), output=str(folder / "run"))
+        places = {"data": str(data), "model": str(start), "output": str(folder / "run")}
+        recipe = recipe.model_copy(update=places)  # unchecked: perhaps no stage is left to run
         final = folder / "run" / "final"
         began = time.perf_counter()
         if variant.stock:
@@ -236,7 +236,7 @@ def gone_on(recipe: Recipe, run: Path, last: str) -> tuple[Recipe, float]:
     taken = [stage.name for stage in recipe.stages][: STAGES.index(last) + 1]
     stages = {name: getattr(recipe.stages, name).changed(skip=True) for name in taken}
     ends = [StageEnd.read(stage_folder(run, name)) for name in taken]
-    left = recipe.changed(model=str(ends[-1].folder), stages=recipe.stages.changed(**stages))
+    left = recipe.model_copy(update={"model": str(ends[-1].folder), "stages": recipe.stages.changed(**stages)})
     return left, sum(end.seconds or 0 for end in ends)
 
 
