@@ -18,8 +18,8 @@ from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.dataset.check import check_dataset
 from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
 from hf_detr_panoptic.errors import DatasetError, HfDetrPanopticError, LabelError, ModelError, RecipeError
+from hf_detr_panoptic.labeling.prepare import prepare_dataset
 from hf_detr_panoptic.recipe import Recipe
-from hf_detr_panoptic.labeling.prepare import run
 
 SPACE = LabelSpace(
     [
@@ -244,7 +244,7 @@ def test_a_recipe_says_all_that_prepare_can_say(site: Path, tmp_path: Path, tiny
     """
     (tmp_path / "recipe.yaml").write_text(textwrap.dedent(text))
     recipe = Recipe.load(tmp_path / "recipe.yaml")
-    done = run(recipe.prepare)
+    done = prepare_dataset(recipe.prepare)
     assert done.settings.folder == tmp_path / "run" / "data" == recipe.prepared_folder
     assert done.settings.seed == 5
     assert (done.tally.segments["spalling", "custom"], done.tally.segments["rust", "custom"]) == (6, 3)
