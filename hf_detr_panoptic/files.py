@@ -1,4 +1,4 @@
-"""Files: all of one or nothing, JSON that says where it is broken, and paths that may be shown to others."""
+"""Files: all of one or nothing, JSON and YAML that say where they are broken, and paths that may be shown."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import contextlib
 import csv
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 
-from .errors import HfDetrPanopticError
+import yaml
+
+from .errors import HfDetrPanopticError, RecipeError
 
 
 @contextlib.contextmanager
@@ -126,3 +129,110 @@ def without_paths(value: Any) -> Any:
         kind: type[PurePath] = PureWindowsPath if PureWindowsPath(value).drive else Path
         return f"…/{kind(value).name}"
     return value
+
+
+# --- YAML
+
+# YAML 1.1, as PyYAML reads it, takes 1e-4 for text.
+_FLOAT = re.compile(r"^[-+]?(?:\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$")
+
+
+class _Loader(yaml.SafeLoader):
+    pass
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+for _tool in (_Loader, _Dumper):  # the dumper too, so that the text "1e-4" is written in quotes
+    _tool.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.Node:
+    # Unquoted, PyYAML writes a line break such as U+0085 as it is, and reads a space.
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _text)
+
+
+def read_yaml(path: str | Path, what: str = "the recipe") -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+    """The mapping in a file, and the line of each of its keys; `what` is what messages call it."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"it cannot be read as text ({error})", where=str(path)) from None
+    lines: dict[tuple[str, ...], int] = {}
+    try:
+        node = yaml.compose(text, _Loader)
+        if node is not None:
+            _note_lines(node, (), lines, str(path))
+        data = yaml.load(text, _Loader)  # a SafeLoader
+    except yaml.YAMLError as error:
+        raise _syntax_error(error, path) from None
+    except RecursionError:
+        raise RecipeError("this is not YAML that can be read: too deep", where=str(path)) from None
+    if data is None:
+        raise RecipeError(
+            f"{what} is empty", where=str(path), fix="Start from a copy of one of ours, such as construction.yaml."
+        )
+    if not isinstance(data, dict):
+        kind = "a list" if isinstance(data, list) else repr(data)[:60]
+        raise RecipeError(
+            f"{what} is {kind}, not a mapping of settings", where=str(path), fix="Write `name: value`, one a line."
+        )
+    return data, lines
+
+
+def read_value(text: str) -> Any:
+    """What a text means in YAML: 5, 1e-4, true, [a, b], {a: b}; text that is no YAML is itself."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        return text
+
+
+def _note_lines(node: yaml.Node, path: tuple[str, ...], lines: dict[tuple[str, ...], int], source: str) -> None:
+    """Lines of all keys; a key that stands twice is an error here, where YAML silently takes the later one."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: dict[str, int] = {}
+    for key, value in node.value:
+        name = str(key.value)
+        line = key.start_mark.line + 1
+        if name in seen and name != "<<":
+            raise RecipeError(
+                f"the key {name!r} stands twice, in lines {seen[name]} and {line}",
+                where=", ".join(filter(None, [source, ".".join(path)])),
+                fix="Keep one of them.",
+            )
+        seen[name] = line
+        lines[(*path, name)] = line
+        _note_lines(value, (*path, name), lines, source)
+
+
+def _syntax_error(error: yaml.YAMLError, path: Path) -> RecipeError:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error)
+    where = f"{path}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(path)
+    fix = (
+        "Indent with spaces."
+        if "\\t" in problem
+        else "See this line and the one before it: indentation, quotes, colons."
+    )
+    return RecipeError(f"this is not YAML ({problem})", where=where, fix=fix)
+
+
+def write_yaml(data: dict[str, Any], path: Path, header: str = "") -> None:
+    """Atomically; a `header` of several lines becomes comments."""
+    comment = "".join(f"# {line}\n" if line else "#\n" for line in header.splitlines())
+    text = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    write_text(path, f"{comment}\n{text}" if comment else text)
+
+
+def yaml_line(name: str, value: Any) -> str:
+    """`name: value` on one line, whatever the value."""
+    text = yaml.dump({name: value}, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=float("inf"))
+    return text.strip()[1:-1]

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.errors import RecipeError
-from hf_detr_panoptic.recipe import Recipe, find_recipe, read_yaml, recipe_keys, recipe_names, recipe_schema
+from hf_detr_panoptic.files import read_yaml
+from hf_detr_panoptic.recipe import Recipe, find_recipe, recipe_keys, recipe_names, recipe_schema
 from hf_detr_panoptic.settings import (
     STAGES,
     Augmentation,

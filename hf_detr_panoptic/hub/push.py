@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DatasetError, HfDetrPanopticError, HubError, RunError, clear_errors
-from ..files import write_bytes, write_text
-from ..recipe import write_yaml
+from ..files import write_bytes, write_text, write_yaml
 from ..text import count_of
 from ..training.run_folder import RECIPE, Run, stage_folder
 from .repository import (

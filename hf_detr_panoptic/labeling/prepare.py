@@ -349,7 +349,7 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
             fix=str(labelled.problems[0]) if labelled.problems else None,
         )
     orders, space = label_space(settings, answers.space, inputs.custom)
-    names = orders.mapping(answers.space)
+    names, rules = orders.mapping(answers.space), settings.rules
     earlier = Earlier.of(settings.folder)
     divided = share_out(settings, inputs, photos, earlier.parts) if splitting else None
     parts = divided.assignment if divided else {photo.name: earlier.parts.get(photo.name, "train") for photo in photos}
@@ -363,7 +363,7 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
     def merge(photo: Photo) -> _Merged | Problem:
         marked = inputs.marked.get(photo.name)
         try:
-            merged = overlay(answers.read(photo.digest), marked.marks if marked else (), space, names, settings.rules)
+            merged = overlay(answers.read(photo.digest), marked.marks if marked else (), space, names, rules)
         except AnnotationError as error:
             if settings.strict:
                 raise

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DatasetError, RecipeError, RunError, did_you_mean
 from ..evaluation.table import write_per_class
-from ..files import parse_json, read_json, write_json
+from ..files import parse_json, read_json, read_yaml, write_json
 from ..labels import LabelSpace
-from ..recipe import Recipe, read_yaml
+from ..recipe import Recipe
 from ..settings import STAGES, Prepare
 from ..text import and_more
 from . import checkpoints
