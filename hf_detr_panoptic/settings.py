@@ -423,8 +423,11 @@ class Stage(Settings):
         "beside what the stage freezes by its nature",
     )
     lr_drop: float | None = setting(
-        None, "the epoch after which learning rates fall to a tenth; below 1: a share of the run; null: never", gt=0
+        None,
+        "the epoch after which learning rates fall, see lr_drop_to; below 1: a share of the run; null: never",
+        gt=0,
     )
+    lr_drop_to: float = setting(0.1, "what is left of the learning rates after lr_drop", gt=0, lt=1)
     early_stopping: Whole | None = setting(
         None, "stop after so many evaluations without a better one; null: never", ge=1
     )

@@ -103,7 +103,7 @@ def test_the_rest_of_the_recipe_stays(tmp_path: Path) -> None:
         (["--stuff", "a"], "the command line", "Did you mean --data.stuff?"),
         (["--threshold", "0.5"], "the command line", "--data.threshold or --postprocess.threshold or --stages.mask_h"),
         (["--stages.mask_hed.lr_drop", "3"], "the flag --stages.mask_hed.lr_drop", "Did you mean 'mask_head'?"),
-        (["--stages.mask_head.lr_drp", "3"], "the flag --stages.mask_head.lr_drp", "Did you mean 'lr_drop'?"),
+        (["--stages.mask_head.lr_drp", "3"], "the flag --stages.mask_head.lr_drp", "Did you mean 'lr_drop'"),
         (["--data.thresold", "3"], "the flag --data.thresold", "Did you mean 'threshold'"),
         (["--data.threshold", "9"], "the flag --data.threshold", "more than 1"),
         (["--data", "x", "--data.threshold", ".9"], "the flag --data.threshold", "data is 'x' in the recipe"),

@@ -19,7 +19,7 @@ from hf_detr_panoptic.settings import Augmentation, Prepare, Stage
     ("stage", "settings", "key", "what"),
     [
         ("detection", {"num_train_epoch": 3}, "num_train_epoch", "Did you mean 'num_train_epochs'?"),
-        ("detection", {"lr_drpo": 3}, "lr_drpo", "Did you mean 'lr_drop'?"),
+        ("detection", {"lr_drpo": 3}, "lr_drpo", "Did you mean 'lr_drop'"),
         ("detection", {"num_train_epochs": "many"}, "num_train_epochs", "Write a number"),
         ("detection", {"num_train_epochs": -3}, "num_train_epochs", "not above 0"),
         ("detection", {"num_train_epochs": 0}, "num_train_epochs", "skip: true"),

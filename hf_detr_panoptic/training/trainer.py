@@ -30,8 +30,6 @@ from .batch_size import evaluation_memory_error, ran_out_of_memory
 from .callbacks import Cost
 from .sampling import RankBatches, RepeatSampler, WithFillers, collate_for_training, is_filler, repeat_factors
 
-DROP = 0.1
-
 
 def parameter_groups(model: nn.Module, weight_decay: float, backbone_learning_rate: float | None) -> list[Any]:
     """The parameters that train, the backbone's last; frozen ones are in no group. All decay, as in the paper."""
@@ -45,21 +43,21 @@ def parameter_groups(model: nn.Module, weight_decay: float, backbone_learning_ra
     return [group for group in (rest, backbone) if group["params"]]
 
 
-def dropping_rate(warmup_steps: int, drop_step: int | None) -> Callable[[int], float]:
-    """The factor of the learning rates before each optimizer step: a linear rise, 1, and a tenth once dropped."""
+def dropping_rate(warmup_steps: int, drop_step: int | None, left: float) -> Callable[[int], float]:
+    """The factor of the learning rates before each optimizer step: a linear rise, 1, and what is left once dropped."""
 
     def factor(step: int) -> float:
         risen = min(1.0, (step + 1) / (warmup_steps + 1))
-        return risen * (DROP if drop_step is not None and step >= drop_step else 1.0)
+        return risen * (left if drop_step is not None and step >= drop_step else 1.0)
 
     return factor
 
 
 def drop_schedule(
-    optimizer: torch.optim.Optimizer, warmup_steps: int, drop_step: int | None
+    optimizer: torch.optim.Optimizer, warmup_steps: int, drop_step: int | None, left: float
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """A scheduler for `dropping_rate`."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, dropping_rate(warmup_steps, drop_step))
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, dropping_rate(warmup_steps, drop_step, left))
 
 
 def trainable_line(name: str, model: nn.Module) -> str:
@@ -289,7 +287,8 @@ class PanopticTrainer(Trainer):
         if self.lr_scheduler is None:
             drop = self.stage.drop_step(num_training_steps, self.steps_per_epoch)
             warmup = self.args.get_warmup_steps(num_training_steps)
-            self.lr_scheduler = drop_schedule(optimizer or self.optimizer, warmup, drop)  # type: ignore[arg-type]
+            left = self.stage.lr_drop_to
+            self.lr_scheduler = drop_schedule(optimizer or self.optimizer, warmup, drop, left)  # type: ignore[arg-type]
             self._created_lr_scheduler = True
         return self.lr_scheduler
 

@@ -205,9 +205,9 @@ def test_the_backbone_has_a_rate_of_its_own(model_folder: Path) -> None:
 
 
 def test_the_rate_rises_and_drops() -> None:
-    factor = dropping_rate(warmup_steps=3, drop_step=6)
+    factor = dropping_rate(warmup_steps=3, drop_step=6, left=0.1)
     assert [round(factor(step), 4) for step in range(8)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 0.1, 0.1]
-    assert dropping_rate(0, None)(10**6) == 1.0
+    assert dropping_rate(0, None, 0.1)(10**6) == 1.0
 
 
 def test_the_rate_drops_at_its_epoch(model_folder: Path, splits: Splits, tmp_path: Path) -> None:
@@ -221,6 +221,9 @@ def test_the_rate_drops_at_its_epoch(model_folder: Path, splits: Splits, tmp_pat
     trainer_for(model_folder, splits, tmp_path, "mask_head", [Rates()], **settings).train()
     # Seven photos in batches of two: four steps an epoch.
     assert rates == pytest.approx([1e-4] * 8 + [1e-5] * 4)
+    rates.clear()
+    trainer_for(model_folder, splits, tmp_path / "half", "mask_head", [Rates()], **settings, lr_drop_to=0.5).train()
+    assert rates == pytest.approx([1e-4] * 8 + [5e-5] * 4)
 
 
 def test_confident_queries_alone_learn_masks(model_folder: Path, splits: Splits) -> None:
