@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from .. import __version__
 from ..dataset.check import Report, check_dataset
@@ -41,9 +41,6 @@ _ROWS = 500  # of a list
 VOID, UNSURE, TINY, CONFLICT = 0.2, 0.9, 64, (0.1, 0.9)
 SURE = 0.85  # the labeler's answers that can contradict a mark: it keeps others, down to a floor
 _COPIES = ("copy-across", "copy-within", "near-copy-across")  # these have a section of their own
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)

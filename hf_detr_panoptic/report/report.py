@@ -111,9 +111,9 @@ def _facts(stage: StageReport) -> Iterator[str]:
         yield f"best {name} {percent(stage.best)}" + (
             "" if stage.best_epoch is None else f" at epoch {stage.best_epoch:g}"
         )
-        yield f"last {percent(stage.last)}"
+        yield f"last {percent(stage.last, NOTHING)}"
     elif stage.last is not None:
-        yield f"{name} {percent(stage.last)} at its end"
+        yield f"{name} {percent(stage.last, NOTHING)} at its end"
     yield f"{stage.steps:,} steps"
     if stage.seconds is not None:
         yield duration(stage.seconds)
@@ -242,7 +242,6 @@ def main(args: argparse.Namespace) -> int:
     Of a dataset: classes, splits, who knows the pixels, copies and leaks, and the photos, the most suspicious first.
     Of a run: curves, quality by class, what is taken for what, and truth | prediction | difference, the worst first.
     """
-
     if args.limit is not None and args.limit < 0:
         raise HfDetrPanopticError(f"--limit is {args.limit}", fix="Give 0 or more.")
     out: Path = args.out or args.folder / NAME

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HfDetrPanopticError, ModelError
-from ..files import write_text
 
 if TYPE_CHECKING:
     from ..model.modeling import DetrForPanopticSegmentation
@@ -29,7 +28,7 @@ def trace_photo(
 ) -> Trace:
     """One photo's trace, with its page and pictures in `out`."""
     from ..errors import clear_errors
-    from ..files import write_bytes
+    from ..files import write_bytes, write_text
     from ..images import open_image
     from ..preprocess import as_pixels
     from .pictures import story

@@ -21,6 +21,7 @@ from ..model.mask_head import masks_for, shared_mask_features
 from ..model.postprocess import Kept, choose_queries, postprocess, valid_cells, without_duplicates
 from ..panoptic_map import PanopticMap
 from ..settings import Postprocess
+from ..text import count_of
 
 if TYPE_CHECKING:
     from ..model.modeling import DetrForPanopticSegmentation
@@ -225,7 +226,7 @@ def _traced_shapes(
         stride = _stride(canvas, (mask[-2], mask[-1]))
         rows.append(TracedShape(6, f"kept masks{name}", "choose_queries", mask, mask, stride, "surer than threshold"))
         size = (panoptic.height, panoptic.width)
-        count = f"{len(panoptic.segments)} segments" if len(panoptic.segments) != 1 else "1 segment"
+        count = count_of(len(panoptic.segments), "segment")
         rows.append(TracedShape(7, f"map{name}", "postprocess", size, size, None, f"the best mask a pixel: {count}"))
     return tuple(sorted(rows, key=lambda row: row.move))
 
