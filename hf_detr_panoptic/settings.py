@@ -286,7 +286,10 @@ class Augmentation(Settings):
 
 
 class Losses(Settings):
-    """What each loss weighs in the total, by the suffix of its name in the loss dict; the defaults are the paper's."""
+    """What each loss weighs in the total, by the suffix of its name in the loss dict; the defaults are the paper's.
+
+    `partial` and `partial_things` say what the class loss asks where nobody has looked for some of the classes.
+    """
 
     ce: float = setting(1.0, "class", ge=0)
     bbox: float = setting(5.0, "L1 of boxes", ge=0)
@@ -294,6 +297,12 @@ class Losses(Settings):
     mask: float = setting(1.0, "focal loss of masks", ge=0)
     dice: float = setting(1.0, "dice loss of masks", ge=0)
     no_object: float = setting(0.1, "the class loss of queries that found nothing", ge=0)
+    partial: bool = setting(
+        True, "on a photo that is incomplete for some classes, a query that found nothing may also say one of these"
+    )
+    partial_things: bool = setting(
+        False, "and there a query whose target is a thing that the labeler named may say one of these, too"
+    )
 
 
 class Postprocess(Settings):

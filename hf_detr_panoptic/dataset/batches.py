@@ -75,7 +75,13 @@ class PanopticDataset(Dataset[dict[str, Any]]):
         ids = draw.ids(panoptic.ids)
         return {
             "pixel_values": draw.photo(pixels, self.preprocess),
-            "labels": make_labels(ids, panoptic.segments, image_id=row.image_id, where=row.where),
+            "labels": make_labels(
+                ids,
+                panoptic.segments,
+                image_id=row.image_id,
+                where=row.where,
+                things=panoptic.space.thing_labels,
+            ),
         }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import torch
 from torchvision.transforms.v2 import functional as tvf
 
 from ..errors import DatasetError
-from ..panoptic_map import Segment, boxes_of_ids
+from ..panoptic_map import SEGMENT_SOURCES, Segment, boxes_of_ids
 from ..preprocess import Preprocess, Size
 from ..settings import Augmentation
 
@@ -152,12 +152,18 @@ def rng_of(*key: object) -> random.Random:
 
 
 def make_labels(
-    ids: npt.NDArray[np.int32], segments: Iterable[Segment], *, image_id: int | str, where: str | None = None
+    ids: npt.NDArray[np.int32],
+    segments: Iterable[Segment],
+    *,
+    image_id: int | str,
+    where: str | None = None,
+    things: Collection[int] = (),
 ) -> dict[str, Any]:
     """What the model should find on a photo whose map, resized with it, is `ids`: int32 [h, w].
 
     `panoptic` is the map itself; `class_labels` int64 [N], `segment_ids` int64 [N], `iscrowd` int64 [N], `scores`
     float32 [N], `boxes` float32 [N, 4]: centre, width and height as shares of the map, tight around its pixels.
+    `sources` int64 [N]: places in SEGMENT_SOURCES; `isthing` int64 [N]: whether the label is among `things`.
     Segments without a pixel are left out. An id that is not among the segments is an error.
     """
     found = boxes_of_ids(ids)
@@ -181,6 +187,8 @@ def make_labels(
         "segment_ids": torch.tensor([segment.id for segment in kept], dtype=torch.int64),
         "iscrowd": torch.tensor([int(segment.crowd) for segment in kept], dtype=torch.int64),
         "scores": torch.tensor([segment.score for segment in kept], dtype=torch.float32),
+        "sources": torch.tensor([SEGMENT_SOURCES.index(segment.source) for segment in kept], dtype=torch.int64),
+        "isthing": torch.tensor([int(segment.label in things) for segment in kept], dtype=torch.int64),
         "valid_size": torch.tensor([height, width]),
         "image_id": torch.tensor(image_id) if isinstance(image_id, int) else image_id,
     }
