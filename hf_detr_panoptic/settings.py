@@ -248,6 +248,19 @@ class Augmentation(Settings):
         "most, such as [0.1, 2.0]; of what is larger a window is kept",
     )
     jitter_size: Side | None = setting(None, "the window of scale_jitter; null: 1024")
+    paste: float = setting(
+        0.0, "how often things that you marked on other training photos are pasted in, before all else", ge=0, le=1
+    )
+    paste_most: Side = setting(3, "how many at most")
+    paste_scale: Annotated[tuple[float, float], Field(strict=False)] = setting(
+        (0.8, 1.25), "how large, against their size in their own photo: least and most"
+    )
+    paste_shift: float = setting(
+        0.08, "how far up or down from their own height in the photo, as a share of it; sideways anywhere", ge=0, le=1
+    )
+    paste_classes: Names | None = setting(
+        None, "of which classes; null: all your things. Leave out what lies on one background only, such as cracks"
+    )
 
     PAPER: ClassVar[Mapping[str, Any]] = {
         "short_sides": tuple(range(480, 801, 32)),
@@ -261,7 +274,7 @@ class Augmentation(Settings):
     def _can_be_drawn(self) -> Self:
         if self.crop and () in (self.crop_sides, self.short_sides):
             raise wrong("crop needs short_sides and crop_sides", "Write `crop: 0` to do without.", "crop")
-        for key in ("crop_window", "scale_jitter"):
+        for key in ("crop_window", "scale_jitter", "paste_scale"):
             pair = getattr(self, key)
             if pair and not 0 < pair[0] <= pair[1]:
                 shown = " to ".join(f"{value:g}" for value in pair)

@@ -6,7 +6,7 @@ import hashlib
 import random
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,13 @@ import torch
 from torchvision.transforms.v2 import functional as tvf
 
 from ..errors import DatasetError
-from ..panoptic_map import SEGMENT_SOURCES, Segment, boxes_of_ids
-from ..preprocess import Preprocess, Size
+from ..images import open_image
+from ..panoptic_map import SEGMENT_SOURCES, PanopticMap, Segment, boxes_of_ids
+from ..preprocess import Preprocess, Size, as_pixels
 from ..settings import Augmentation
+
+if TYPE_CHECKING:
+    from .batches import Row
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in torchvision and Pillow
 
@@ -80,8 +84,8 @@ class Draw:
     def ids(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """int32 [H, W] → int32 [h, w]: each pixel the id at its own centre, which is where bilinear looks too."""
         top, left, height, width = self.window
-        rows = top + _centres(height, self.size[0])
-        columns = left + _centres(width, self.size[1])
+        rows = top + centres(height, self.size[0])
+        columns = left + centres(width, self.size[1])
         return ids[rows][:, columns[::-1] if self.flip else columns]
 
     def _tinted(self, values: torch.Tensor, levels: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
@@ -136,13 +140,26 @@ def _jittered(augmentation: Augmentation, height: int, width: int, rng: random.R
     return window, (new[0], new[1])
 
 
-def _centres(old: int, new: int) -> npt.NDArray[np.int64]:
+def centres(old: int, new: int) -> npt.NDArray[np.int64]:
     """The pixel of `old` in which the centre of each pixel of `new` lies.
 
     Torch's "nearest-exact" in whole numbers. Its plain "nearest" takes the upper left corner instead, and so shifts
     the map against the photo by up to half a pixel, to the right and downwards.
     """
     return (2 * np.arange(new, dtype=np.int64) + 1) * old // (2 * new)
+
+
+def photo_of(row: Row, panoptic: PanopticMap) -> torch.Tensor:
+    """A row's photo, uint8 [3, H, W], which must be as large as its map."""
+    pixels = as_pixels(open_image(row.photo))
+    height, width = pixels.shape[-2:]
+    if (height, width) != (panoptic.height, panoptic.width):
+        raise DatasetError(
+            f"the photo is {width}×{height}, its map {panoptic.width}×{panoptic.height}",
+            where=row.where,
+            fix="Scale marks and photo together; `hf-detr-panoptic check` finds all such photos.",
+        )
+    return pixels
 
 
 def rng_of(*key: object) -> random.Random:

@@ -20,6 +20,7 @@ from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..dataset.batches import PanopticDataset
+from ..dataset.paste import labels_to_paste
 from ..errors import DatasetError, HfDetrPanopticError, RecipeError, did_you_mean, says_a_full_disk
 from ..evaluation.evaluate import box_precision, panoptic_quality
 from ..labels import LabelSpace
@@ -191,6 +192,7 @@ def run_stages(
     speak: Say = say if state.is_main_process else _silent
     chosen = chosen_stages(recipe, start, stop)
     check_splits(splits, chosen)
+    labels_to_paste(splits.space, recipe.augmentation.paste_classes)
     check_arguments(chosen, state.device)
     if estimate:
         with tempfile.TemporaryDirectory() as scratch:  # a Trainer makes its folder at once
