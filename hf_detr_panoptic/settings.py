@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -397,6 +398,9 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     "finetune": ("pq", "sq", "rq", "pq_things", "pq_stuff"),
 }
 
+# Where min_steps has made a run longer, each evaluation and checkpoint stands for at least so many steps.
+EVAL_EVERY = 250
+
 # Keys of one stage alone: elsewhere they would do nothing.
 ONLY_IN: Mapping[str, str] = {"mask_queries": "mask_head", "threshold": "mask_head"}
 
@@ -464,9 +468,26 @@ class Stage(Settings):
     )
     repeat_factor: float | None = setting(
         None,
-        "photos with a class that is in less than this share of photos are seen more often; null: all once",
+        "photos with one of your classes that is in less than this share of photos are seen more often; "
+        "null: all once",
         gt=0,
         le=1,
+    )
+    marked_share: float | None = setting(
+        None,
+        "this share of each batch are photos on which you marked something, the rest others; an epoch keeps its "
+        "length; null: all once",
+        gt=0,
+        le=1,
+    )
+    min_steps: Whole | None = setting(
+        None, "train longer where that makes fewer optimizer steps than this: so few photos need more epochs", ge=1
+    )
+    eval_every: Whole | None = setting(
+        None,
+        "evaluations and checkpoints at the ends of epochs wait until so many steps have passed; "
+        f"null: {EVAL_EVERY} with min_steps, else none waits",
+        ge=1,
     )
     training_arguments: dict[str, Any]
 
@@ -526,6 +547,23 @@ class Stage(Settings):
     def with_arguments(self, **training_arguments: Any) -> Stage:
         """The same stage with some TrainingArguments replaced, unchecked: for what is found out at run time."""
         return self.model_copy(update={"training_arguments": {**self.training_arguments, **training_arguments}})
+
+    def length(self, steps_per_epoch: int) -> dict[str, float]:
+        """TrainingArguments' num_train_epochs, or max_steps, once `min_steps` is reached: in whole epochs."""
+        least = self.min_steps or 0
+        if "max_steps" in self.training_arguments:
+            return {"max_steps": max(self.training_arguments["max_steps"], least)}
+        epochs: float = self.training_arguments["num_train_epochs"]
+        enough = epochs * steps_per_epoch >= least
+        return {"num_train_epochs": epochs if enough else math.ceil(least / steps_per_epoch)}
+
+    def evaluates_after(self, step: int, steps_per_epoch: int, total_steps: int) -> bool:
+        """Whether the epoch that ends with this step is evaluated and saved: the first after each `eval_every` steps.
+
+        The last one always is.
+        """
+        every = self.eval_every or (EVAL_EVERY if self.min_steps else 1)
+        return step >= total_steps or step // every > max(step - steps_per_epoch, 0) // every
 
     def drop_step(self, total_steps: int, steps_per_epoch: float) -> int | None:
         """After how many optimizer steps the learning rates fall to a tenth; None: never, or after the last."""
@@ -612,6 +650,12 @@ def _check_together(name: str, theirs: Mapping[str, Any], ours: Mapping[str, Any
         raise wrong("bf16 and fp16 are both asked for", "Keep one of them.", "fp16")
     if ours.get("lr_drop") is not None and "lr_scheduler_type" in theirs:
         raise wrong("lr_drop and lr_scheduler_type both rule the learning rate", "Keep one of them.", "lr_drop")
+    if ours.get("marked_share") is not None and ours.get("repeat_factor") is not None:
+        raise wrong(
+            "marked_share and repeat_factor both say how often a photo is seen", "Keep one of them.", "repeat_factor"
+        )
+    if ours.get("eval_every") is not None and theirs.get("eval_strategy", "epoch") != "epoch":
+        raise wrong("eval_every is for evaluations at the ends of epochs", "Write `eval_steps`.", "eval_every")
     if theirs.get("dataloader_num_workers") == 0:
         for key in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
             if theirs.get(key):
