@@ -14,18 +14,18 @@ from markupsafe import escape
 from hf_detr_panoptic.report.report import AT_ONCE, dataset_report, duration, run_report
 from hf_detr_panoptic.report.values import (
     Advice,
-    Card,
+    ConfusionTable,
     Curve,
     DatasetClass,
     DatasetPage,
-    Mixed,
     Pair,
     Part,
+    PhotoCard,
     Remark,
     RunClass,
     RunPage,
     Score,
-    Skipped,
+    SkippedPhoto,
     StageReport,
     Thumbnail,
 )
@@ -70,8 +70,8 @@ class Page(HTMLParser):
         return sum(tag == name for tag, _ in self.tags)
 
 
-def a_card(place: int = 0) -> Card:
-    return Card(f"{EVIL}{place}", "train", (PICTURE, PICTURE), (0,), (EVIL,), (EVIL,), EVIL)
+def a_card(place: int = 0) -> PhotoCard:
+    return PhotoCard(f"{EVIL}{place}", "train", (PICTURE, PICTURE), (0,), (EVIL,), (EVIL,), EVIL)
 
 
 def a_dataset(cards: int = 2) -> DatasetPage:
@@ -86,7 +86,7 @@ def a_dataset(cards: int = 2) -> DatasetPage:
         remarks=[Remark("error", EVIL, EVIL, 7, (EVIL,))],
         pairs=[Pair(EVIL, "train", "b.jpg", "val", False, 12)],
         pairs_total=1,
-        skipped=[Skipped(EVIL, EVIL, EVIL)],
+        skipped=[SkippedPhoto(EVIL, EVIL, EVIL)],
         skipped_total=900,
         settings=[(EVIL, EVIL)],
         advice=[Advice(EVIL, EVIL)],
@@ -122,7 +122,7 @@ def a_run(cards: int = 2) -> RunPage:
                 2048,
             )
         ],
-        mixed=Mixed([EVIL, "sky", "x"], [[3, 2, 0], [0, 5, 0], [0, 0, 0]], [4, 1, 0], [2, 0, 0]),
+        mixed=ConfusionTable([EVIL, "sky", "x"], [[3, 2, 0], [0, 5, 0], [0, 0, 0]], [4, 1, 0], [2, 0, 0]),
         cards=[a_card(place) for place in range(cards)],
         measured=EVIL,
         pictured=EVIL,
