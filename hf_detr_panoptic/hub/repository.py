@@ -119,16 +119,19 @@ _NAMES = ("labels", "keep", "drop", "merge", "rename", "things", "stuff", "label
 _NO_PATHS = (*_NAMES, "group_pattern", "pattern", "values")
 
 
-def without_places(data: Any, here: Path, people: Iterable[str]) -> Any:
+def without_private_paths(data: Any, here: Path, people: Iterable[str]) -> Any:
     """A recipe's plain data with every path relative, and without the names of people in it.
 
     A path below `here` stays as it is seen from there; of any other its last part is left.
     """
     names = {name.casefold() for name in people}
     if isinstance(data, Mapping):
-        return {key: value if key in _NO_PATHS else without_places(value, here, names) for key, value in data.items()}
+        return {
+            key: value if key in _NO_PATHS else without_private_paths(value, here, names)
+            for key, value in data.items()
+        }
     if isinstance(data, list | tuple):
-        return [without_places(value, here, names) for value in data]
+        return [without_private_paths(value, here, names) for value in data]
     return _relative(data, here, names) if isinstance(data, str) else data
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import DatasetError, HfDetrPanopticError, clear_errors
 from ..text import duration, percent
 from .charts import Chart, line_chart
-from .pages import NOTHING, base64, environment
+from .pages import NOTHING, base64, templates
 from .values import DatasetPage, PhotoCard, RunPage, StageReport
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def _html(page: DatasetPage | RunPage, **values: Any) -> str:
     here = resources.files(__package__)
     style, script = (here.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     later = [each for card in page.cards[AT_ONCE:] for each in card.thumbnails]
-    template = environment(__package__).get_template("report.html.j2")
+    template = templates(__package__).get_template("report.html.j2")
     html = template.render(
         page=page,
         at_once=AT_ONCE,

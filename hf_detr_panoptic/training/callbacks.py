@@ -394,7 +394,7 @@ class Trackers:
 
     def show(self, title: str, predictions: Sequence[tuple[Row, PanopticMap]], step: int) -> None:
         """Truth and prediction of a few photos, side by side."""
-        picture = grid(predictions)
+        picture = truth_beside_prediction(predictions)
         self._each("log_images", lambda name, tracker: _log_picture(name, tracker, title, picture, step))
 
     def finish(self) -> None:
@@ -409,7 +409,7 @@ class Trackers:
                 del self._trackers[name]
 
 
-def grid(predictions: Sequence[tuple[Row, PanopticMap]]) -> Image.Image:
+def truth_beside_prediction(predictions: Sequence[tuple[Row, PanopticMap]]) -> Image.Image:
     """A row a photo: the truth, and what the model makes of it."""
     from ..dataset.photos import shrunk
     from ..images import open_image

@@ -144,10 +144,10 @@ class RankBatches(Sampler[list[Key]]):
             if len(chunk) == together:
                 yield chunk[self.rank * self.size : (self.rank + 1) * self.size]
             else:
-                yield share_out(chunk, self.rank, self.processes) or [(*chunk[0], True)]
+                yield share_of(chunk, self.rank, self.processes) or [(*chunk[0], True)]
 
 
-def share_out(items: Sequence[Any], rank: int, processes: int) -> list[Any]:
+def share_of(items: Sequence[Any], rank: int, processes: int) -> list[Any]:
     """A process's part of items that do not come out even; parts differ by one at most."""
     return list(items[rank * len(items) // processes : (rank + 1) * len(items) // processes])
 

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 from markupsafe import escape
 
-from hf_detr_panoptic.report.report import AT_ONCE, dataset_report, duration, run_report
+from hf_detr_panoptic.report.report import AT_ONCE, dataset_report, run_report
 from hf_detr_panoptic.report.values import (
     Advice,
     ConfusionTable,
@@ -219,8 +219,3 @@ def test_empty_pages_say_so() -> None:
     for words in ("There is no photo to show", "Nothing was skipped", "No photo is there twice", "Nothing: lists"):
         assert words in nothing
     assert "Nothing was written down" in run_report(RunPage("r", "panoptic quality", [], {}, [], []))
-
-
-def test_duration() -> None:
-    said = [duration(seconds) for seconds in (0.4, 59.6, 3599, 7500)]
-    assert said == ["0 s", "1 min 00 s", "59 min 59 s", "2 h 05 min"]
