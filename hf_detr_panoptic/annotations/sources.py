@@ -177,8 +177,8 @@ class Folder(Source):
 
     @cached_property
     def _all(self) -> tuple[str, ...]:
-        found = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
-        return tuple(sorted(name for name in found if not _is_hidden(name)))
+        names = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
+        return tuple(sorted(name for name in names if not _is_hidden(name)))
 
     @property
     def refused(self) -> tuple[AnnotationError, ...]:

@@ -13,17 +13,17 @@ OURS = LabelSpace([Category("sky", False), Category("beam", True), Category("pip
 
 
 def test_classes_are_matched_by_name_and_the_rest_is_void(dataset) -> None:
-    (first, *_) = list(mixed(read_split(dataset), OURS, folder="coco"))
-    assert first.name == "coco/p0.jpg"
-    assert first.map.space == OURS
-    assert {(s.id, OURS[s.label].name) for s in first.map.segments} == {(300, "sky"), (1, "pipe"), (70_000, "pipe")}
+    ((name, _, panoptic), *_) = list(mixed(read_split(dataset), OURS, folder="coco"))
+    assert name == "coco/p0.jpg"
+    assert panoptic.space == OURS
+    assert {(s.id, OURS[s.label].name) for s in panoptic.segments} == {(300, "sky"), (1, "pipe"), (70_000, "pipe")}
     sky_only = LabelSpace([Category("sky", False)])
-    assert [mix.map.areas() for mix in mixed(read_split(dataset), sky_only)] == [{300: 1200}] * 3
+    assert [panoptic.areas() for _, _, panoptic in mixed(read_split(dataset), sky_only)] == [{300: 1200}] * 3
 
 
 def test_names_may_be_translated(dataset) -> None:
-    (first, *_) = list(mixed(read_split(dataset), OURS, {"pipe": "beam", "sky": None}, min_known=0.25))
-    assert {(s.id, OURS[s.label].name) for s in first.map.segments} == {(1, "beam"), (70_000, "beam")}
+    ((_, _, panoptic), *_) = list(mixed(read_split(dataset), OURS, {"pipe": "beam", "sky": None}, min_known=0.25))
+    assert {(s.id, OURS[s.label].name) for s in panoptic.segments} == {(1, "beam"), (70_000, "beam")}
     with pytest.raises(DatasetError, match="Did you mean 'beam'"):
         list(mixed(read_split(dataset), OURS, {"pipe": "beem"}))
 
@@ -39,7 +39,7 @@ def test_stuff_of_two_names_that_become_one_is_one_segment(tmp_path, photo) -> N
     ids = np.ones((40, 60), dtype=np.int32)
     ids[:10] = 2
     with DatasetWriter(tmp_path / "set", theirs) as writer:
-        map = PanopticMap(ids, [Segment(1, 0), Segment(2, 1)], theirs)
-        writer.add("train", "a.jpg", photo(tmp_path / "a.jpg"), map)
-    (mix,) = mixed(read_split(tmp_path / "set"), OURS, {"sky-other": "sky", "clouds": "sky"})
-    assert mix.map.areas() == {1: 2400}
+        panoptic = PanopticMap(ids, [Segment(1, 0), Segment(2, 1)], theirs)
+        writer.add("train", "a.jpg", photo(tmp_path / "a.jpg"), panoptic)
+    ((_, _, panoptic),) = mixed(read_split(tmp_path / "set"), OURS, {"sky-other": "sky", "clouds": "sky"})
+    assert panoptic.areas() == {1: 2400}
