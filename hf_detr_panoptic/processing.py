@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -326,24 +326,7 @@ class DetrPanopticProcessor:
         if scene is None:
             pixels: torch.Tensor = self.preprocess(as_pixels(_photo(photo)))
             return {"pixel_values": pixels}
-        row = _Shown(image_id, _photo(photo), scene)
-        return PanopticDataset([row], self.preprocess)[0]  # type: ignore[list-item]
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """A photo with its map, as a dataset's rows are."""
-
-    image_id: int | str
-    photo: Image.Image
-    scene: PanopticMap
-
-    @property
-    def where(self) -> str:
-        return f"image {self.image_id}"
-
-    def map(self) -> PanopticMap:
-        return self.scene
+        return PanopticDataset([], self.preprocess).item(_photo(photo), scene, image_id, f"image {image_id}")
 
 
 # --- maps as columns

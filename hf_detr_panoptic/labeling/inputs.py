@@ -243,7 +243,7 @@ def read_inputs(settings: Prepare) -> Inputs:
         raise DatasetError(
             f"none of the {len(everything)} photos can be used ({read.description})",
             where=str(settings.images),
-            fix=_first(problems) or "Is this the folder whose photos were marked?",
+            fix=f"First: {problems[0]}" if problems else "Is this the folder whose photos were marked?",
         )
     return Inputs(names, marked, unannotated, tuple(problems), read.names, read.description)
 
@@ -348,7 +348,3 @@ def label_space(settings: Prepare, labeler: LabelSpace, custom: Sequence[str]) -
 def mark_counts(inputs: Inputs) -> Counter[str]:
     """Marks of each custom class."""
     return Counter(mark.name for photo in inputs.marked.values() for mark in photo.marks if not mark.void)
-
-
-def _first(problems: Sequence[Problem]) -> str | None:
-    return f"First: {problems[0]}" if problems else None

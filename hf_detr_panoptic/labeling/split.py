@@ -376,7 +376,8 @@ def main(args: argparse.Namespace) -> int:
     from ..dataset.writer import reassign
 
     dataset = read_dataset(args.dataset, args.photos)
-    previous = _assignment(read_dataset(args.keep)) if args.keep else None
+    kept = read_dataset(args.keep) if args.keep else {}
+    previous = {record.file_name: name for name in PARTS if name in kept for record in kept[name]}
     result = split(
         _classes(dataset),
         args.fraction,
@@ -396,10 +397,6 @@ def main(args: argparse.Namespace) -> int:
         reassign(args.dataset, result.assignment)
     print(f"next: hf-detr-panoptic check {args.out or args.dataset}")
     return 0
-
-
-def _assignment(dataset: Mapping[str, PanopticSplit]) -> dict[str, str]:
-    return {record.file_name: name for name, split in dataset.items() if name in PARTS for record in split}
 
 
 def _classes(dataset: Mapping[str, PanopticSplit]) -> dict[str, set[str]]:
