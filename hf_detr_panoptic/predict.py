@@ -38,7 +38,7 @@ def find_photos(
 
     Pictures in `besides` are left out: what was drawn last time is not a photo.
     """
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     seen: set[Path] = set()
     problems: list[HfDetrPanopticError] = []
     written = besides.resolve() if besides else None
@@ -55,10 +55,10 @@ def find_photos(
                 continue
             name = photo.relative_to(path).as_posix() if path.is_dir() else photo.name
             seen.add(real)
-            found[_free(name, real, found)] = real
-    if not found and not problems:
+            paths[_free(name, real, paths)] = real
+    if not paths and not problems:
         raise ImageError("there is no photo", where=", ".join(map(str, given)), fix="Give photos, or their folder.")
-    return found, problems
+    return paths, problems
 
 
 class Truth:
@@ -340,13 +340,13 @@ def predict(
         raise HfDetrPanopticError(f"batch_size is {batch_size}", fix="Give 1 or more.")
     # Raises before earlier predictions are removed; the model has this same check, but photo by photo.
     Postprocess(**{name: value for name, value in (settings or {}).items() if name != "precision"})
-    found, problems = find_photos(photos, besides=folder.path)
+    paths, problems = find_photos(photos, besides=folder.path)
     known = find_truth(truth)
     loaded = loaded_model(model, stuff)
-    listed = list(found.items())
+    listed = list(paths.items())
     chunks = [listed[start : start + batch_size] for start in range(0, len(listed), batch_size)]
-    bar = progress_bar(total=len(found), what="predicting", show=progress)
-    with folder.writing(loaded.label_space, known, found), bar:
+    bar = progress_bar(total=len(paths), what="predicting", show=progress)
+    with folder.writing(loaded.label_space, known, paths), bar:
         for pictures in read_ahead(_opened, chunks, threads=1, ahead=1):
             readable = [(name, picture) for name, picture in pictures if isinstance(picture, Image.Image)]
             problems += [error for _, error in pictures if isinstance(error, HfDetrPanopticError)]

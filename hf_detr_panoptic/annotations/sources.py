@@ -82,9 +82,9 @@ def entries(parent: Any, key: str, where: str) -> Sequence[dict[str, Any]]:
     listed = parent.get(key)
     if not isinstance(listed, list):
         raise AnnotationError(f"'{key}' is {shown(listed)}, not a list", where=where, fix="Export it again.")
-    for place, entry in enumerate(listed):
+    for index, entry in enumerate(listed):
         if not isinstance(entry, dict):
-            raise AnnotationError(f"{key}[{place}] is {shown(entry)}, not an object", where=where)
+            raise AnnotationError(f"{key}[{index}] is {shown(entry)}, not an object", where=where)
     return listed
 
 
