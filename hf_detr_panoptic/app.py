@@ -488,9 +488,9 @@ def main(args: argparse.Namespace) -> int:
         examples, problems = find_photos(given)
         if problems:
             raise problems[0]
-        for photo in examples:
-            image_size(photo.path)  # a visitor should not be the first to see that it is no photo
-        app = build_app(app_model(args.model, stuff), title=args.title, examples=[photo.path for photo in examples])
+        for path in examples.values():
+            image_size(path)  # a visitor should not be the first to see that it is no photo
+        app = build_app(app_model(args.model, stuff), title=args.title, examples=list(examples.values()))
         print(f"{serve(app, args.port)}  (Ctrl-C ends it)", flush=True)
         app.block_thread()
     return 0

@@ -230,7 +230,7 @@ def _remarks(report: Report) -> list[Remark]:
 
 def _answers(folder: Path) -> AutoLabels | None:
     try:
-        return AutoLabels.found(folder / "autolabels")
+        return AutoLabels.in_folder(folder / "autolabels")
     except DatasetError:
         return None
 
