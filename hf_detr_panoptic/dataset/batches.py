@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
+from ..images import open_image
 from ..panoptic_map import PanopticMap, Segment
 from ..preprocess import Preprocess, pad
 from ..settings import Augmentation
 from .paste import Donors
-from .transforms import Draw, make_labels, photo_of, rng_of
+from .transforms import Draw, make_labels, pixels_of, rng_of
 
 
 class Row(Protocol):
@@ -62,22 +64,23 @@ class PanopticDataset(Dataset[dict[str, Any]]):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         row = self.rows[index]
         panoptic = row.map()
-        pixels = photo_of(row, panoptic)
+        return self.item(open_image(row.photo), panoptic, row.image_id, row.where, epoch)
+
+    def item(
+        self, photo: Image.Image, panoptic: PanopticMap, image_id: int | str, where: str, epoch: int = 0
+    ) -> dict[str, Any]:
+        """What `dataset[epoch, index]` is for a row of these."""
+        pixels = pixels_of(photo, panoptic, where)
         if self.donors is not None:
-            rng = rng_of(self.seed, epoch, row.image_id, "paste")
-            pixels, panoptic = self.donors.paste(pixels, panoptic, row.image_id, rng)
-        rng = rng_of(self.seed, epoch, row.image_id)
+            rng = rng_of(self.seed, epoch, image_id, "paste")
+            pixels, panoptic = self.donors.paste(pixels, panoptic, image_id, rng)
+        rng = rng_of(self.seed, epoch, image_id)
         draw = Draw.of(self.augmentation, panoptic.height, panoptic.width, self.preprocess, rng)
         ids = draw.ids(panoptic.ids)
+        things = panoptic.space.thing_labels
         return {
             "pixel_values": draw.photo(pixels, self.preprocess),
-            "labels": make_labels(
-                ids,
-                panoptic.segments,
-                image_id=row.image_id,
-                where=row.where,
-                things=panoptic.space.thing_labels,
-            ),
+            "labels": make_labels(ids, panoptic.segments, image_id=image_id, where=where, things=things),
         }
 
 

@@ -14,11 +14,12 @@ import torch
 from torchvision.transforms.v2 import functional as tvf
 
 from ..errors import LabelError, did_you_mean
+from ..images import open_image
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap, Segment
 from ..preprocess import Size
 from ..settings import Augmentation
-from .transforms import centres, photo_of
+from .transforms import centres, pixels_of
 
 if TYPE_CHECKING:
     from .batches import Row
@@ -112,7 +113,7 @@ class Donors:
             mask = panoptic.ids[rows][:, columns[::-1] if flip else columns] == donor.segment_id
             if not mask.any():
                 continue
-            cut = photo_of(row, panoptic)[:, top:bottom, left:right]
+            cut = pixels_of(open_image(row.photo), panoptic, row.where)[:, top:bottom, left:right]
             cut = tvf.resize(cut, list(new), antialias=True)
             # Things stand on the ground: how far down a thing reaches is what makes its place plausible.
             foot = round((bottom / panoptic.height + shift) * size[0])

@@ -6,21 +6,18 @@ import hashlib
 import random
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torchvision.transforms.v2 import functional as tvf
 
 from ..errors import DatasetError
-from ..images import open_image
 from ..panoptic_map import SEGMENT_SOURCES, PanopticMap, Segment, boxes_of_ids
 from ..preprocess import Preprocess, Size, as_pixels
 from ..settings import Augmentation
-
-if TYPE_CHECKING:
-    from .batches import Row
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in torchvision and Pillow
 
@@ -149,14 +146,14 @@ def centres(old: int, new: int) -> npt.NDArray[np.int64]:
     return (2 * np.arange(new, dtype=np.int64) + 1) * old // (2 * new)
 
 
-def photo_of(row: Row, panoptic: PanopticMap) -> torch.Tensor:
-    """A row's photo, uint8 [3, H, W], which must be as large as its map."""
-    pixels = as_pixels(open_image(row.photo))
+def pixels_of(photo: Image.Image, panoptic: PanopticMap, where: str) -> torch.Tensor:
+    """A photo as uint8 [3, H, W], which must be as large as its map."""
+    pixels = as_pixels(photo)
     height, width = pixels.shape[-2:]
     if (height, width) != (panoptic.height, panoptic.width):
         raise DatasetError(
             f"the photo is {width}×{height}, its map {panoptic.width}×{panoptic.height}",
-            where=row.where,
+            where=where,
             fix="Scale marks and photo together; `hf-detr-panoptic check` finds all such photos.",
         )
     return pixels
@@ -183,18 +180,18 @@ def make_labels(
     `sources` int64 [N]: places in SEGMENT_SOURCES; `isthing` int64 [N]: whether the label is among `things`.
     Segments without a pixel are left out. An id that is not among the segments is an error.
     """
-    found = boxes_of_ids(ids)
-    found.pop(0, None)
-    kept = [segment for segment in segments if segment.id in found]
-    if len(kept) != len(found):
-        unlisted = sorted(found.keys() - {segment.id for segment in kept})
+    tight = boxes_of_ids(ids)
+    tight.pop(0, None)
+    kept = [segment for segment in segments if segment.id in tight]
+    if len(kept) != len(tight):
+        unlisted = sorted(tight.keys() - {segment.id for segment in kept})
         raise DatasetError(
             f"id {unlisted[0]} is in the pixels but not in the list",
             where=where,
             fix="List the segment, or paint it void (0); `hf-detr-panoptic check` finds all of them.",
         )
     height, width = ids.shape
-    corners = torch.tensor([found[segment.id] for segment in kept], dtype=torch.float64).reshape(-1, 4)
+    corners = torch.tensor([tight[segment.id] for segment in kept], dtype=torch.float64).reshape(-1, 4)
     sizes = corners[:, 2:]
     boxes = torch.cat([corners[:, :2] + sizes / 2, sizes], 1) / torch.tensor([width, height, width, height])
     return {
