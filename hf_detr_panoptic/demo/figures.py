@@ -56,7 +56,7 @@ class Merging:
 
 def mergings(rules: OverlayRules) -> dict[str, Merging]:
     """All rules, each of them off, and all of them off."""
-    pasted = rules.changed(threshold=0.0, leakage=None, min_area=0)
+    pasted = rules.only_pasting()
     return {
         RULED: Merging(rules),
         "leakage kept": Merging(rules.changed(leakage=None)),

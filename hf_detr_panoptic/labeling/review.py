@@ -91,7 +91,7 @@ def reviewed(old: PanopticMap, marks: Sequence[Mark], space: LabelSpace) -> Revi
     """What a person made of a map. `space` has the map's classes, and maybe more."""
     before = old.relabelled(space)
     nothing = PanopticMap(np.zeros_like(before.ids), [], space)
-    drawn = overlay(nothing, marks, space, rules=OverlayRules(leakage=None, min_area=0, boxes="rectangle")).map
+    drawn = overlay(nothing, marks, space, rules=OverlayRules(boxes="rectangle").only_pasting()).map
     shared = shared_pixels(before, drawn)
     areas, new_areas = before.areas(), drawn.areas()
     segments: list[Segment] = []
