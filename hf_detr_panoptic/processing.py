@@ -337,6 +337,7 @@ class _Shown:
     image_id: int | str
     photo: Image.Image
     scene: PanopticMap
+    incomplete: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:

@@ -30,6 +30,10 @@ class Row(Protocol):
     def png(self) -> Path | bytes: ...
     @property
     def segments(self) -> Sequence[Segment]: ...
+    @property
+    def incomplete(self) -> tuple[str, ...]:
+        """The classes that nobody may have looked for on this photo: what lacks a mark may be one of them."""
+
     def map(self) -> PanopticMap: ...
 
 
@@ -75,7 +79,13 @@ class PanopticDataset(Dataset[dict[str, Any]]):
         ids = draw.ids(panoptic.ids)
         return {
             "pixel_values": draw.photo(pixels, self.preprocess),
-            "labels": make_labels(ids, panoptic.segments, image_id=row.image_id, where=row.where),
+            "labels": make_labels(
+                ids,
+                panoptic.segments,
+                image_id=row.image_id,
+                where=row.where,
+                incomplete=[panoptic.space.index(name) for name in row.incomplete],
+            ),
         }
 
 

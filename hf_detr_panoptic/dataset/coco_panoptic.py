@@ -51,6 +51,9 @@ KINDS = {
     "segment-id-twice": Kind("error", "a segment id is listed twice in an image", "Give each segment its own id."),
     "category-unknown": Kind("error", "a segment's category is not in the list", "Correct category_id."),
     "crowd-odd": Kind("warning", "iscrowd is not 0 or 1, or marks stuff", "Crowds are groups of things: use 0 or 1."),
+    "incomplete-odd": Kind(
+        "error", "'incomplete' of an image is no list of the categories' names", "List names, or leave the key out."
+    ),
     "score-odd": Kind("warning", "a score or a source makes no sense", "Scores run from 0 to 1."),
     # files
     "photo-missing": Kind("error", "a photo is missing", "Put it back, or take it off the list."),
@@ -282,6 +285,7 @@ class Record:
     """One photo of a dataset with its map: names now, pixels on demand.
 
     `size` is (height, width) as the JSON says, None where it does not; `entries` are its segments_info as they stand.
+    `incomplete`: the classes that nobody may have looked for on it, in the order of the categories.
     """
 
     image_id: int | str
@@ -293,6 +297,7 @@ class Record:
     labels: Mapping[int, int]
     files: SplitFiles
     original_file: str | None = None
+    incomplete: tuple[str, ...] = ()
 
     @property
     def photo(self) -> Path:
@@ -562,9 +567,21 @@ def _records(
             labels=labels,
             files=files,
             original_file=original if isinstance(original, str) else None,
+            incomplete=_incomplete(image, space, found.where, tell),
         )
     for image_id in images.keys() - seen:
         tell("image-unannotated", f"{where}, image {image_id}", images[image_id]["file_name"])
+
+
+def _incomplete(image: Mapping[str, Any], space: LabelSpace, where: str, tell: Tell) -> tuple[str, ...]:
+    names = image.get("incomplete", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        tell("incomplete-odd", where, repr(names)[:80])
+        return ()
+    for name in names:
+        if name not in space.names:
+            tell("incomplete-odd", where, f"there is no category {name!r}")
+    return tuple(name for name in space.names if name in names)
 
 
 def _size(image: Mapping[str, Any], where: str, tell: Tell) -> tuple[int, int] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -152,12 +152,18 @@ def rng_of(*key: object) -> random.Random:
 
 
 def make_labels(
-    ids: npt.NDArray[np.int32], segments: Iterable[Segment], *, image_id: int | str, where: str | None = None
+    ids: npt.NDArray[np.int32],
+    segments: Iterable[Segment],
+    *,
+    image_id: int | str,
+    where: str | None = None,
+    incomplete: Sequence[int] = (),
 ) -> dict[str, Any]:
     """What the model should find on a photo whose map, resized with it, is `ids`: int32 [h, w].
 
     `panoptic` is the map itself; `class_labels` int64 [N], `segment_ids` int64 [N], `iscrowd` int64 [N], `scores`
     float32 [N], `boxes` float32 [N, 4]: centre, width and height as shares of the map, tight around its pixels.
+    `incomplete` int64 [K]: the labels that nobody may have looked for here, empty where the photo is complete.
     Segments without a pixel are left out. An id that is not among the segments is an error.
     """
     found = boxes_of_ids(ids)
@@ -182,5 +188,6 @@ def make_labels(
         "iscrowd": torch.tensor([int(segment.crowd) for segment in kept], dtype=torch.int64),
         "scores": torch.tensor([segment.score for segment in kept], dtype=torch.float32),
         "valid_size": torch.tensor([height, width]),
+        "incomplete": torch.tensor(incomplete, dtype=torch.int64),
         "image_id": torch.tensor(image_id) if isinstance(image_id, int) else image_id,
     }

@@ -445,4 +445,5 @@ def _write(folder: Path, dataset: Mapping[str, PanopticSplit], assignment: Mappi
                     record.map(),
                     image_id=record.image_id if isinstance(record.image_id, int) else None,
                     original=record.original_file or record.file_name,
+                    incomplete=record.incomplete,
                 )
