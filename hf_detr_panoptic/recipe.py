@@ -190,6 +190,9 @@ class Recipe(Settings):
                 path = getattr(self.data, key)
                 if path is not None and not path.exists():
                     raise _missing(str(path), f"data.{key}")
+            if isinstance(self.data.looked_at, Path) and not self.data.looked_at.is_file():
+                fix = did_you_mean(str(self.data.looked_at), ("all", "marked"))
+                raise RecipeError(f"there is no file {str(self.data.looked_at)!r}", where="data.looked_at", fix=fix)
             if not self.data.images.is_dir():
                 raise RecipeError(f"{str(self.data.images)!r} is a file", where="data.images", fix="Name a folder.")
             names = {"model": self.model, "data.labeler": str(self.data.labeler)}

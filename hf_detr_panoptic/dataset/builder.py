@@ -118,7 +118,9 @@ class PanopticBuilder(datasets.GeneratorBasedBuilder):
 
     def _generate_examples(self, shards: list[list[dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
         for row in itertools.chain.from_iterable(shards):
-            columns = {key: row[key] for key in ("image_id", "file_name", "segments", "incomplete") if key in row}
+            columns: dict[str, Any] = {
+                key: row[key] for key in ("image_id", "file_name", "segments", "incomplete") if key in row
+            }
             yield str(row["image_id"]), {**columns, "image": row["photo"], "panoptic": Path(row["png"]).read_bytes()}
 
 

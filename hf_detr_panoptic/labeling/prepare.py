@@ -43,6 +43,7 @@ class Mixed(NamedTuple):
     name: str
     record: Record
     map: PanopticMap
+    incomplete: tuple[str, ...] = ()
 
 
 def mixed(
@@ -51,11 +52,13 @@ def mixed(
     names: Mapping[str, str | None] | None = None,
     folder: str = "mix",
     min_known: float = 0.5,
+    custom: Sequence[str] = (),
 ) -> Iterator[Mixed]:
     """The records in our space, classes matched by name; what we have no name for becomes void.
 
     `names` renames theirs to ours first. A photo of which less than `min_known` is left would teach little but void:
-    it is passed over.
+    it is passed over. It is incomplete for those of the `custom` classes, the person's, that its dataset has no
+    category of: nobody looked for them there.
     """
     unknown = sorted({name for name in (names or {}).values() if name is not None and name not in space.names})
     if unknown:
@@ -66,7 +69,10 @@ def mixed(
         fate = {old: new if new in space.names else None for old, new in fate.items()}
         ours = theirs.relabelled(space, fate).fused_stuff()
         if ours.segments and 1 - ours.void_area / ours.ids.size >= min_known:
-            yield Mixed(f"{folder}/{record.file_name}", record, ours)
+            known = set(fate.values())
+            unasked = {name for name in custom if name not in known} | {fate[name] for name in record.incomplete}
+            incomplete = tuple(name for name in space.names if name in unasked)
+            yield Mixed(f"{folder}/{record.file_name}", record, ours, incomplete)
 
 
 @dataclass
@@ -82,9 +88,11 @@ class Tally:
     dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
     boxes: Counter[str] = field(default_factory=Counter)
     mixed: int = 0
+    incomplete: int = 0
 
-    def add(self, part: str, merged: Overlay, encoded: EncodedMap) -> None:
+    def add(self, part: str, merged: Overlay, encoded: EncodedMap, incomplete: bool = False) -> None:
         self.photos[part] += 1
+        self.incomplete += incomplete
         self.pixels.update(merged.pixels)
         self.boxes.update(merged.boxes)
         for drop in merged.dropped:
@@ -99,6 +107,7 @@ class Tally:
         return {
             "photos": dict(sorted(self.photos.items())),
             "mixed": self.mixed,
+            **({"incomplete": self.incomplete} if self.incomplete else {}),
             "segments": {
                 name: {
                     source: self.segments[name, source] for source in ("custom", "auto") if self.segments[name, source]
@@ -179,7 +188,7 @@ class Prepared:
 
         rows = list(self.problems)
         if self.settings.unannotated == "skip" and self.settings.annotations is not None:
-            fix = "Mark it, or take it as the labeler sees it: --unannotated auto."
+            fix = "Mark it, or learn from it what the labeler sees: --unannotated learn (auto, if you looked at it)."
             rows += [Problem(name, "no annotation", fix) for name in self.inputs.unannotated]
         return [{"photo": row.photo, "what": row.what, "fix": row.fix or "", "where": row.where or ""} for row in rows]
 
@@ -236,6 +245,10 @@ def plain_settings(settings: Prepare) -> dict[str, Any]:
     del said["out"]
     for name in ("images", "annotations", "mix"):
         said[name] = said[name] and Path(said[name]).name
+    if isinstance(settings.looked_at, Path):
+        said["looked_at"] = settings.looked_at.name
+    elif settings.looked_at == "marked":
+        del said["looked_at"]  # a dataset without such photos has the bytes that it had before there was the word
     return said
 
 
@@ -259,9 +272,9 @@ def _dry_run(settings: Prepare) -> str:
         f"{count_of(len(photos), 'photo')} would be labelled by {_public_name(settings.labeler)}",
     ]
     if inputs.unannotated and settings.annotations is not None:
-        fate = "taken as the labeler sees them" if settings.unannotated == "auto" else "left out (--unannotated auto)"
         lines.append(
-            f"{count_of(len(inputs.unannotated), 'photo')} without annotation, {inputs.unannotated[0]} first: {fate}"
+            f"{count_of(len(inputs.unannotated), 'photo')} without annotation, {inputs.unannotated[0]} first: "
+            + _FATES[settings.unannotated]
         )
     counts = mark_counts(inputs)
     lines.append(f"{count_of(len(space), 'class')}, {len(inputs.custom)} of them yours:")
@@ -276,7 +289,7 @@ def _dry_run(settings: Prepare) -> str:
     lines += [f"  and of the labeler {len(things)} things: {and_more(things)}"] if things else []
     lines += [f"  and of the labeler {len(stuff)} stuff: {and_more(stuff)}"] if stuff else []
     if photos:
-        lines += ["", "split: " + str(share_out(settings, inputs, photos, earlier.parts).report)]
+        lines += ["", "split: " + str(share_out(settings, inputs, photos, earlier.shared_out).report)]
     lines += _remarks(settings, inputs, labeler)
     problems = [*inputs.problems, *unreadable]
     if problems:
@@ -285,18 +298,39 @@ def _dry_run(settings: Prepare) -> str:
     return "\n".join([*lines, "", "nothing was written; without --dry-run it will be"])
 
 
+_FATES = {
+    "skip": "left out (--unannotated learn, or auto)",
+    "auto": "taken as the labeler sees them",
+    "learn": "learnt from as the labeler sees them, and never validated",
+}
+
+
 def _remarks(settings: Prepare, inputs: Inputs, labeler: LabelSpace) -> list[str]:
-    """What the person should decide on: names that two classes carry, classes that are marked on some photos only."""
+    """What the person should decide on: names that two classes carry, photos that nobody may have looked at, classes
+    that are marked on some of the others only."""
     from .schemes import namesakes, partly_marked
 
     decided = {*settings.rename, *settings.drop}
     same = [str(entry) for entry in namesakes(inputs.custom, labeler) if entry.labeler not in decided]
-    partly = [str(entry) for entry in partly_marked(list(inputs.marked.values()))]
+    looked_at = [photo for name, photo in inputs.marked.items() if name not in inputs.incomplete]
+    partly = [str(entry) for entry in partly_marked(looked_at)]
     lines: list[str] = []
-    for remarks in (same, partly):
+    for remarks in (same, _unseen(inputs), partly):
         if remarks:
             lines += ["", *first_lines(remarks, _MOST, "more of this kind")]
     return lines
+
+
+def _unseen(inputs: Inputs) -> list[str]:
+    """One sentence on the photos that are incomplete, with the way to overrule."""
+    if not (count := len(inputs.incomplete)):
+        return []
+    carry, it, they = ("carries", "it", "it is") if count == 1 else ("carry", "them", "they are")
+    return [
+        f"{count} of {len(inputs.names)} photos {carry} no mark of yours, and nobody may have looked at {it} yet: "
+        f"{they} learnt from without a word on your classes, and never validation (--looked-at all if you did look, "
+        "or a file with the names of those you looked at)"
+    ]
 
 
 def _public_name(labeler: Any) -> str:
@@ -351,13 +385,19 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
     orders, space = label_space(settings, answers.space, inputs.custom)
     names, rules = orders.mapping(answers.space), settings.rules
     earlier = Earlier.of(settings.folder)
-    divided = share_out(settings, inputs, photos, earlier.parts) if splitting else None
-    parts = divided.assignment if divided else {photo.name: earlier.parts.get(photo.name, "train") for photo in photos}
+    divided = share_out(settings, inputs, photos, earlier.shared_out) if splitting else None
+    before = {photo.name: earlier.shared_out.get(photo.name, "train") for photo in photos}
+    parts = divided.assignment if divided else before | dict.fromkeys(inputs.incomplete, "train")
+    beside = set(divided.report.beside) if divided else set()
+    photos = [photo for photo in photos if photo.name not in beside]
     foreign = _foreign(settings)
     folder = _free_folder([photo.name for photo in photos])
     every = [*(photo.name for photo in photos), *(f"{folder}/{record.file_name}" for record in foreign)]
     stored, ids = stored_names(every, earlier.stored), _ids(every, earlier.ids)
     problems = [*inputs.problems, *labelled.problems]
+    problems += [
+        Problem(name, "nobody may have looked at it, and it is like a photo of val", _BESIDE) for name in beside
+    ]
     tally = Tally(space)
 
     def merge(photo: Photo) -> _Merged | Problem:
@@ -383,12 +423,26 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
                 problems.append(merged)
                 continue
             part = parts[photo.name]
+            incomplete = photo.name in inputs.incomplete
             writer.add(
-                part, stored[photo.name], merged.photo, merged.encoded, image_id=ids[photo.name], original=photo.name
+                part,
+                stored[photo.name],
+                merged.photo,
+                merged.encoded,
+                image_id=ids[photo.name],
+                original=photo.name,
+                incomplete=inputs.custom if incomplete else (),
             )
-            tally.add(part, merged.overlay, merged.encoded)
-        for name, record, map in mixed(foreign, space, names, folder):
-            writer.add("train", stored[name], record.photo, map, image_id=ids[name])
+            tally.add(part, merged.overlay, merged.encoded, incomplete)
+        for mix in mixed(foreign, space, names, folder, custom=inputs.custom):
+            writer.add(
+                "train",
+                stored[mix.name],
+                mix.record.photo,
+                mix.map,
+                image_id=ids[mix.name],
+                incomplete=mix.incomplete,
+            )
             tally.mixed += 1
     prepared = Prepared(settings, inputs, answers, space, photos, problems, divided.report if divided else None, tally)
     write_papers(prepared)
@@ -397,6 +451,7 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
     return prepared
 
 
+_BESIDE = "Mark it, or say that you looked at it: --looked-at."
 _DESCRIPTION = "Photos with what a person marked on them; a pretrained model labelled the rest."
 
 
@@ -406,7 +461,7 @@ def share_out(settings: Prepare, inputs: Inputs, photos: list[Photo], previous: 
     for photo in photos:
         marked = inputs.marked.get(photo.name)
         classes = {mark.name for mark in marked.marks if not mark.void} if marked else set()
-        infos.append(PhotoInfo(photo.name, classes, photo.fingerprint))
+        infos.append(PhotoInfo(photo.name, classes, photo.fingerprint, photo.name in inputs.incomplete))
     there = {photo.name for photo in photos}
     return split(
         infos,

@@ -113,16 +113,27 @@ _ANY = ""
 
 @dataclass(frozen=True)
 class PhotoInfo:
-    """What a split needs to know of a photo: its name, the classes that must be on both sides, what it looks like."""
+    """What a split needs to know of a photo: its name, the classes that must be on both sides, what it looks like.
+
+    `incomplete`: nobody may have looked at it, so that it can be learnt from, and nothing be measured on it.
+    """
 
     name: str
     classes: frozenset[str]
     fingerprint: Fingerprint | None = None
+    incomplete: bool = False
 
-    def __init__(self, name: str, classes: Iterable[str] = (), fingerprint: Fingerprint | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        classes: Iterable[str] = (),
+        fingerprint: Fingerprint | None = None,
+        incomplete: bool = False,
+    ) -> None:
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "classes", frozenset(classes))
         object.__setattr__(self, "fingerprint", fingerprint)
+        object.__setattr__(self, "incomplete", incomplete)
 
 
 @dataclass(frozen=True)
@@ -130,7 +141,9 @@ class SplitReport:
     """What the split had to do, and what it could not.
 
     counts: part → photos; classes: class → part → photos; only_in_train: classes of a single group; one_sided: classes
-    of several groups that still are on one side alone; leaks: ties that an earlier split has parted for good.
+    of several groups that still are on one side alone; leaks: ties that an earlier split has parted for good;
+    incomplete: photos that went to train for nobody may have looked at them; beside: those of them that belong with
+    photos of val or test.
     """
 
     counts: Mapping[str, int]
@@ -143,6 +156,8 @@ class SplitReport:
     leaks: tuple[Tie, ...]
     kept: int
     unmatched: tuple[str, ...]
+    incomplete: int = 0
+    beside: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         total = sum(self.counts.values())
@@ -152,6 +167,12 @@ class SplitReport:
             lines.append(
                 "nothing is left for val: each group is the only one of some class. Mark these on more photos."
             )
+        if self.incomplete:
+            lines.append(
+                f"{count_of(self.incomplete, 'photo')} that nobody may have looked at: train; shares are of the rest"
+            )
+        if self.beside:
+            lines.append(f"{len(self.beside)} of these are like photos of val or test, {self.beside[0]} first")
         if self.kept:
             lines.append(f"{self.kept} stay where an earlier split put them")
         if self.ties:
@@ -199,7 +220,8 @@ def split(
 
     Groups are indivisible. The rarest class is served first: a class of two groups or more is on both sides, a class
     of one group is in train. `previous` (name → part) never changes: new photos follow their group, the rest fill up.
-    `pattern` is a regular expression; photos whose names agree in its groups stay together.
+    `pattern` is a regular expression; photos whose names agree in its groups stay together. Incomplete photos are in
+    train whatever was before, and the shares are of the others.
     """
     _check(photos, fraction, test, previous)
     ordered = sorted(photos, key=lambda photo: photo.name)
@@ -207,12 +229,17 @@ def split(
     tied = list(ties(names, [photo.fingerprint for photo in ordered], pattern))
     groups = groups_of(names, tied)
     by_name = {photo.name: photo for photo in ordered}
+    complete = [[by_name[name] for name in group if not by_name[name].incomplete] for group in groups]
     sharing = _Sharing(
-        [_Group([by_name[name] for name in group], seed, previous or {}) for group in groups],
+        [_Group(photos, seed, previous or {}) for photos in complete if photos],
         {"train": 1 - fraction - test, "val": fraction, "test": test},
     )
     sharing.run()
     assignment = {name: (previous or {}).get(name, group.part) for group in sharing.groups for name in group.names}
+    measured = {name for name, part in assignment.items() if part != "train"}
+    incomplete = {photo.name for photo in ordered if photo.incomplete}
+    beside = {name for group in groups if measured.intersection(group) for name in incomplete.intersection(group)}
+    assignment |= dict.fromkeys(incomplete, "train")
     largest = max(groups, key=len, default=[])
     present = [part for part in PARTS if part != "test" or test or "test" in assignment.values()]
     classes = {name: Counter[str]() for name in sorted({c for photo in ordered for c in photo.classes})}
@@ -227,9 +254,15 @@ def split(
         ties=dict(sorted(Counter(tie.why for tie in tied).items())),
         only_in_train=tuple(name for name in classes if sharing.total[name] == 1 and classes[name]["train"]),
         one_sided=tuple(name for name in classes if sharing.total[name] > 1 and not _both_sides(classes[name])),
-        leaks=tuple(tie for tie in tied if assignment[tie.one] != assignment[tie.other]),
-        kept=sum(name in (previous or {}) for name in names),
+        leaks=tuple(
+            tie
+            for tie in tied
+            if assignment[tie.one] != assignment[tie.other] and not beside.intersection((tie.one, tie.other))
+        ),
+        kept=sum(name in (previous or {}) and name not in incomplete for name in names),
         unmatched=tuple(sorted(set(names) - pattern_keys(names, pattern).keys())) if pattern is not None else (),
+        incomplete=len(incomplete),
+        beside=tuple(sorted(beside)),
     )
     return Split(dict(sorted(assignment.items())), tuple(map(tuple, groups)), report)
 
@@ -397,6 +430,8 @@ def main(args: argparse.Namespace) -> int:
         _photos(dataset), args.fraction, seed=args.seed, previous=previous, test=args.test, pattern=args.group
     )
     print(result.report)
+    if result.report.beside:
+        print("they stay in train, where they flatter the figures a little: mark them, or take them out")
     if args.dry_run:
         print("nothing was changed")
         return 0
@@ -424,6 +459,7 @@ def _photos(dataset: Mapping[str, PanopticSplit]) -> Sequence[PhotoInfo]:
             record.file_name,
             {record.space[s.label].name for s in record.segments if s.source == "custom"},
             entry,
+            bool(record.incomplete),
         )
         for record, entry in zip(records, prints, strict=True)
     ]
