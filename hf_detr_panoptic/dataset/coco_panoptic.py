@@ -81,6 +81,11 @@ KINDS = {
     # the whole
     "class-unused": Kind("warning", "a class has no segment", "Drop it, or label some."),
     "class-untrained": Kind("warning", "a class is in val or test, but not in train", "Split again."),
+    "incomplete-measured": Kind(
+        "warning",
+        "nobody may have looked at a photo that is measured on",
+        "Its incomplete classes do not count there: look at it, or split again.",
+    ),
     "class-unmeasured": Kind("warning", "a class is in train, but not in val", "Split again, or label more photos."),
     "imbalance": Kind("warning", "classes are far from balanced", "Label more of the rare, or merge classes."),
     "copy-across": Kind("error", "the same photo is in two splits", "Split again: quality would be flattered."),

@@ -234,7 +234,8 @@ def write_papers(prepared: Prepared) -> None:
     record = prepared.to_dict()
     if not card.is_file() or MARKER in card.read_text(encoding="utf-8", errors="replace"):
         segments = {("", *key): count for key, count in prepared.tally.segments.items()}
-        contents = Contents(prepared.space, record["counts"]["photos"], segments, record)
+        incomplete = prepared.tally.incomplete
+        contents = Contents(prepared.space, record["counts"]["photos"], segments, record, incomplete)
         write_text(card, dataset_card(contents, out.resolve().name))
     write_json(out / "prepare.json", record, ascii_only=False)
 
@@ -444,6 +445,7 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
                 incomplete=mix.incomplete,
             )
             tally.mixed += 1
+            tally.incomplete += bool(mix.incomplete)
     prepared = Prepared(settings, inputs, answers, space, photos, problems, divided.report if divided else None, tally)
     write_papers(prepared)
     answers.sweep()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,17 @@ import pytest
 from made import save_photo, tree
 from PIL import Image
 
-from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment, prepare
+from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment, load_panoptic, prepare
 from hf_detr_panoptic.cli import main
+from hf_detr_panoptic.dataset.card import Contents, dataset_card
+from hf_detr_panoptic.dataset.check import check_dataset
 from hf_detr_panoptic.dataset.coco_panoptic import Record, read_dataset
 from hf_detr_panoptic.dataset.copies import fingerprint
 from hf_detr_panoptic.dataset.writer import DatasetWriter
 from hf_detr_panoptic.errors import DatasetError, RecipeError
 from hf_detr_panoptic.labeling.split import PhotoInfo, split
+from hf_detr_panoptic.preprocess import Preprocess
+from hf_detr_panoptic.processing import DetrPanopticProcessor
 from hf_detr_panoptic.settings import Prepare
 
 WALL = LabelSpace([Category("wall", False, source="auto")])
@@ -339,3 +344,91 @@ def test_where_all_are_marked_no_byte_speaks_of_it(site20: Path) -> None:
     assert plain.keys() == told.keys()
     assert {name for name in plain if plain[name] != told[name]} <= {"README.md", "report.html"}  # they show settings
     assert Image.open(site20 / "out/images/00.png").size == (60, 40)
+
+
+# --- out to CVAT and back
+
+
+def review(site: Path, change: Any = None, *words: str) -> dict[str, set[str]]:
+    assert main(["export-review", str(site / "out"), str(site / "r.zip"), "--format", "coco"]) == 0
+    with zipfile.ZipFile(site / "r.zip") as archive:
+        told = json.loads(archive.read("annotations/instances_default.json"))
+    if change:
+        change(told)
+    (site / "back.json").write_text(json.dumps(told))
+    back = [str(site / "out"), str(site / "back.json"), "--out", str(site / "new"), *words]
+    assert main(["import-review", *back]) == 0
+    return incomplete_in(site / "new")
+
+
+def test_a_review_that_changes_nothing_keeps_it(site20: Path) -> None:
+    prepared(site20)
+    assert review(site20) == {"train": NOT_MARKED}
+
+
+def test_whoever_changed_something_has_looked(site20: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def draw_a_pipe(told: Any) -> None:
+        numbers = {image["file_name"]: image["id"] for image in told["images"]}
+        pipe = next(entry["id"] for entry in told["categories"] if entry["name"] == "pipe")
+        shape = {"segmentation": [[5, 5, 25, 5, 25, 15, 5, 15]], "bbox": [5, 5, 20, 10], "area": 200, "iscrowd": 0}
+        mark = {"id": 9999, "image_id": numbers["00.png"], "category_id": pipe, **shape}
+        told["annotations"].append(mark)
+
+    prepared(site20)
+    assert review(site20, draw_a_pipe) == {"train": NOT_MARKED - {"00.png"}}
+    assert "1 photo looked at since: they count as complete" in capsys.readouterr().out
+
+
+def test_whoever_looked_and_changed_nothing_says_so(site20: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepared(site20)
+    (site20 / "seen.txt").write_text("00.png\n02.png\n")
+    assert review(site20, None, "--looked-at", str(site20 / "seen.txt")) == {"train": NOT_MARKED - {"00.png"}}
+    assert review(site20, None, "--looked-at", "all") == {}
+    (site20 / "seen.txt").write_text("0O.png\n")
+    words = ["import-review", site20 / "out", site20 / "back.json", "--out", site20 / "no"]
+    assert main([*map(str, words), "--looked-at", str(site20 / "seen.txt")]) == 2
+    assert "seen.txt, line 1: there is no photo '0O.png'" in capsys.readouterr().err
+
+
+# --- what is said of such a dataset
+
+
+def test_check_counts_them_and_warns_where_they_are_measured_on(site20: Path) -> None:
+    prepared(site20)
+    report = check_dataset(site20 / "out")
+    assert "train: 19 photos (16 that nobody may have looked at), " in str(report)
+    assert report.to_dict()["splits"]["train"]["incomplete"] == 16
+    assert "incomplete" not in report.to_dict()["splits"]["val"]
+    assert "incomplete-measured" not in report.findings
+    path = site20 / "out/annotations/panoptic_val.json"
+    content = json.loads(path.read_text())
+    content["images"][0]["incomplete"] = ["crack"]
+    path.write_text(json.dumps(content))
+    report = check_dataset(site20 / "out")
+    found = report.findings["incomplete-measured"]
+    assert (found.level, found.count) == ("warning", 1)
+    assert found.examples[0][1].endswith(".png: crack")
+    assert report.ok
+
+
+def test_cards_and_report_say_it(site20: Path) -> None:
+    prepared(site20)
+    sentence = "Nobody may have looked at 16 of the photos"
+    assert sentence in (site20 / "out/README.md").read_text()
+    published = dataset_card(Contents.read(site20 / "out", {}), "site", repository="me/site")
+    assert sentence in published
+    assert "| `incomplete` | the classes that nobody may have looked for on the photo |" in published
+    assert "Nobody may have looked at 16 of these photos" in (site20 / "out/report.html").read_text()
+    prepared(site20, "all", looked_at="all")
+    for name in ("README.md", "report.html"):
+        assert "Nobody may" not in (site20 / "all" / name).read_text()
+    assert "incomplete" not in dataset_card(Contents.read(site20 / "all", {}), "site", repository="me/site")
+
+
+def test_the_processor_of_transformers_knows_it(site20: Path) -> None:
+    prepared(site20)
+    loaded = load_panoptic(site20 / "out")
+    processor = DetrPanopticProcessor(loaded.label_space, Preprocess(shortest_edge=40, longest_edge=60))
+    labels = [item["labels"]["incomplete"].tolist() for item in loaded["train"].with_transform(processor)]
+    both = [loaded.label_space.index(name) for name in ("pipe", "crack")]
+    assert sorted(labels) == [[]] * 3 + [both] * 16
