@@ -41,14 +41,21 @@ from hf_detr_panoptic.demo.demo import (
     DemoSettings,
     copy_teacher,
     demo_recipe,
-    label,
-    measure,
+    make_dataset,
+    measure_held_out,
     settle,
     take_photos,
     teacher_of,
     trained,
 )
-from hf_detr_panoptic.demo.figures import Labelled, Merging, labelled_photos, merged_quality, mergings, without_void
+from hf_detr_panoptic.demo.figures import (
+    LabelledScene,
+    Merging,
+    labelled_photos,
+    merged_quality,
+    mergings,
+    without_void,
+)
 from hf_detr_panoptic.demo.photos import Place
 from hf_detr_panoptic.panoptic_map import PanopticMap
 from hf_detr_panoptic.recipe import Recipe
@@ -56,7 +63,7 @@ from hf_detr_panoptic.settings import STAGES, OverlayRules
 from hf_detr_panoptic.text import percent
 from hf_detr_panoptic.training.run_folder import StageEnd, stage_folder
 
-Relabel = Callable[[Labelled, OverlayRules], PanopticMap]
+Relabel = Callable[[LabelledScene, OverlayRules], PanopticMap]
 GROUPS = ("all", "things", "stuff", "your classes", "the teacher's classes")
 
 
@@ -189,7 +196,7 @@ class Site:
         if not marker.is_file():
             copy_teacher(self.settings, self.place)
             take_photos(self.settings, self.place, progress=False)
-            label(self._recipe(), progress=False)
+            make_dataset(self._recipe(), progress=False)
             marker.touch()
 
     def _recipe(self, more: Sequence[str] = ()) -> Recipe:
@@ -219,7 +226,7 @@ class Site:
         else:
             final = start
         seconds = saved + time.perf_counter() - began
-        figures = measure(final, self.place.held_out)
+        figures = measure_held_out(final, self.place.held_out)
         return self._add("model", name, pq=figures["pq"], ap=figures["ap"], seconds=round(seconds, 1))
 
     def _folder(self, name: str) -> Path:

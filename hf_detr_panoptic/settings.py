@@ -128,6 +128,10 @@ class OverlayRules(Settings):
     )
     box_fit: float = setting(0.5, "least IoU of a rectangle and the segment that refines it", ge=0, le=1)
 
+    def only_pasting(self) -> Self:
+        """Marks over what is there, and nothing else: no score, no leak and no piece is judged."""
+        return self.changed(threshold=0.0, leakage=None, min_area=0)
+
 
 class Prepare(OverlayRules, Sources):
     """Everything that decides a dataset, but for the files themselves: for `prepare`, and under `data:` in a recipe.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
 from ..errors import DatasetError
@@ -66,15 +67,27 @@ class PanopticDataset(Dataset[dict[str, Any]]):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         row = self.rows[index]
         panoptic = row.map()
-        pixels = as_pixels(open_image(row.photo))
+        return self.item(open_image(row.photo), panoptic, row.image_id, row.where, epoch, row.incomplete)
+
+    def item(
+        self,
+        photo: Image.Image,
+        panoptic: PanopticMap,
+        image_id: int | str,
+        where: str,
+        epoch: int = 0,
+        incomplete: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """What `dataset[epoch, index]` is for a row of these."""
+        pixels = as_pixels(photo)
         height, width = pixels.shape[-2:]
         if (height, width) != (panoptic.height, panoptic.width):
             raise DatasetError(
                 f"the photo is {width}×{height}, its map {panoptic.width}×{panoptic.height}",
-                where=row.where,
+                where=where,
                 fix="Scale marks and photo together; `hf-detr-panoptic check` finds all such photos.",
             )
-        rng = rng_of(self.seed, epoch, row.image_id)
+        rng = rng_of(self.seed, epoch, image_id)
         draw = Draw.of(self.augmentation, height, width, self.preprocess, rng)
         ids = draw.ids(panoptic.ids)
         return {
@@ -82,9 +95,9 @@ class PanopticDataset(Dataset[dict[str, Any]]):
             "labels": make_labels(
                 ids,
                 panoptic.segments,
-                image_id=row.image_id,
-                where=row.where,
-                incomplete=[panoptic.space.index(name) for name in row.incomplete],
+                image_id=image_id,
+                where=where,
+                incomplete=[panoptic.space.index(name) for name in incomplete],
             ),
         }
 

@@ -166,18 +166,18 @@ def make_labels(
     `incomplete` int64 [K]: the labels that nobody may have looked for here, empty where the photo is complete.
     Segments without a pixel are left out. An id that is not among the segments is an error.
     """
-    found = boxes_of_ids(ids)
-    found.pop(0, None)
-    kept = [segment for segment in segments if segment.id in found]
-    if len(kept) != len(found):
-        unlisted = sorted(found.keys() - {segment.id for segment in kept})
+    tight = boxes_of_ids(ids)
+    tight.pop(0, None)
+    kept = [segment for segment in segments if segment.id in tight]
+    if len(kept) != len(tight):
+        unlisted = sorted(tight.keys() - {segment.id for segment in kept})
         raise DatasetError(
             f"id {unlisted[0]} is in the pixels but not in the list",
             where=where,
             fix="List the segment, or paint it void (0); `hf-detr-panoptic check` finds all of them.",
         )
     height, width = ids.shape
-    corners = torch.tensor([found[segment.id] for segment in kept], dtype=torch.float64).reshape(-1, 4)
+    corners = torch.tensor([tight[segment.id] for segment in kept], dtype=torch.float64).reshape(-1, 4)
     sizes = corners[:, 2:]
     boxes = torch.cat([corners[:, :2] + sizes / 2, sizes], 1) / torch.tensor([width, height, width, height])
     return {

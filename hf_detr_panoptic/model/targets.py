@@ -117,14 +117,14 @@ class Targets:
     def __len__(self) -> int:
         return sum(self.counts)
 
-    def mask(self, image: int, places: Tensor) -> Tensor:
-        """The masks of some targets of one image; `places`: int64 [k], their places in the image → bool [k, H, W]."""
+    def mask(self, image: int, indices: Tensor) -> Tensor:
+        """The masks of some targets of one image; `indices`: int64 [k], within the image → bool [k, H, W]."""
         assert self.regions is not None
         masks = self.masks[image]
         if masks is None:
-            return self.regions[image] == (places + 1).to(torch.int16)[:, None, None]
-        full = masks.new_zeros(len(places), *self.regions.shape[-2:])
-        full[:, : masks.shape[1], : masks.shape[2]] = masks[places]
+            return self.regions[image] == (indices + 1).to(torch.int16)[:, None, None]
+        full = masks.new_zeros(len(indices), *self.regions.shape[-2:])
+        full[:, : masks.shape[1], : masks.shape[2]] = masks[indices]
         return full
 
     def counted(self, image: int) -> Tensor:
@@ -175,7 +175,7 @@ class _Image:
     @property
     def segment_names(self) -> list[str]:
         if self.segment_ids is None:
-            return [f"mask {place}" for place in self.kept.nonzero()[:, 0].tolist()]
+            return [f"mask {index}" for index in self.kept.nonzero()[:, 0].tolist()]
         return [f"segment {segment}" for segment in self.segment_ids.tolist()]
 
 
@@ -198,11 +198,11 @@ def _on_host(
     labels: Sequence[Mapping[str, Any]], pixel_mask: Tensor | None
 ) -> tuple[list[dict[str, Tensor]], list[tuple[int, int]] | None]:
     """The small tensors of all labels and the sizes that `pixel_mask` says, brought over in one transfer."""
-    found = [
+    small = [
         {key: torch.as_tensor(label[key]) for key in _SMALL if not isinstance(label.get(key), str | None)}
         for label in labels
     ]
-    tensors = [tensor for entry in found for tensor in entry.values()]
+    tensors = [tensor for entry in small for tensor in entry.values()]
     if pixel_mask is not None:
         there = pixel_mask != 0
         tensors.append(torch.stack([there.any(2).sum(1), there.any(1).sum(1)], 1))
@@ -216,7 +216,7 @@ def _on_host(
     ]
     sizes = [(int(h), int(w)) for h, w in near.pop().tolist()] if pixel_mask is not None else None
     rest = iter(near)
-    return [{key: next(rest) for key in entry} for entry in found], sizes
+    return [{key: next(rest) for key in entry} for entry in small], sizes
 
 
 def _crowd_rows(entry: Mapping[str, Tensor]) -> Tensor:
@@ -313,15 +313,15 @@ def _place_ids(ids: Tensor, image: _Image, canvas: tuple[int, int], valid: Tenso
     if ids.ndim != 2:
         raise ModelError(f"`panoptic` has shape {tuple(ids.shape)}", where=image.name, fix="Pass ids as int32 [H, W].")
     ids = _valid_part(ids, image, canvas).to(valid.device)
-    # A table from id to place; whatever lies above the last listed id falls into the last slot, which stays void.
+    # A table from id to number; whatever lies above the last listed id falls into the last slot, which stays void.
     highest = int(image.segment_ids.max()) if image.count else 0
     table = torch.zeros(highest + 2, dtype=torch.int16, device=valid.device)
     rising = torch.arange(1, image.count + 1, dtype=torch.int16, device=valid.device)
     table[image.segment_ids.to(valid.device)] = rising
-    places = table[ids.long().clamp(0, highest + 1)]
-    valid.copy_(places)
+    numbers = table[ids.long().clamp(0, highest + 1)]
+    valid.copy_(numbers)
     absent = torch.ones(image.count + 1, dtype=torch.bool, device=valid.device)
-    return absent.index_fill_(0, places.long().flatten(), False)[1:]
+    return absent.index_fill_(0, numbers.long().flatten(), False)[1:]
 
 
 def _place_masks(masks: Tensor, image: _Image, canvas: tuple[int, int], valid: Tensor) -> tuple[Tensor, Tensor]:

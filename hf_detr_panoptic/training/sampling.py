@@ -89,19 +89,19 @@ class RepeatSampler(EpochSampler):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rng = rng_of(self.seed, self.epoch, "repeats")
-        places = list(range(len(self.factors)))
-        rng.shuffle(places)
+        indices = list(range(len(self.factors)))
+        rng.shuffle(indices)
         ahead = 1 - rng.random()  # how far the next draw is
         keys: list[tuple[int, int]] = []
-        for place in places:
-            ahead -= self.factors[place]
+        for index in indices:
+            ahead -= self.factors[index]
             repeat = 0
             while ahead <= 0 and len(keys) < self.length:
-                keys.append((self.epoch + repeat * _REPEATS_APART, place))
+                keys.append((self.epoch + repeat * _REPEATS_APART, index))
                 ahead += 1
                 repeat += 1
         while len(keys) < self.length:  # rounding left the last draw just beyond the end
-            keys.append((self.epoch + _REPEATS_APART, places[-1]))
+            keys.append((self.epoch + _REPEATS_APART, indices[-1]))
         rng.shuffle(keys)
         return iter(keys)
 
@@ -144,10 +144,10 @@ class RankBatches(Sampler[list[Key]]):
             if len(chunk) == together:
                 yield chunk[self.rank * self.size : (self.rank + 1) * self.size]
             else:
-                yield share_out(chunk, self.rank, self.processes) or [(*chunk[0], True)]
+                yield share_of(chunk, self.rank, self.processes) or [(*chunk[0], True)]
 
 
-def share_out(items: Sequence[Any], rank: int, processes: int) -> list[Any]:
+def share_of(items: Sequence[Any], rank: int, processes: int) -> list[Any]:
     """A process's part of items that do not come out even; parts differ by one at most."""
     return list(items[rank * len(items) // processes : (rank + 1) * len(items) // processes])
 

@@ -46,9 +46,9 @@ from .callbacks import (
 from .run_folder import (
     StageEnd,
     begun_stages,
-    check_dataset,
     check_folder,
     check_order,
+    check_same_dataset,
     claim_folder,
     finished,
     stage_folder,
@@ -204,7 +204,7 @@ def run_stages(
         check_order(recipe.output, [stage.name for stage in chosen])
         begun = begun_stages(recipe.output)
         if begun:
-            check_dataset(recipe.output, splits.by_name)
+            check_same_dataset(recipe.output, splits.by_name)
         state.wait_for_everyone()
         if state.is_main_process:
             claim_folder(recipe)

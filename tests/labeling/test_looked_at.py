@@ -21,7 +21,7 @@ from hf_detr_panoptic.dataset.coco_panoptic import Record, read_dataset
 from hf_detr_panoptic.dataset.copies import fingerprint
 from hf_detr_panoptic.dataset.writer import DatasetWriter
 from hf_detr_panoptic.errors import DatasetError, RecipeError
-from hf_detr_panoptic.labeling.split import PhotoInfo, split
+from hf_detr_panoptic.labeling.split import split
 from hf_detr_panoptic.preprocess import Preprocess
 from hf_detr_panoptic.processing import DetrPanopticProcessor
 from hf_detr_panoptic.settings import Prepare
@@ -265,31 +265,28 @@ def test_a_killed_run_remembers_which_were_incomplete(site20: Path) -> None:
 # --- the split
 
 
-def infos(incomplete: set[int], count: int = 20) -> list[PhotoInfo]:
-    return [PhotoInfo(f"{n:02}.png", [] if n in incomplete else ["pipe"], None, n in incomplete) for n in range(count)]
+PHOTOS = {f"{n:02}.png": {"pipe"} for n in range(20)}
 
 
 def test_shares_are_of_the_photos_that_were_looked_at() -> None:
-    shared = split(infos(set(range(10))), 0.2, test=0.1)
-    sides = {
-        part: {n for n in range(20) if shared.assignment[f"{n:02}.png"] == part} for part in ("train", "val", "test")
-    }
-    assert {part: len(side - set(range(10))) for part, side in sides.items()} == {"train": 7, "val": 2, "test": 1}
-    assert sides["train"] > set(range(10))
+    photos = PHOTOS | {name: set[str]() for name in names(range(10))}
+    shared = split(photos, 0.2, test=0.1, incomplete=names(range(10)))
+    sides = {part: {n for n, side in shared.assignment.items() if side == part} for part in ("train", "val", "test")}
+    assert {part: len(side - names(range(10))) for part, side in sides.items()} == {"train": 7, "val": 2, "test": 1}
+    assert sides["train"] > names(range(10))
 
 
 def test_who_is_where_does_not_depend_on_the_incomplete() -> None:
-    alone = split([photo for photo in infos({0, 3, 4}) if not photo.incomplete], 0.3)
-    among = split(infos({0, 3, 4}), 0.3)
+    alone = split({name: PHOTOS[name] for name in PHOTOS.keys() - names([0, 3, 4])}, 0.3)
+    among = split(PHOTOS, 0.3, incomplete=names([0, 3, 4]))
     assert {name: among.assignment[name] for name in alone.assignment} == alone.assignment
 
 
 def test_a_photo_like_one_of_val_is_told(tmp_path: Path) -> None:
-    shared = split(infos(set()), 0.2)
-    like = next(name for name, part in shared.assignment.items() if part == "val")
-    path = save_photo(tmp_path / "same.png", (60, 40), seed=1)
-    photos = [PhotoInfo(p.name, p.classes, fingerprint(path) if p.name == like else None) for p in infos(set())]
-    shared = split([*photos, PhotoInfo("twin.png", (), fingerprint(path), True)], 0.2)
+    like = next(name for name, part in split(PHOTOS, 0.2).assignment.items() if part == "val")
+    seen = fingerprint(save_photo(tmp_path / "same.png", (60, 40), seed=1))
+    photos = PHOTOS | {"twin.png": set()}
+    shared = split(photos, 0.2, prints={like: seen, "twin.png": seen}, incomplete=["twin.png"])
     assert shared.assignment[like] == "val"
     assert shared.report.beside == ("twin.png",)
     assert "1 of these are like photos of val or test, twin.png first" in str(shared.report)
