@@ -285,7 +285,7 @@ class DetrPanopticProcessor:
 
     def __call__(self, images: Any, annotations: Any = None) -> dict[str, Any]:
         if isinstance(images, Mapping) and self.image in images:
-            return _by_rows(self._rows, images, (self.image,), ("panoptic", "segments", "image_id"))
+            return _by_rows(self._rows, images, (self.image,), ("panoptic", "segments", "image_id", "incomplete"))
         photos = images if isinstance(images, list | tuple) else [images]
         if annotations is None:
             maps: Sequence[PanopticMap | None] = [None] * len(photos)
@@ -315,18 +315,23 @@ class DetrPanopticProcessor:
                 row[self.image],
                 map_of(row, self.label_space) if self.label_space is not None and "panoptic" in row else None,
                 row.get("image_id", number),
+                row.get("incomplete") or (),
             )
             for number, row in enumerate(rows)
         ]
 
-    def _item(self, photo: Any, scene: PanopticMap | None, image_id: int | str) -> dict[str, Any]:
+    def _item(
+        self, photo: Any, scene: PanopticMap | None, image_id: int | str, incomplete: Sequence[int] = ()
+    ) -> dict[str, Any]:
         from .dataset.batches import PanopticDataset
         from .preprocess import as_pixels
 
         if scene is None:
             pixels: torch.Tensor = self.preprocess(as_pixels(_photo(photo)))
             return {"pixel_values": pixels}
-        return PanopticDataset([], self.preprocess).item(_photo(photo), scene, image_id, f"image {image_id}")
+        names = [scene.space[label].name for label in incomplete]
+        shown = PanopticDataset([], self.preprocess)
+        return shown.item(_photo(photo), scene, image_id, f"image {image_id}", incomplete=names)
 
 
 # --- maps as columns

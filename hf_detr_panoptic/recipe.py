@@ -185,6 +185,9 @@ class Recipe(Settings):
                 named = key == "images" and "/" in str(path) and _could_be_on_the_hub(str(path))
                 if path is not None and not path.exists() and not named:
                     raise _missing(str(path), f"data.{key}")
+            if isinstance(self.data.looked_at, Path) and not self.data.looked_at.is_file():
+                fix = did_you_mean(str(self.data.looked_at), ("all", "marked"))
+                raise RecipeError(f"there is no file {str(self.data.looked_at)!r}", where="data.looked_at", fix=fix)
             if self.data.images.is_file():
                 raise RecipeError(f"{str(self.data.images)!r} is a file", where="data.images", fix="Name a folder.")
             names = {"model": self.model, "data.labeler": str(self.data.labeler)}

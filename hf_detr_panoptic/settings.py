@@ -82,7 +82,16 @@ class Sources(Settings):
     )
     rescale: bool = setting(False, "fit marks to photos that were resized since")
     strict: bool = setting(False, "stop at the first thing that is wrong, instead of setting a photo aside")
-    unannotated: Literal["skip", "auto"] = setting("skip", "photos without a mark: left out, or labelled all the same")
+    unannotated: Literal["skip", "auto", "learn"] = setting(
+        "skip",
+        "photos that no annotation file lists: left out, or labelled and taken as looked at, or labelled, learnt from "
+        "and never validated",
+    )
+    looked_at: Annotated[Literal["marked", "all"] | Location, Field(union_mode="left_to_right")] = setting(
+        "marked",
+        "photos on which what is unmarked is none of the person's classes: those with a mark or a tag, all, or those "
+        "and the ones that a text file names, a photo a line",
+    )
     stuff: Names = setting((), "classes that are stuff; a marked class is a thing unless it is named here")
     things: Names = setting((), "classes that are things, whatever the labeler says")
     scheme: SchemeName = setting("coco", "ready-made groups for the labeler's classes")

@@ -37,7 +37,7 @@ def read_cvat(source: Source, name: str, root: ET.Element, index: PhotoIndex | N
 def _image(image: ET.Element, where: str, index: int, left_out: Counter[str]) -> Page:
     photo = image.get("name") or ""
     at = f"{where}, image {image.get('id', index)} '{photo}'"
-    page = Page(photo, at, where, ())
+    page = Page(photo, at, where, (), tagged=image.find("tag") is not None)
     if subset := image.get("subset"):
         # Several tasks of one project may hold photos of one name: their subset is their folder.
         page.photo, page.near = f"{subset}/{photo}", (subset, f"images/{subset}")

@@ -38,6 +38,8 @@ def read_labelme(source: Source, name: str, data: Mapping[str, Any]) -> Iterator
     # LabelMe writes the path from the JSON to the photo, often `../photos/a.jpg`: only its last part is sure.
     photo = PurePosixPath(str(data["imagePath"]).replace("\\", "/")).name
     page = Page(photo, where, where, (), near=near(source, name))
+    flags = data.get("flags")
+    page.tagged = isinstance(flags, dict) and any(value is True for value in flags.values())
     left_out: Counter[str] = Counter()
     try:
         if data.get("imageWidth") is not None or data.get("imageHeight") is not None:

@@ -35,12 +35,16 @@ class Mark:
 
 @dataclass(frozen=True)
 class MarkedPhoto:
-    """One photo and its marks in the order of the file; `photo` is its path in the photo folder, with "/"."""
+    """One photo and its marks in the order of the file; `photo` is its path in the photo folder, with "/".
+
+    `tagged`: the whole photo bears a tag (CVAT) or a flag (LabelMe), as it would once somebody has looked at it.
+    """
 
     photo: str
     width: int
     height: int
     marks: tuple[Mark, ...]
+    tagged: bool = False
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ class Page:
     """What one file says of one photo.
 
     `drawn` may be lazy, and holds an error in place of what could not be read; `size` is (width, height) where the
-    file tells it. `near` are the folders in which the photo is looked for first.
+    file tells it. `near` are the folders in which the photo is looked for first. `tagged`: see `MarkedPhoto`.
     """
 
     photo: str
@@ -157,6 +157,7 @@ class Page:
     drawn: Iterable[Drawn | AnnotationError]
     size: tuple[int, int] | None = None
     near: Sequence[str] = ()
+    tagged: bool = False
 
 
 @dataclass(frozen=True)
@@ -317,7 +318,8 @@ class Desk:
                     problems.append(error)
                 else:
                     marks.append(Mark(item.name, rle, box, item.crowd, item.where))
-        return (MarkedPhoto(photo, width, height, tuple(marks)) if chosen else None), problems
+        tagged = any(page.tagged for page in chosen)
+        return (MarkedPhoto(photo, width, height, tuple(marks), tagged) if chosen else None), problems
 
     def _undisputed(self, photo: str, pages: list[tuple[Match, Page]]) -> tuple[list[Page], list[HfDetrPanopticError]]:
         """Two names in one file cannot mean one photo: the surer match has it, and a rasterised is a problem."""

@@ -31,6 +31,10 @@ class Row(Protocol):
     def png(self) -> Path | bytes: ...
     @property
     def segments(self) -> Sequence[Segment]: ...
+    @property
+    def incomplete(self) -> tuple[str, ...]:
+        """The classes that nobody may have looked for on this photo: what lacks a mark may be one of them."""
+
     def map(self) -> PanopticMap: ...
 
 
@@ -64,10 +68,16 @@ class PanopticDataset(Dataset[dict[str, Any]]):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         row = self.rows[index]
         panoptic = row.map()
-        return self.item(open_image(row.photo), panoptic, row.image_id, row.where, epoch)
+        return self.item(open_image(row.photo), panoptic, row.image_id, row.where, epoch, row.incomplete)
 
     def item(
-        self, photo: Image.Image, panoptic: PanopticMap, image_id: int | str, where: str, epoch: int = 0
+        self,
+        photo: Image.Image,
+        panoptic: PanopticMap,
+        image_id: int | str,
+        where: str,
+        epoch: int = 0,
+        incomplete: Sequence[str] = (),
     ) -> dict[str, Any]:
         """What `dataset[epoch, index]` is for a row of these."""
         pixels = pixels_of(photo, panoptic, where)
@@ -80,7 +90,14 @@ class PanopticDataset(Dataset[dict[str, Any]]):
         things = panoptic.space.thing_labels
         return {
             "pixel_values": draw.photo(pixels, self.preprocess),
-            "labels": make_labels(ids, panoptic.segments, image_id=image_id, where=where, things=things),
+            "labels": make_labels(
+                ids,
+                panoptic.segments,
+                image_id=image_id,
+                where=where,
+                incomplete=[panoptic.space.index(name) for name in incomplete],
+                things=things,
+            ),
         }
 
 

@@ -26,8 +26,12 @@ SPLIT_NAMES = {"val": "validation"}
 _SHARDS = 64  # what processes or streaming workers can share out
 
 
-def panoptic_features(names: Iterable[str], whole_ids: bool = True) -> datasets.Features:
-    """The columns; labels count from 0 in the order of `names`. `whole_ids`: image ids are numbers, not texts."""
+def panoptic_features(names: Iterable[str], whole_ids: bool = True, incomplete: bool = False) -> datasets.Features:
+    """The columns; labels count from 0 in the order of `names`. `whole_ids`: image ids are numbers, not texts.
+
+    `incomplete`: some photo is incomplete for some class; without such a photo there is no such column.
+    """
+    names = list(names)
     return datasets.Features(
         {
             "image": datasets.Image(),
@@ -37,12 +41,13 @@ def panoptic_features(names: Iterable[str], whole_ids: bool = True) -> datasets.
             "segments": [
                 {
                     "id": datasets.Value("int32"),
-                    "label": datasets.ClassLabel(names=list(names)),
+                    "label": datasets.ClassLabel(names=names),
                     "score": datasets.Value("float64"),
                     "source": datasets.Value("string"),
                     "iscrowd": datasets.Value("int8"),
                 }
             ],
+            **({"incomplete": [datasets.ClassLabel(names=names)]} if incomplete else {}),
         }
     )
 
@@ -86,8 +91,12 @@ class PanopticBuilder(datasets.GeneratorBasedBuilder):
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(
             description="Photos and their COCO panoptic maps.",
-            features=panoptic_features(self.label_space.names, self._whole_ids),
+            features=panoptic_features(self.label_space.names, self._whole_ids, self._knows_incomplete),
         )
+
+    @property
+    def _knows_incomplete(self) -> bool:
+        return any(record.incomplete for split in self._splits.values() for record in split)
 
     @property
     def _whole_ids(self) -> bool:
@@ -98,14 +107,20 @@ class PanopticBuilder(datasets.GeneratorBasedBuilder):
         return [
             datasets.SplitGenerator(
                 name=split_title(name),
-                gen_kwargs={"shards": _shards([_row(record, kind(record.image_id)) for record in split])},
+                gen_kwargs={
+                    "shards": _shards(
+                        [_row(record, kind(record.image_id), self._knows_incomplete) for record in split]
+                    )
+                },
             )
             for name, split in self._splits.items()
         ]
 
     def _generate_examples(self, shards: list[list[dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
         for row in itertools.chain.from_iterable(shards):
-            columns = {key: row[key] for key in ("image_id", "file_name", "segments")}
+            columns: dict[str, Any] = {
+                key: row[key] for key in ("image_id", "file_name", "segments", "incomplete") if key in row
+            }
             yield str(row["image_id"]), {**columns, "image": row["photo"], "panoptic": Path(row["png"]).read_bytes()}
 
 
@@ -114,8 +129,8 @@ def split_title(split: str) -> str:
     return SPLIT_NAMES.get(split, re.sub(r"\W", "_", split))
 
 
-def _row(record: Record, image_id: int | str) -> dict[str, Any]:
-    """Paths for pixels, all else as in the columns."""
+def _row(record: Record, image_id: int | str, incomplete: bool) -> dict[str, Any]:
+    """Paths for pixels, all else as in the columns; `incomplete`: there is such a column."""
     return {
         "image_id": image_id,
         "file_name": record.file_name,
@@ -125,6 +140,7 @@ def _row(record: Record, image_id: int | str) -> dict[str, Any]:
             {"id": s.id, "label": s.label, "score": s.score, "source": s.source, "iscrowd": int(s.crowd)}
             for s in record.segments
         ],
+        **({"incomplete": [record.space.index(name) for name in record.incomplete]} if incomplete else {}),
     }
 
 

@@ -102,7 +102,8 @@ def _environment() -> jinja2.Environment:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a card says of a dataset. photos: split → how many; prepared: prepare.json.
+    """What a card says of a dataset. photos: split → how many; prepared: prepare.json; incomplete: photos on which
+    nobody may have looked for some classes.
 
     segments: (split, class, source) → how many; the split is "" where nobody counted by split.
     """
@@ -111,6 +112,7 @@ class Contents:
     photos: Mapping[str, int] = field(default_factory=dict)
     segments: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     prepared: Mapping[str, Any] = field(default_factory=dict)
+    incomplete: int = 0
 
     @classmethod
     def read(cls, folder: Path, prepared: Mapping[str, Any]) -> Contents:
@@ -125,7 +127,14 @@ class Contents:
                 segments.update(
                     (str(split), names[segment["label"]], segment["source"]) for segment in row["segments"]
                 )
-        return cls(loaded.label_space, {str(split): len(rows) for split, rows in loaded.items()}, segments, prepared)
+        incomplete = sum(
+            bool(row["incomplete"])
+            for rows in loaded.values()
+            if "incomplete" in rows.column_names
+            for row in rows.select_columns(["incomplete"])
+        )
+        photos = {str(split): len(rows) for split, rows in loaded.items()}
+        return cls(loaded.label_space, photos, segments, prepared, incomplete)
 
     def count(self, split: str | None = None, name: str | None = None, source: str | None = None) -> int:
         """Segments of a split, a class and a source, where they are named."""

@@ -20,7 +20,7 @@ from ..images import image_size, list_images
 from ..labels import Category, LabelSpace
 from ..panoptic_map import PanopticMap, Segment
 from ..parallel import progress_bar, read_ahead
-from ..text import count_of
+from ..text import and_more, count_of
 from .coco_panoptic import (
     KINDS,
     FaultError,
@@ -61,9 +61,11 @@ class Finding:
 
 @dataclass
 class SplitStatistics:
-    """images: photos listed; segments, pixels, in_images: label → count; void: pixels that nobody knows."""
+    """images: photos listed; incomplete: those of them that are so for some class; segments, pixels, in_images: label
+    → count; void: pixels that nobody knows."""
 
     images: int = 0
+    incomplete: int = 0
     void: int = 0
     segments: Counter[int] = field(default_factory=Counter)
     pixels: Counter[int] = field(default_factory=Counter)
@@ -116,6 +118,7 @@ class Report:
             "splits": {
                 name: {
                     "images": split.images,
+                    **({"incomplete": split.incomplete} if split.incomplete else {}),
                     "segments": split.segments.total(),
                     "pixels": split.pixels.total(),
                     "void": split.void,
@@ -145,7 +148,8 @@ class Report:
             everything = split.pixels.total() + split.void
             void = f", {split.void / everything:.1%} void" if everything else ""
             segments = count_of(split.segments.total(), "segment")
-            lines.append(f"{name}: {count_of(split.images, 'photo')}, {segments}{void}")
+            unseen = f" ({split.incomplete} that nobody may have looked at)" if split.incomplete else ""
+            lines.append(f"{name}: {count_of(split.images, 'photo')}{unseen}, {segments}{void}")
         lines += ["", *self._class_table()]
         errors, warnings = self.of_level("error"), self.of_level("warning")
         lines += ["", *(str(finding) for finding in errors + warnings)]
@@ -314,6 +318,8 @@ def _compare(seen: _Checked, ids: npt.NDArray[np.int32], instances: _Instances |
 def _remark(seen: _Checked, shape: tuple[int, ...], size: tuple[int, int]) -> None:
     """What is odd, though nothing disagrees."""
     record = seen.record
+    if record.incomplete and record.files.split != "train":
+        seen.tell("incomplete-measured", f"{record.file_name}: {and_more(record.incomplete, 5)}")
     if not record.entries:
         seen.tell("empty", record.file_name)
     elif seen.void > MOSTLY_VOID * shape[0] * shape[1]:
@@ -362,6 +368,7 @@ def _count(seen: Iterable[_Checked], report: Report) -> SplitStatistics:
     statistics = SplitStatistics()
     for image in seen:
         statistics.images += 1
+        statistics.incomplete += bool(image.record.incomplete)
         statistics.void += image.void
         labels = {segment.id: segment.label for segment in image.record.segments}
         for segment_id, area in image.areas.items():

@@ -51,6 +51,9 @@ KINDS = {
     "segment-id-twice": Fault("error", "a segment id is listed twice in an image", "Give each segment its own id."),
     "category-unknown": Fault("error", "a segment's category is not in the list", "Correct category_id."),
     "crowd-odd": Fault("warning", "iscrowd is not 0 or 1, or marks stuff", "Crowds are groups of things: use 0 or 1."),
+    "incomplete-odd": Fault(
+        "error", "'incomplete' of an image is no list of the categories' names", "List names, or leave the key out."
+    ),
     "score-odd": Fault("warning", "a score or a source makes no sense", "Scores run from 0 to 1."),
     # files
     "photo-missing": Fault("error", "a photo is missing", "Put it back, or take it off the list."),
@@ -78,6 +81,11 @@ KINDS = {
     # the whole
     "class-unused": Fault("warning", "a class has no segment", "Drop it, or label some."),
     "class-untrained": Fault("warning", "a class is in val or test, but not in train", "Split again."),
+    "incomplete-measured": Fault(
+        "warning",
+        "nobody may have looked at a photo that is measured on",
+        "Its incomplete classes do not count there: look at it, or split again.",
+    ),
     "class-unmeasured": Fault("warning", "a class is in train, but not in val", "Split again, or label more photos."),
     "imbalance": Fault("warning", "classes are far from balanced", "Label more of the rare, or merge classes."),
     "copy-across": Fault("error", "the same photo is in two splits", "Split again: quality would be flattered."),
@@ -282,6 +290,7 @@ class Record:
     """One photo of a dataset with its map: names now, pixels on demand.
 
     `size` is (height, width) as the JSON says, None where it does not; `entries` are its segments_info as they stand.
+    `incomplete`: the classes that nobody may have looked for on it, in the order of the categories.
     """
 
     image_id: int | str
@@ -293,6 +302,7 @@ class Record:
     labels: Mapping[int, int]
     files: SplitFiles
     original_file: str | None = None
+    incomplete: tuple[str, ...] = ()
 
     @property
     def photo(self) -> Path:
@@ -562,9 +572,21 @@ def _records(
             labels=labels,
             files=files,
             original_file=original if isinstance(original, str) else None,
+            incomplete=_incomplete(image, space, annotation.where, tell),
         )
     for image_id in images.keys() - seen:
         tell("image-unannotated", f"{where}, image {image_id}", images[image_id]["file_name"])
+
+
+def _incomplete(image: Mapping[str, Any], space: LabelSpace, where: str, tell: Tell) -> tuple[str, ...]:
+    names = image.get("incomplete", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        tell("incomplete-odd", where, repr(names)[:80])
+        return ()
+    for name in names:
+        if name not in space.names:
+            tell("incomplete-odd", where, f"there is no category {name!r}")
+    return tuple(name for name in space.names if name in names)
 
 
 def _size(image: Mapping[str, Any], where: str, tell: Tell) -> tuple[int, int] | None:

@@ -86,6 +86,7 @@ class StoredRow:
     png: bytes
     segments: tuple[Segment, ...]
     space: LabelSpace
+    incomplete: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, row: Mapping[str, Any], space: LabelSpace) -> StoredRow:
@@ -95,7 +96,9 @@ class StoredRow:
             for s in row["segments"]
         )
         photo = image.get("bytes") or Path(image.get("path") or row["file_name"])
-        return cls(row["image_id"], row["file_name"], photo, row["panoptic"], segments, space)
+        # Parquet without the column is from a time, or of a dataset, in which somebody looked at every photo.
+        incomplete = tuple(space[label].name for label in row.get("incomplete") or ())
+        return cls(row["image_id"], row["file_name"], photo, row["panoptic"], segments, space, incomplete)
 
     @property
     def where(self) -> str:

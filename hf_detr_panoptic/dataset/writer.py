@@ -116,11 +116,12 @@ class DatasetWriter:
         *,
         image_id: int | None = None,
         original: str | None = None,
+        incomplete: Iterable[str] = (),
     ) -> str:
         """Store one photo and its map under a name from `stored_names`; returns the photo's name in images/.
 
         A path is copied byte for byte, or written anew, upright, where EXIF or mode demand it. `original` is the name
-        that the person knows the photo by.
+        that the person knows the photo by; `incomplete`: the classes that nobody may have looked for on it.
         """
         if split not in SPLITS:
             raise DatasetError(f"there is no split {split!r}", fix=f"Use {', '.join(SPLITS)}.")
@@ -133,6 +134,9 @@ class DatasetWriter:
         image_id = max(self._image_ids, default=0) + 1 if image_id is None else int(image_id)
         if image_id in self._image_ids:
             fail("image-id-twice", str(self.folder), f"{image_id} ({name})")
+        unasked = set(incomplete)
+        if strangers := sorted(unasked - set(self.space.names)):
+            fail("incomplete-odd", name, f"there is no category {strangers[0]!r}")
         encoded = panoptic if isinstance(panoptic, EncodedMap) else encode_map(panoptic)
         images = self.folder / "images"
         stored = store_photo(photo, images / name, encoded.size)
@@ -143,7 +147,11 @@ class DatasetWriter:
         self._image_ids.add(image_id)
         self._files |= {stored, png}
         file_name = stored.relative_to(images).as_posix()
-        self._lists[split].add(image_id, file_name, png_name, encoded, original if original != file_name else None)
+        image: dict[str, Any] = {"id": image_id, "file_name": file_name}
+        image |= {"width": encoded.size[1], "height": encoded.size[0]}
+        image |= {"original_file": original} if original and original != file_name else {}
+        image |= {"incomplete": [one for one in self.space.names if one in unasked]} if unasked else {}
+        self._lists[split].add(image, png_name, encoded)
         return file_name
 
     def close(self) -> dict[str, int]:
@@ -212,16 +220,14 @@ class _Lists:
         self.boxes = tempfile.SpooledTemporaryFile(max_size=1 << 24, mode="w+", encoding="ascii")  # noqa: SIM115
         self.box_id = 0
 
-    def add(self, image_id: int, file_name: str, png_name: str, encoded: EncodedMap, original: str | None) -> None:
-        height, width = encoded.size
-        image = {"id": image_id, "file_name": file_name, "width": width, "height": height}
-        self.images.append(json.dumps({**image, **({"original_file": original} if original else {})}))
-        annotation = {"image_id": image_id, "file_name": png_name, "segments_info": encoded.segments}
+    def add(self, image: Mapping[str, Any], png_name: str, encoded: EncodedMap) -> None:
+        self.images.append(json.dumps(image))
+        annotation = {"image_id": image["id"], "file_name": png_name, "segments_info": encoded.segments}
         self.annotations.append(json.dumps(annotation))
         for segment, counts in zip(encoded.segments, encoded.rles, strict=True):
             self.box_id += 1
-            rle = {"size": [height, width], "counts": counts}
-            numbers = {"id": self.box_id, "image_id": image_id, "segment_id": segment["id"], "segmentation": rle}
+            rle = {"size": list(encoded.size), "counts": counts}
+            numbers = {"id": self.box_id, "image_id": image["id"], "segment_id": segment["id"], "segmentation": rle}
             self.boxes.write(json.dumps({**segment, **numbers}) + "\n")
 
     def write(self, path: Path, kind: str, info: Mapping[str, str], categories: list[dict[str, Any]]) -> None:

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
 from ..parallel import progress_bar, read_ahead, results_of_all
 from ..text import and_more, count_of
+from .incomplete import left_out
 from .metric.counting import Counts
 from .quality import (
     AveragePrecision,
@@ -37,6 +38,7 @@ from .quality import (
     evaluate_folders,
     image_confusions,
     image_counts,
+    objects_left_out,
     overlaps_of,
 )
 
@@ -98,10 +100,10 @@ def _measured(
     rows: Sequence[Row],
     batch_size: int,
     find: Find,
-    reduce: Callable[[Any, PanopticMap], Any],
+    reduce: Callable[[Any, PanopticMap, tuple[str, ...]], Any],
     progress: Progress | None = None,
 ) -> Mapping[ImageId, Any]:
-    """What `reduce` makes of each photo's find and truth, by image id, from all processes."""
+    """What `reduce` makes of each photo's find, truth and incomplete classes, by image id, from all processes."""
     from accelerate import PartialState
 
     if not rows:
@@ -112,7 +114,7 @@ def _measured(
     def measure_mine() -> dict[ImageId, Any]:
         photos: Iterable[Any] = _each(model, batches, find)
         photos = progress(photos, sum(map(len, batches))) if progress else photos
-        return {row.image_id: reduce(answer, truth) for row, answer, truth in photos}
+        return {row.image_id: reduce(answer, truth, row.incomplete) for row, answer, truth in photos}
 
     together: dict[ImageId, Any] = {}
     for share in results_of_all(measure_mine):
@@ -182,8 +184,8 @@ def panoptic_quality(
     """What `PanopticQuality.compute` gives, over all photos, the same on every process."""
     space = model.label_space
 
-    def reduce(prediction: PanopticMap, truth: PanopticMap) -> Counts:
-        return image_counts(prediction, truth, space)
+    def reduce(prediction: PanopticMap, truth: PanopticMap, incomplete: tuple[str, ...]) -> Counts:
+        return image_counts(*left_out(prediction, truth, incomplete), space)
 
     quality = PanopticQuality(space)
     for counts in _measured(model, rows, batch_size, _maps(model, model.settings, precision), reduce).values():
@@ -199,8 +201,12 @@ def box_precision(
     def find(batch: LoadedBatch) -> list[Objects]:
         return detections(model, batch.pixel_values, batch.sizes, precision)
 
+    def reduce(found: Objects, truth: PanopticMap, incomplete: tuple[str, ...]) -> tuple[Objects, Objects]:
+        sides = found, Objects.of(truth, masks=False)
+        return objects_left_out(*sides, {truth.space.index(name) for name in incomplete}) if incomplete else sides
+
     average = AveragePrecision(model.label_space)
-    average.add(_measured(model, rows, batch_size, find, lambda boxes, truth: (boxes, Objects.of(truth, masks=False))))
+    average.add(_measured(model, rows, batch_size, find, reduce))
     box: dict[str, Any] = average.compute()["box"]
     return box
 
@@ -239,8 +245,10 @@ class Measured:
         self.space = space
         self.images = dict(images or {})
 
-    def add(self, image_id: ImageId, prediction: PanopticMap, truth: PanopticMap) -> None:
-        self.images[image_id] = measure_image(prediction, truth, self.space)
+    def add(
+        self, image_id: ImageId, prediction: PanopticMap, truth: PanopticMap, incomplete: Collection[str] = ()
+    ) -> None:
+        self.images[image_id] = measure_image(prediction, truth, self.space, incomplete)
 
     def compute(self) -> dict[str, Any]:
         """PQ with its groups, `box` and `mask` AP, `confusion`, the worst `mix_ups`, and the number of `images`."""
@@ -259,8 +267,11 @@ class Measured:
         }
 
 
-def measure_image(prediction: PanopticMap, truth: PanopticMap, space: LabelSpace) -> ImageMeasure:
-    """All that is counted on one image."""
+def measure_image(
+    prediction: PanopticMap, truth: PanopticMap, space: LabelSpace, incomplete: Collection[str] = ()
+) -> ImageMeasure:
+    """All that is counted on one image, without the classes that nobody may have looked for on it."""
+    prediction, truth = left_out(prediction, truth, incomplete)
     pairs = overlaps_of(prediction, truth)
     return ImageMeasure(
         image_counts(prediction, truth, space, pairs=pairs),
@@ -281,8 +292,8 @@ def measure(
     """All rows, measured by whichever processes there are; every process returns the same."""
     translate = _translation(model.label_space, space)
 
-    def reduce(found: PanopticMap, truth: PanopticMap) -> ImageMeasure:
-        return measure_image(translate(found), truth, space)
+    def reduce(found: PanopticMap, truth: PanopticMap, incomplete: tuple[str, ...]) -> ImageMeasure:
+        return measure_image(translate(found), truth, space, incomplete)
 
     return Measured(space, _measured(model, rows, batch_size, _maps(model, settings, precision), reduce, progress))
 

@@ -11,7 +11,7 @@ import logging
 import multiprocessing
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from ..dataset.coco_panoptic import Annotated, annotated, categories_of, fail, l
 from ..errors import DatasetError, LabelError, MapError, did_you_mean
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
+from .incomplete import Told, left_out, png_left_out
 from .metric.annotations import count_pair
 from .metric.counting import VOID, Count, Counts, Overlaps, add, areas, count, overlaps, summarise
 
@@ -43,12 +44,20 @@ class PanopticQuality:
         prediction: PanopticMap,
         truth: PanopticMap,
         truth_areas: Mapping[int, int] | None = None,
+        incomplete: Collection[str] = (),
     ) -> PanopticQuality:
         """Counts one image.
 
         `truth_areas`, id → area as a JSON file states it, stale or not, gives panopticapi's numbers where such areas
-        disagree with the pixels. Left out, the pixels decide.
+        disagree with the pixels. Left out, the pixels decide. `incomplete`: classes that are left out on it, see
+        `left_out`.
         """
+        if incomplete:
+            before = truth.areas()
+            prediction, truth = left_out(prediction, truth, incomplete)
+            if truth_areas is not None:
+                lost = {segment_id: before[segment_id] - area for segment_id, area in truth.areas().items()}
+                truth_areas = {segment_id: truth_areas.get(segment_id, 0) - lost[segment_id] for segment_id in lost}
         return self.add(image_counts(prediction, truth, self.space, truth_areas))
 
     def add(self, counts: Mapping[tuple[int, str], Count]) -> PanopticQuality:
@@ -177,6 +186,38 @@ class Objects:
             masks=None if rles is None else [rles[segment.id] for segment in segments],
         )
 
+    def chosen(self, places: npt.ArrayLike, crowds: npt.ArrayLike | None = None) -> Objects:
+        """Those at these places; `crowds`, of all of them, takes the place of their own."""
+        kept = np.asarray(places, dtype=np.int64).reshape(-1)
+        crowd = self.crowds if crowds is None else np.asarray(crowds, dtype=bool)
+        masks = None if self.masks is None else [self.masks[place] for place in kept.tolist()]
+        return Objects(self.labels[kept], self.boxes[kept], self.scores[kept], crowd[kept], masks)
+
+
+def objects_left_out(prediction: Objects, truth: Objects, labels: Collection[int]) -> tuple[Objects, Objects]:
+    """The objects of a photo on which nobody looked for the classes with these labels.
+
+    Objects of these classes go. One of the truth whose surest prediction, of all whose boxes overlap its own by more
+    than half (IoU), is of these classes may be the labeler's name for the same thing: like a crowd, it is neither
+    found nor missed.
+    """
+    unasked = np.isin(prediction.labels, list(labels))
+    crowds = truth.crowds.copy()
+    for place, box in enumerate(truth.boxes):
+        fits = np.flatnonzero(_box_ious(box, prediction.boxes) > 0.5)
+        if fits.size and unasked[fits[np.argmax(prediction.scores[fits])]]:
+            crowds[place] = True
+    asked = np.flatnonzero(~np.isin(truth.labels, list(labels)))
+    return prediction.chosen(np.flatnonzero(~unasked)), truth.chosen(asked, crowds)
+
+
+def _box_ious(box: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Of one box [4] with others [N, 4], all (x, y, width, height)."""
+    low = np.maximum(box[:2], others[:, :2])
+    high = np.minimum(box[:2] + box[2:], others[:, :2] + others[:, 2:])
+    shared = np.clip(high - low, 0, None).prod(1)
+    return shared / np.maximum(box[2:].prod() + others[:, 2:].prod(1) - shared, np.finfo(float).tiny)
+
 
 class AveragePrecision:
     """AP over images that are identified: one that comes again is not counted again."""
@@ -186,10 +227,23 @@ class AveragePrecision:
         self.images: dict[ImageId, tuple[Objects, Objects]] = {}
 
     def update(
-        self, image_id: ImageId, prediction: PanopticMap | Objects, truth: PanopticMap | Objects
+        self,
+        image_id: ImageId,
+        prediction: PanopticMap | Objects,
+        truth: PanopticMap | Objects,
+        incomplete: Collection[str] = (),
     ) -> AveragePrecision:
-        """Counts one image. A model without masks hands in `Objects(labels, boxes, scores)`."""
-        return self.add({image_id: (self._objects(prediction), self._objects(truth))})
+        """Counts one image. A model without masks hands in `Objects(labels, boxes, scores)`.
+
+        `incomplete`: classes that are left out on it, see `left_out` and `objects_left_out`.
+        """
+        maps = isinstance(prediction, PanopticMap) and isinstance(truth, PanopticMap)
+        if incomplete and maps:
+            prediction, truth = left_out(prediction, truth, incomplete)  # type: ignore[arg-type]
+        sides = self._objects(prediction), self._objects(truth)
+        if incomplete and not maps:
+            sides = objects_left_out(*sides, {self.space.index(name) for name in incomplete})
+        return self.add({image_id: sides})
 
     def add(self, images: Mapping[ImageId, tuple[Objects, Objects]]) -> AveragePrecision:
         """Adds images that another process has seen."""
@@ -418,6 +472,7 @@ class _PairOfFiles(NamedTuple):
     prediction: tuple[Path, list[dict[str, Any]]]
     categories: tuple[int, ...]
     json_areas: bool
+    incomplete: frozenset[int] = frozenset()
 
 
 def evaluate_folders(
@@ -446,6 +501,12 @@ def evaluate_folders(
         )
     if spare := len(predicted_images.keys() - true_images.keys()):
         logger.warning("%d predicted images are not in %s and do not count", spare, truth.json.name)
+    listed = content.get("images")
+    unasked = {
+        image["id"]: frozenset(number for number, label in labels.items() if space[label].name in image["incomplete"])
+        for image in (listed if isinstance(listed, list) else ())
+        if isinstance(image, dict) and isinstance(image.get("incomplete"), list) and "id" in image
+    }
     pairs = [
         _PairOfFiles(
             true.where,
@@ -453,6 +514,7 @@ def evaluate_folders(
             (prediction.folder / predicted_images[image_id].png_name, predicted_images[image_id].entries),
             tuple(labels),
             json_areas,
+            unasked.get(image_id, frozenset()),
         )
         for image_id, true in true_images.items()
     ]
@@ -474,14 +536,15 @@ def _counted(pairs: list[_PairOfFiles], workers: int | None) -> Iterator[Counts]
 
 
 def _count(pair: _PairOfFiles) -> Counts:
-    sides = []
+    sides: list[Told] = []
     for path, segments_info in (pair.truth, pair.prediction):
         try:
             sides.append((path.read_bytes(), segments_info))
         except OSError as error:
             raise DatasetError(f"{path} cannot be read: {error.strerror}", where=pair.where) from None
     try:
-        return count_pair(*sides[0], *sides[1], pair.categories, pair.json_areas)
+        truth, prediction = png_left_out(sides[0], sides[1], pair.incomplete) if pair.incomplete else sides
+        return count_pair(*truth, *prediction, pair.categories, pair.json_areas)
     except ValueError as error:
         raise DatasetError(str(error), where=pair.where) from None
 

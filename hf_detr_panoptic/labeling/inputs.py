@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ..dataset.copies import Fingerprint, fingerprint
-from ..errors import DatasetError, HfDetrPanopticError, ImageError, LabelError
+from ..errors import DatasetError, HfDetrPanopticError, ImageError, LabelError, did_you_mean
 from ..files import read_json
 from ..images import image_size, list_images
 from ..labels import Category, LabelSpace
@@ -98,6 +98,12 @@ class Earlier:
     parts: Mapping[str, str] = field(default_factory=dict)
     stored: Mapping[str, str] = field(default_factory=dict)
     ids: Mapping[str, int] = field(default_factory=dict)
+    incomplete: Sequence[str] = ()
+
+    @property
+    def shared_out(self) -> dict[str, str]:
+        """The parts of the photos that a split decided on: an incomplete one went to train without being asked."""
+        return {name: part for name, part in self.parts.items() if name not in set(self.incomplete)}
 
     @classmethod
     def of(cls, out: Path) -> Earlier:
@@ -111,6 +117,7 @@ class Earlier:
         parts: dict[str, str] = {}
         stored: dict[str, str] = {}
         ids: dict[str, int] = {}
+        incomplete: list[str] = []
         for part in SPLITS:
             path = out / "annotations" / f"panoptic_{part}.json"
             if not path.is_file():
@@ -121,18 +128,21 @@ class Earlier:
             for image in content["images"]:
                 name = image.get("original_file", image["file_name"])
                 parts[name], stored[name], ids[name] = part, image["file_name"], image["id"]
+                if image.get("incomplete"):
+                    incomplete.append(name)
         images = out / "images"
         if not parts and not (out / "annotations" / UNFINISHED).exists() and images.is_dir() and any(images.iterdir()):
             raise DatasetError(
                 "the folder holds photos that are no dataset of ours", where=str(images), fix=_ELSEWHERE
             )
-        return cls(parts, stored, ids)
+        return cls(parts, stored, ids, incomplete)
 
     def remember(self, out: Path) -> None:
         """Before anything is written: until `forget`, this is what a run goes by."""
         from ..files import write_bytes
 
         content = {"parts": dict(self.parts), "stored": dict(self.stored), "ids": dict(self.ids)}
+        content |= {"incomplete": list(self.incomplete)}
         write_bytes(out / "annotations" / _SNAPSHOT, json.dumps(content).encode())
 
     @staticmethod
@@ -150,7 +160,8 @@ def _json(path: Path) -> dict[str, Any]:
 @dataclass(frozen=True)
 class Inputs:
     """`names`: the photos that are to be used, in order; `marked`: those of them that have annotations, even none
-    but an empty list; `unannotated`: the photos that have not, used or not; `problems`: what else is left out."""
+    but an empty list; `unannotated`: the photos that have not, used or not; `problems`: what else is left out;
+    `incomplete`: the used photos that nobody may have looked at."""
 
     names: tuple[str, ...]
     marked: Mapping[str, MarkedPhoto]
@@ -158,6 +169,7 @@ class Inputs:
     problems: tuple[Problem, ...]
     custom: tuple[str, ...]
     description: str
+    incomplete: frozenset[str] = frozenset()
 
     @property
     def digest(self) -> str:
@@ -237,7 +249,11 @@ def read_inputs(settings: Prepare) -> Inputs:
     marked = {photo.photo: photo for photo in read.photos}
     photos = _without_masks(everything, read, settings)
     unannotated = tuple(name for name in photos if name not in marked and name not in aside)
-    wanted = {*marked, *(unannotated if settings.unannotated == "auto" else ())}
+    looked_at = _looked_at(settings, marked, unannotated, everything)
+    taken = unannotated if settings.unannotated != "skip" else ()
+    wanted = {*marked, *taken}
+    if isinstance(settings.looked_at, Path):  # somebody looked and saw nothing: as good as an empty list of marks
+        wanted |= looked_at.intersection(unannotated)
     names = tuple(name for name in photos if name in wanted)
     if not names:
         raise DatasetError(
@@ -245,7 +261,49 @@ def read_inputs(settings: Prepare) -> Inputs:
             where=str(settings.images),
             fix=f"First: {problems[0]}" if problems else "Is this the folder whose photos were marked?",
         )
-    return Inputs(names, marked, unannotated, tuple(problems), read.names, read.description)
+    left_out = tuple(name for name in unannotated if name not in wanted)
+    incomplete = frozenset(names) - looked_at if read.names else frozenset()
+    return Inputs(names, marked, left_out, tuple(problems), read.names, read.description, incomplete)
+
+
+def _looked_at(
+    settings: Prepare, marked: Mapping[str, MarkedPhoto], unannotated: Sequence[str], everything: Sequence[str]
+) -> set[str]:
+    """The photos on which what is unmarked is none of the person's classes."""
+    if settings.looked_at == "all":
+        return set(everything)
+    looked_at = {name for name, photo in marked.items() if photo.marks or photo.tagged}
+    if isinstance(settings.looked_at, Path):
+        return looked_at | listed_photos(settings.looked_at, everything)
+    return looked_at | set(unannotated if settings.unannotated == "auto" else ())
+
+
+def listed_photos(path: Path, photos: Iterable[str]) -> set[str]:
+    """The photos that a text file names, one a line; a name that none of them has is an error."""
+    from ..annotations.pages import PhotoIndex
+
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise DatasetError(
+            f"the list of photos that were looked at cannot be read ({why})",
+            where=str(path),
+            fix="Give all, marked, or a text file with a photo's name on each line.",
+        ) from error
+    index = PhotoIndex(photos)
+    found = set()
+    for number, name in enumerate(map(str.strip, lines), start=1):
+        hit = index.find(name.replace("\\", "/")) if name else None
+        if hit is not None:
+            found.add(hit.photo)
+        elif name:
+            raise DatasetError(
+                f"there is no photo {name[:200]!r}",
+                where=f"{path}, line {number}",
+                fix=did_you_mean(name, index.photos),
+            )
+    return found
 
 
 def check_folders(settings: Prepare) -> None:

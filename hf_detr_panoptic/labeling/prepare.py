@@ -61,6 +61,15 @@ def mixed(
             yield f"{folder}/{record.file_name}", record, ours
 
 
+def unasked_of(record: Record, custom: Sequence[str], names: Mapping[str, str | None] | None = None) -> list[str]:
+    """The person's classes that nobody looked for on a foreign photo: its dataset has no category of them, or says so
+    itself. `names` renames theirs to ours first."""
+    known, unasked = (
+        {(names or {}).get(name, name) for name in told} for told in (record.space.names, record.incomplete)
+    )
+    return [name for name in custom if name in unasked or name not in known]
+
+
 @dataclass
 class Tally:
     """photos: part → photos; segments: (class, source) → segments; pixels: by fate, see `overlay.FATES`;
@@ -74,9 +83,11 @@ class Tally:
     dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
     boxes: Counter[str] = field(default_factory=Counter)
     mixed: int = 0
+    incomplete: int = 0
 
-    def add(self, part: str, merged: Overlay, encoded: EncodedMap) -> None:
+    def add(self, part: str, merged: Overlay, encoded: EncodedMap, incomplete: bool = False) -> None:
         self.photos[part] += 1
+        self.incomplete += incomplete
         self.pixels.update(merged.pixels)
         self.boxes.update(merged.boxes)
         for drop in merged.dropped:
@@ -91,6 +102,7 @@ class Tally:
         return {
             "photos": dict(sorted(self.photos.items())),
             "mixed": self.mixed,
+            **({"incomplete": self.incomplete} if self.incomplete else {}),
             "segments": {
                 name: {
                     source: self.segments[name, source] for source in ("custom", "auto") if self.segments[name, source]
@@ -171,7 +183,7 @@ class Prepared:
 
         rows = list(self.problems)
         if self.settings.unannotated == "skip" and self.settings.annotations is not None:
-            fix = "Mark it, or take it as the labeler sees it: --unannotated auto."
+            fix = "Mark it, or learn from it what the labeler sees: --unannotated learn (auto, if you looked at it)."
             rows += [Problem(name, "no annotation", fix) for name in self.inputs.unannotated]
         return [{"photo": row.photo, "what": row.what, "fix": row.fix or "", "where": row.where or ""} for row in rows]
 
@@ -217,7 +229,8 @@ def write_papers(prepared: Prepared) -> None:
     record = prepared.to_dict()
     if not card.is_file() or MARKER in card.read_text(encoding="utf-8", errors="replace"):
         segments = {("", *key): count for key, count in prepared.tally.segments.items()}
-        contents = Contents(prepared.space, record["counts"]["photos"], segments, record)
+        incomplete = prepared.tally.incomplete
+        contents = Contents(prepared.space, record["counts"]["photos"], segments, record, incomplete)
         write_text(card, dataset_card(contents, out.resolve().name))
     write_json(out / "prepare.json", record, ascii_only=False)
 
@@ -228,6 +241,10 @@ def plain_settings(settings: Prepare) -> dict[str, Any]:
     del said["out"]
     for name in ("images", "annotations", "mix"):
         said[name] = said[name] and Path(said[name]).name
+    if isinstance(settings.looked_at, Path):
+        said["looked_at"] = settings.looked_at.name
+    elif settings.looked_at == "marked":
+        del said["looked_at"]  # a dataset without such photos has the bytes that it had before there was the word
     return said
 
 
@@ -251,9 +268,9 @@ def _dry_run(settings: Prepare) -> str:
         f"{count_of(len(photos), 'photo')} would be labelled by {_public_name(settings.labeler)}",
     ]
     if inputs.unannotated and settings.annotations is not None:
-        fate = "taken as the labeler sees them" if settings.unannotated == "auto" else "left out (--unannotated auto)"
         lines.append(
-            f"{count_of(len(inputs.unannotated), 'photo')} without annotation, {inputs.unannotated[0]} first: {fate}"
+            f"{count_of(len(inputs.unannotated), 'photo')} without annotation, {inputs.unannotated[0]} first: "
+            + _FATES[settings.unannotated]
         )
     counts = mark_counts(inputs)
     lines.append(f"{count_of(len(space), 'class')}, {len(inputs.custom)} of them yours:")
@@ -268,7 +285,7 @@ def _dry_run(settings: Prepare) -> str:
     lines += [f"  and of the labeler {len(things)} things: {and_more(things)}"] if things else []
     lines += [f"  and of the labeler {len(stuff)} stuff: {and_more(stuff)}"] if stuff else []
     if photos:
-        lines += ["", "split: " + str(split_photos(settings, inputs, photos, earlier.parts).report)]
+        lines += ["", "split: " + str(split_photos(settings, inputs, photos, earlier.shared_out).report)]
     lines += _remarks(settings, inputs, labeler)
     problems = [*inputs.problems, *unreadable]
     if problems:
@@ -277,18 +294,39 @@ def _dry_run(settings: Prepare) -> str:
     return "\n".join([*lines, "", "nothing was written; without --dry-run it will be"])
 
 
+_FATES = {
+    "skip": "left out (--unannotated learn, or auto)",
+    "auto": "taken as the labeler sees them",
+    "learn": "learnt from as the labeler sees them, and never validated",
+}
+
+
 def _remarks(settings: Prepare, inputs: Inputs, labeler: LabelSpace) -> list[str]:
-    """What the person should decide on: names that two classes carry, classes that are marked on some photos only."""
+    """What the person should decide on: names that two classes carry, photos that nobody may have looked at, classes
+    that are marked on some of the others only."""
     from .schemes import namesakes, partly_marked
 
     decided = {*settings.rename, *settings.drop}
     same = [str(entry) for entry in namesakes(inputs.custom, labeler) if entry.labeler not in decided]
-    partly = [str(entry) for entry in partly_marked(list(inputs.marked.values()))]
+    looked_at = [photo for name, photo in inputs.marked.items() if name not in inputs.incomplete]
+    partly = [str(entry) for entry in partly_marked(looked_at)]
     lines: list[str] = []
-    for remarks in (same, partly):
+    for remarks in (same, _unseen(inputs), partly):
         if remarks:
             lines += ["", *first_lines(remarks, _MOST, "more of this kind")]
     return lines
+
+
+def _unseen(inputs: Inputs) -> list[str]:
+    """One sentence on the photos that are incomplete, with the way to overrule."""
+    if not (count := len(inputs.incomplete)):
+        return []
+    carry, it, they = ("carries", "it", "it is") if count == 1 else ("carry", "them", "they are")
+    return [
+        f"{count} of {len(inputs.names)} photos {carry} no mark of yours, and nobody may have looked at {it} yet: "
+        f"{they} learnt from without a word on your classes, and never validation (--looked-at all if you did look, "
+        "or a file with the names of those you looked at)"
+    ]
 
 
 def _public_name(labeler: Any) -> str:
@@ -334,13 +372,19 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
     orders, space = label_space(settings, answers.space, inputs.custom)
     names, rules = orders.mapping(answers.space), settings.rules
     earlier = Earlier.of(settings.folder)
-    divided = split_photos(settings, inputs, photos, earlier.parts) if splitting else None
-    parts = divided.assignment if divided else {photo.name: earlier.parts.get(photo.name, "train") for photo in photos}
+    divided = split_photos(settings, inputs, photos, earlier.shared_out) if splitting else None
+    before = {photo.name: earlier.shared_out.get(photo.name, "train") for photo in photos}
+    parts = divided.assignment if divided else before | dict.fromkeys(inputs.incomplete, "train")
+    beside = set(divided.report.beside) if divided else set()
+    photos = [photo for photo in photos if photo.name not in beside]
     foreign = _foreign(settings)
     folder = _free_folder([photo.name for photo in photos])
     every = [*(photo.name for photo in photos), *(f"{folder}/{record.file_name}" for record in foreign)]
     stored, ids = stored_names(every, earlier.stored), _ids(every, earlier.ids)
     problems = [*inputs.problems, *labelled.problems]
+    problems += [
+        Problem(name, "nobody may have looked at it, and it is like a photo of val", _BESIDE) for name in beside
+    ]
     tally = Tally(space)
 
     def merge(photo: Photo) -> tuple[Path | Image.Image, Overlay, EncodedMap] | Problem:
@@ -368,11 +412,22 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
                 continue
             source, merged, encoded = outcome
             part = parts[photo.name]
-            writer.add(part, stored[photo.name], source, encoded, image_id=ids[photo.name], original=photo.name)
-            tally.add(part, merged, encoded)
+            incomplete = photo.name in inputs.incomplete
+            writer.add(
+                part,
+                stored[photo.name],
+                source,
+                encoded,
+                image_id=ids[photo.name],
+                original=photo.name,
+                incomplete=inputs.custom if incomplete else (),
+            )
+            tally.add(part, merged, encoded, incomplete)
         for name, record, panoptic in mixed(foreign, space, names, folder):
-            writer.add("train", stored[name], record.photo, panoptic, image_id=ids[name])
+            unasked = unasked_of(record, inputs.custom, names)
+            writer.add("train", stored[name], record.photo, panoptic, image_id=ids[name], incomplete=unasked)
             tally.mixed += 1
+            tally.incomplete += bool(unasked)
     prepared = Prepared(settings, inputs, answers, space, photos, problems, divided.report if divided else None, tally)
     write_papers(prepared)
     answers.sweep()
@@ -380,6 +435,7 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
     return prepared
 
 
+_BESIDE = "Mark it, or say that you looked at it: --looked-at."
 _DESCRIPTION = "Photos with what a person marked on them; a pretrained model labelled the rest."
 
 
@@ -396,6 +452,7 @@ def split_photos(settings: Prepare, inputs: Inputs, photos: list[Photo], previou
         test=settings.test,
         pattern=settings.group_pattern,
         prints={photo.name: photo.fingerprint for photo in photos},
+        incomplete=inputs.incomplete,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from ..text import count_of
 from .overlay import overlay
 
 if TYPE_CHECKING:
-    from ..annotations.marks import Annotations, Mark
+    from ..annotations.marks import Annotations, Mark, MarkedPhoto
 
 
 FORMATS = ("coco-panoptic", "coco")
@@ -119,10 +119,14 @@ def reviewed(old: PanopticMap, marks: Sequence[Mark], space: LabelSpace) -> Revi
 
 def match_records(annotations: Annotations, records: Iterable[Record]) -> dict[str, Sequence[Mark]]:
     """The name of a photo in `images/` → the marks on it that came back. Photos that nobody knows are an error."""
+    return {name: photo.marks for name, photo in _matched(annotations, records).items()}
+
+
+def _matched(annotations: Annotations, records: Iterable[Record]) -> dict[str, MarkedPhoto]:
     known = list(records)
     by_name = {known_name(record): record for record in known} | {record.file_name: record for record in known}
     index = PhotoIndex(by_name)
-    matched: dict[str, Sequence[Mark]] = {}
+    matched: dict[str, MarkedPhoto] = {}
     for photo in annotations.photos:
         hit = index.find(photo.photo)
         if hit is None:
@@ -137,7 +141,7 @@ def match_records(annotations: Annotations, records: Iterable[Record]) -> dict[s
                 where=photo.photo,
                 fix="Upload the photos of the dataset's images/ to CVAT, and export with --names stored.",
             )
-        matched[record.file_name] = photo.marks
+        matched[record.file_name] = photo
     return matched
 
 
@@ -263,6 +267,12 @@ def import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new dataset")
     parser.add_argument("--add", metavar="A,B", default="", help="new classes that are meant")
     parser.add_argument("--stuff", metavar="A,B", default="", help="those of them that are stuff")
+    parser.add_argument(
+        "--looked-at",
+        metavar="all|FILE",
+        help="photos that were looked at though nothing on them was changed: all that came back, or those that a text "
+        "file names, a photo a line",
+    )
     parser.add_argument("--strict", action="store_true", help="stop at the first photo that cannot be read")
 
 
@@ -272,7 +282,8 @@ def import_main(args: argparse.Namespace) -> int:
       hf-detr-panoptic import-review data/site corrected.zip --out data/site-reviewed
 
     For the photos in the file it is the truth: what came back unchanged stays as it was, changed and new segments are
-    marked as the person's, and deleted ones become void. Photos that are not in it stay as they were.
+    marked as the person's, and deleted ones become void. Photos that are not in it stay as they were. A photo that
+    nobody had looked at counts as looked at from now on if something on it was changed, or if CVAT has a tag on it.
     """
     from ..annotations.read import read_annotations
     from ..dataset.coco_panoptic import read_dataset
@@ -286,9 +297,12 @@ def import_main(args: argparse.Namespace) -> int:
     old = next(iter(dataset.values())).space
     space = reviewed_space(old, read.names, _names(args.add), _names(args.stuff))
     records = [record for split in dataset.values() for record in split]
-    marks = match_records(read, records)
+    back = _matched(read, records)
+    marks = {name: photo.marks for name, photo in back.items()}
+    done_with = _looked_at(args.looked_at, back, records)
     counts = {"kept": 0, "changed": 0, "deleted": 0}
     empty = []
+    completed = 0
     with clear_errors(args.out), DatasetWriter(args.out, space) as writer:
         for name, split in dataset.items():
             for record in split:
@@ -299,8 +313,12 @@ def import_main(args: argparse.Namespace) -> int:
                     panoptic = after.map
                     for what in counts:
                         counts[what] += getattr(after, what)
+                    if after.changed or after.deleted:
+                        done_with.add(record.file_name)
                 elif corrected is not None and panoptic.segments:
                     empty.append(record.file_name)  # more likely never imported than all of it deleted
+                incomplete = () if record.file_name in done_with else record.incomplete
+                completed += len(record.incomplete) > len(incomplete)
                 writer.add(
                     name if name in SPLITS else "train",
                     record.file_name,
@@ -308,6 +326,7 @@ def import_main(args: argparse.Namespace) -> int:
                     panoptic,
                     image_id=record.image_id if isinstance(record.image_id, int) else None,
                     original=record.original_file,
+                    incomplete=incomplete,
                 )
     done = len(marks) - len(empty)
     print(f"{read.description}")
@@ -317,10 +336,28 @@ def import_main(args: argparse.Namespace) -> int:
     )
     if empty:
         print(f"{count_of(len(empty), 'photo')} came back without any mark and changed nothing, {empty[0]} first")
+    if completed:
+        print(
+            f"{count_of(completed, 'photo')} looked at since: they count as complete, and `split` may validate on them"
+        )
     for row in read.skipped[:10]:
         print(f"not read: {row.where}: {row.what}")
     print(f"next: hf-detr-panoptic check {args.out}")
     return 0
+
+
+def _looked_at(word: str | None, back: Mapping[str, MarkedPhoto], records: Sequence[Record]) -> set[str]:
+    """Of the photos by their names in images/: those that CVAT has a tag on, and those that the person names."""
+    from .inputs import listed_photos
+
+    found = {name for name, photo in back.items() if photo.tagged}
+    if word == "all":
+        return found | set(back)
+    if word is None:
+        return found
+    by_name = {known_name(record): record.file_name for record in records}
+    by_name |= {record.file_name: record.file_name for record in records}
+    return found | {by_name[name] for name in listed_photos(Path(word), by_name)}
 
 
 def _names(text: str) -> list[str]:

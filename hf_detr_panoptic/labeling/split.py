@@ -7,7 +7,7 @@ import hashlib
 import heapq
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -117,7 +117,9 @@ class SplitReport:
     """What the split had to do, and what it could not.
 
     counts: part → photos; classes: class → part → photos; only_in_train: classes of a single group; one_sided: classes
-    of several groups that still are on one side alone; leaks: ties that an earlier split has parted for good.
+    of several groups that still are on one side alone; leaks: ties that an earlier split has parted for good;
+    incomplete: photos that went to train for nobody may have looked at them; beside: those of them that belong with
+    photos of val or test.
     """
 
     counts: Mapping[str, int]
@@ -130,6 +132,8 @@ class SplitReport:
     leaks: tuple[Tie, ...]
     kept: int
     unmatched: tuple[str, ...]
+    incomplete: int = 0
+    beside: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         total = sum(self.counts.values())
@@ -139,6 +143,12 @@ class SplitReport:
             lines.append(
                 "nothing is left for val: each group is the only one of some class. Mark these on more photos."
             )
+        if self.incomplete:
+            lines.append(
+                f"{count_of(self.incomplete, 'photo')} that nobody may have looked at: train; shares are of the rest"
+            )
+        if self.beside:
+            lines.append(f"{len(self.beside)} of these are like photos of val or test, {self.beside[0]} first")
         if self.kept:
             lines.append(f"{self.kept} stay where an earlier split put them")
         if self.ties:
@@ -182,24 +192,31 @@ def split(
     test: float = 0.0,
     pattern: str | re.Pattern[str] | None = None,
     prints: Mapping[str, Fingerprint] | None = None,
+    incomplete: Collection[str] = (),
 ) -> Split:
     """Share photos out: `fraction` to val, `test` to test, the rest to train. Their order does not matter.
 
     `photos`: name → the classes that must be on both sides. `prints`: what the photos look like, by name.
     Groups are indivisible. The rarest class is served first: a class of two groups or more is on both sides, a class
     of one group is in train. `previous` (name → part) never changes: new photos follow their group, the rest fill up.
-    `pattern` is a regular expression; photos whose names agree in its groups stay together.
+    `pattern` is a regular expression; photos whose names agree in its groups stay together. `incomplete`: the photos
+    that nobody may have looked at; they are in train whatever was before, and the shares are of the others.
     """
     _check(fraction, test, previous)
     names = sorted(photos)
     tied = list(ties(names, [(prints or {}).get(name) for name in names], pattern))
     groups = groups_of(names, tied)
+    incomplete = set(incomplete) & photos.keys()
+    complete = [{name: photos[name] for name in group if name not in incomplete} for group in groups]
     sharing = _Sharing(
-        [_Group({name: photos[name] for name in group}, seed, previous or {}) for group in groups],
+        [_Group(group, seed, previous or {}) for group in complete if group],
         {"train": 1 - fraction - test, "val": fraction, "test": test},
     )
     sharing.run()
     assignment = {name: (previous or {}).get(name, group.part) for group in sharing.groups for name in group.names}
+    measured = {name for name, part in assignment.items() if part != "train"}
+    beside = {name for group in groups if measured.intersection(group) for name in incomplete.intersection(group)}
+    assignment |= dict.fromkeys(incomplete, "train")
     largest = max(groups, key=len, default=[])
     present = [part for part in PARTS if part != "test" or test or "test" in assignment.values()]
     classes = {name: Counter[str]() for name in sorted({c for marked in photos.values() for c in marked})}
@@ -214,9 +231,15 @@ def split(
         ties=dict(sorted(Counter(tie.why for tie in tied).items())),
         only_in_train=tuple(name for name in classes if sharing.total[name] == 1 and classes[name]["train"]),
         one_sided=tuple(name for name in classes if sharing.total[name] > 1 and not _both_sides(classes[name])),
-        leaks=tuple(tie for tie in tied if assignment[tie.one] != assignment[tie.other]),
-        kept=sum(name in (previous or {}) for name in names),
+        leaks=tuple(
+            tie
+            for tie in tied
+            if assignment[tie.one] != assignment[tie.other] and not beside.intersection((tie.one, tie.other))
+        ),
+        kept=sum(name in (previous or {}) and name not in incomplete for name in names),
         unmatched=tuple(sorted(set(names) - pattern_keys(names, pattern).keys())) if pattern is not None else (),
+        incomplete=len(incomplete),
+        beside=tuple(sorted(beside)),
     )
     return Split(dict(sorted(assignment.items())), tuple(map(tuple, groups)), report)
 
@@ -386,8 +409,11 @@ def main(args: argparse.Namespace) -> int:
         test=args.test,
         pattern=args.group,
         prints=_prints(dataset),
+        incomplete={r.file_name for r in chain.from_iterable(dataset.values()) if r.incomplete},
     )
     print(result.report)
+    if result.report.beside:
+        print("they stay in train, where they flatter the figures a little: mark them, or take them out")
     if args.dry_run:
         print("nothing was changed")
         return 0
@@ -433,4 +459,5 @@ def _write(folder: Path, dataset: Mapping[str, PanopticSplit], assignment: Mappi
                     record.map(),
                     image_id=record.image_id if isinstance(record.image_id, int) else None,
                     original=record.original_file or record.file_name,
+                    incomplete=record.incomplete,
                 )

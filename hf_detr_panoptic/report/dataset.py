@@ -210,7 +210,8 @@ def _part(looked: Sequence[_Looked]) -> Part:
     for seen in looked:
         pixels.update(seen.pixels)
     segments = sum(sum(seen.counts.values()) for seen in looked)
-    return Part(len(looked), segments, pixels["custom"], pixels["auto"], pixels["void"])
+    incomplete = sum(bool(seen.record.incomplete) for seen in looked)
+    return Part(len(looked), segments, pixels["custom"], pixels["auto"], pixels["void"], incomplete)
 
 
 def _remarks(report: Report) -> list[Remark]:

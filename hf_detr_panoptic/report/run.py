@@ -14,6 +14,7 @@ from .. import __version__
 from ..dataset.photos import shrunk
 from ..errors import HfDetrPanopticError
 from ..evaluation.evaluate import Measured, segmented
+from ..evaluation.incomplete import left_out
 from ..evaluation.quality import PanopticQuality, SegmentMatching, image_counts, match_segments, overlaps_of
 from ..evaluation.table import AGREEMENT, headline
 from ..files import shown_path, without_paths
@@ -136,7 +137,7 @@ def _segment(final: Path, splits: Splits, limit: int, progress: bool) -> _Valida
     pages: list[tuple[float, PhotoCard]] = []
     done = segmented(model, rows, splits.space, batch_size=4)
     for row, truth, prediction in progress_bar(done, total=len(rows), what="segmenting", show=progress):
-        measured.add(row.image_id, prediction, truth)
+        measured.add(row.image_id, prediction, truth, row.incomplete)
         pages.append(_card(row, truth, prediction, sizes))
     pages.sort(key=lambda page: page[0])
     return _Validation(measured.compute(), [card for _, card in pages], len(splits.val))
@@ -144,9 +145,12 @@ def _segment(final: Path, splits: Splits, limit: int, progress: bool) -> _Valida
 
 def _card(row: Row, truth: PanopticMap, prediction: PanopticMap, sizes: Thumbnails) -> tuple[float, PhotoCard]:
     """The photo's own PQ, 2 where there is nothing to measure, and its card."""
-    pairs = overlaps_of(prediction, truth)
-    quality = PanopticQuality(truth.space).add(image_counts(prediction, truth, truth.space, pairs=pairs)).compute()
-    matching = match_segments(prediction, truth, pairs)
+    sides = left_out(prediction, truth, row.incomplete)
+    pairs = overlaps_of(*sides)
+    quality = PanopticQuality(truth.space).add(image_counts(*sides, truth.space, pairs=pairs)).compute()
+    matching = match_segments(*sides, pairs)
+    unasked = {segment.id for segment in prediction.segments} - {segment.id for segment in sides[0].segments}
+    matching = matching._replace(excused=matching.excused | unasked)
     photo = open_image(row.photo)
     small, small_truth = shrunk(photo, truth, sizes.side)
     _, small_prediction = shrunk(photo, prediction, sizes.side)

@@ -46,13 +46,14 @@ class Advice:
 
 @dataclass(frozen=True)
 class Part:
-    """A split: photos, segments, and pixels by who knows them."""
+    """A split: photos, segments, and pixels by who knows them; photos that nobody may have looked at."""
 
     photos: int
     segments: int
     custom: int
     auto: int
     void: int
+    incomplete: int = 0
 
     def shares(self) -> list[tuple[str, float, str]]:
         """Of the pixels, each with its words and its CSS class."""

@@ -86,7 +86,8 @@ def _fingerprint(rows: Sequence[Row]) -> str:
                 fix="`hf-detr-panoptic check` lists everything that is missing.",
             ) from error
         segments = [(segment.id, segment.label, segment.crowd) for segment in row.segments]
-        digest.update(repr((row.image_id, *content, segments)).encode("utf-8", "surrogatepass"))
+        unasked = [row.incomplete] if row.incomplete else []  # as before where everything was looked at
+        digest.update(repr((row.image_id, *content, segments, *unasked)).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 

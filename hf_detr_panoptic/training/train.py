@@ -171,6 +171,11 @@ class Relabelled:
         return getattr(self.row, "size", None)
 
     @property
+    def incomplete(self) -> tuple[str, ...]:
+        new = {self.names[name] for name in self.row.incomplete}
+        return tuple(name for name in self.space.names if name in new)
+
+    @property
     def segments(self) -> Sequence[Segment]:
         from dataclasses import replace
 

@@ -215,6 +215,7 @@ def test_a_photo_of_another_size_than_its_map_is_an_error(folder: Path, tmp_path
     Image.new("RGB", (30, 20)).save(path)
 
     class Swapped:
+        incomplete = ()
         image_id, where, photo, map = rows[0].image_id, rows[0].where, path, staticmethod(rows[0].map)
 
     with pytest.raises(DatasetError, match="the photo is 30×20, its map"):

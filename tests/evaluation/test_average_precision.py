@@ -9,7 +9,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from hf_detr_panoptic.errors import LabelError, MapError
-from hf_detr_panoptic.evaluation.quality import AveragePrecision, Objects
+from hf_detr_panoptic.evaluation.quality import AveragePrecision, Objects, objects_left_out
 from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.panoptic_map import PanopticMap, Segment
 
@@ -144,3 +144,67 @@ def test_wrong_objects_are_named():
         Objects([0, 1], [[0, 0, 1, 1]])
     with pytest.raises(LabelError, match="labels run from 5 to 5, the space has 5"):
         AveragePrecision(SPACE).update(0, Objects([5], [[0, 0, 1, 1]]), Objects([], []))
+
+
+# --- photos on which nobody looked for some of the classes
+
+
+def with_a_pipe(box=(5, 2, 4, 11)):
+    """A photo of sky with a pipe that the labeler calls a car, which is there twice; and what a model finds on it."""
+    ids = np.full((20, 30), 1, dtype=np.int32)
+    truth, found = ids.copy(), ids.copy()
+    truth[2:12, 5:9] = 2
+    truth[2:12, 20:24] = 3
+    x, y, w, h = box
+    found[y : y + h, x : x + w] = 7
+    found[2:12, 20:24] = 3
+    sky = Segment(1, 1, score=0.9)
+    return (
+        PanopticMap(found, [sky, Segment(3, 2, score=0.8), Segment(7, 0, score=0.7)], SPACE),
+        PanopticMap(truth, [sky, Segment(2, 2), Segment(3, 2)], SPACE),
+    )
+
+
+def ap_of(precision, kind):
+    return [row["ap"] for row in precision.compute()[kind]["per_class"]]
+
+
+@pytest.mark.parametrize("kind", ["box", "mask"])
+def test_a_right_pipe_on_an_unmarked_photo_costs_nothing(kind):
+    maps = with_a_pipe()
+    there = ap_of(AveragePrecision(SPACE).update(1, *maps, ["pipe"]), kind)
+    assert (there[0], there[1:3], there[3:]) == (None, pytest.approx([1.0, 1.0]), [None, None])
+    as_looked_at = ap_of(AveragePrecision(SPACE).update(1, *maps), kind)
+    assert as_looked_at[0] is None  # no pipe in the truth: COCO counts no false alarm for such a class
+    assert as_looked_at[2] < 0.6  # of two cars one is missed
+
+
+def test_an_invented_pipe_is_no_false_alarm_where_others_have_pipes():
+    prediction, truth = with_a_pipe()
+    marked = PanopticMap(truth.ids, [Segment(1, 1), Segment(2, 0), Segment(3, 2)], SPACE)
+    plain, told = AveragePrecision(SPACE), AveragePrecision(SPACE)
+    for precision, incomplete in ((plain, []), (told, ["pipe"])):
+        precision.update(1, Objects.of(prediction), Objects.of(marked))
+        sure = Objects(labels=[0], boxes=[[14, 14, 4, 4]], scores=[0.95])
+        precision.update(2, sure, Objects(labels=[1], boxes=[[0, 0, 30, 20]]), incomplete)
+    assert ap_of(told, "box")[0] == pytest.approx(2 * ap_of(plain, "box")[0])  # precision 1 in place of a half
+
+
+def test_boxes_of_a_detector_are_left_out_too():
+    """The car that the model is surest to be a pipe is not asked for; one that it is less sure of is."""
+    truth = Objects(labels=[2, 2], boxes=[[5, 2, 4, 10], [20, 2, 4, 10]])
+    boxes = [[5, 2, 4, 11], [5, 2, 4, 10], [20, 2, 4, 10], [20, 2, 4, 11]]
+    found = Objects(labels=[0, 2, 2, 0], boxes=boxes, scores=[0.6, 0.3, 0.8, 0.7])
+    left, asked = objects_left_out(found, truth, {0})
+    assert left.labels.tolist() == [2, 2]
+    assert left.scores.tolist() == [0.3, 0.8]
+    assert asked.crowds.tolist() == [True, False]
+    assert ap_of(AveragePrecision(SPACE).update(1, found, truth, ["pipe"]), "box")[2] == pytest.approx(1.0)
+    only_wrong = Objects(labels=[0], boxes=[[8, 2, 4, 10]], scores=[0.9])  # a quarter of it lies on the car
+    assert ap_of(AveragePrecision(SPACE).update(1, only_wrong, truth, ["pipe"]), "box")[2] == 0.0
+
+
+def test_the_truths_own_objects_of_such_classes_are_not_asked_for():
+    truth = Objects(labels=[0, 1], boxes=[[5, 2, 4, 10], [0, 0, 30, 20]], crowds=[False, True])
+    left, asked = objects_left_out(Objects(labels=[], boxes=[]), truth, {0})
+    assert (left.labels.size, asked.labels.tolist(), asked.crowds.tolist()) == (0, [1], [True])

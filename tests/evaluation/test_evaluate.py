@@ -18,6 +18,7 @@ from hf_detr_panoptic.dataset.coco_panoptic import read_split
 from hf_detr_panoptic.errors import DatasetError, HfDetrPanopticError, LabelError
 from hf_detr_panoptic.evaluation import evaluate
 from hf_detr_panoptic.evaluation.evaluate import measure
+from hf_detr_panoptic.evaluation.quality import AveragePrecision
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 
 SPACE = LabelSpace([Category("pipe", isthing=True), Category("sky", isthing=False), Category("rust", isthing=True)])
@@ -154,6 +155,24 @@ def test_a_model_is_measured_as_by_hand(model, dataset):
     assert {key: result[key] for key in expected} == expected
     assert sum(row["tp"] + row["fp"] for row in result["per_class"]) > 5
     assert model.preprocess.shortest_edge == 64
+
+
+def test_a_photo_is_measured_without_its_incomplete_classes(model, dataset):
+    path = dataset / "annotations/panoptic_val.json"
+    content = json.loads(path.read_text())
+    told = {1: ["pipe", "rust"], 3: ["sky"]}
+    for place, names in told.items():
+        content["images"][place]["incomplete"] = names
+    path.write_text(json.dumps(content))
+    result = evaluate_model(model, dataset, batch_size=1, **LOOSE)
+    quality, precision = PanopticQuality(SPACE), AveragePrecision(SPACE)
+    for place in range(len(SIZES)):
+        (prediction,) = model.segment(Image.open(dataset / "images" / f"p{place}.png"), batch_size=1, **LOOSE)
+        quality.update(prediction, truth_of(place), incomplete=told.get(place, []))
+        precision.update(place, prediction, truth_of(place), told.get(place, []))
+    expected = {**quality.compute(), **precision.compute()}
+    assert {key: result[key] for key in expected} == expected
+    assert [row["tp"] + row["fn"] for row in result["per_class"] if row["name"] != "sky"] == [4, 4]
 
 
 def test_the_papers_protocol(model, dataset, monkeypatch):

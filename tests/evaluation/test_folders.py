@@ -169,3 +169,20 @@ def test_truth_of_the_labeler_alone_is_called_agreement(sides):
     result = evaluate_folders(*sides)
     only_auto = {**result, "sources": {"auto": result["sources"]["auto"]}}
     assert format_table(only_auto).splitlines()[0] == "agreement with the labeler"
+
+
+@pytest.mark.parametrize("json_areas", [False, True])
+def test_classes_that_nobody_looked_for_are_left_out_as_in_memory(sides, json_areas):
+    incomplete = [[], ["sky"], ["pipe"], ["pipe", "rust"], [], ["sky", "pipe"], ["rust"]]
+    change(
+        sides[1],
+        lambda content: content.update(
+            images=[{"id": n, **({"incomplete": names} if names else {})} for n, names in enumerate(incomplete)]
+        ),
+    )
+    quality = PanopticQuality(SPACE)
+    for (prediction, truth), names in zip(maps(), incomplete, strict=True):
+        quality.update(prediction, truth, incomplete=names)
+    result = evaluate_folders(*sides, json_areas=json_areas)
+    assert result == {**quality.compute(), "images": 7}
+    assert [row["tp"] + row["fn"] for row in result["per_class"]] == [4, 5, 0]

@@ -392,3 +392,86 @@ def test_an_unknown_category_is_named():
         PanopticQuality(SPACE).update(stranger, known)
     with pytest.raises(LabelError, match="another label space"):
         PanopticQuality(SPACE).merge(PanopticQuality(LabelSpace([SPACE[1], SPACE[0]])))
+
+
+# --- photos on which nobody looked for some of the classes
+
+
+def slowly_left_out(prediction, truth, stated, labels):
+    """The rule pixel by pixel, with sets: what is left of a case once these labels are left out."""
+    places = [(y, x) for y in range(truth.ids.shape[0]) for x in range(truth.ids.shape[1])]
+    label_of = {id(side): {s.id: s.label for s in side.segments} for side in (prediction, truth)}
+    hidden = {at for at in places if label_of[id(prediction)].get(int(prediction.ids[at])) in labels}
+    true, predicted = truth.ids.copy(), prediction.ids.copy()
+    for at in hidden:
+        predicted[at] = true[at] = 0
+    for segment in truth.segments:
+        own = {at for at in places if truth.ids[at] == segment.id}
+        if segment.label in labels or len(own & hidden) > len(own - hidden):
+            for at in own:
+                true[at] = 0
+    areas = {s.id: int((truth.ids == s.id).sum()) - int((true == s.id).sum()) for s in truth.segments}
+    left = stated and {i: area - areas[i] for i, area in stated.items() if (true == i).any()}
+    sides = ((prediction, predicted), (truth, true))
+    maps = (PanopticMap(ids, [s for s in side.segments if (ids == s.id).any()], SPACE) for side, ids in sides)
+    return *maps, left
+
+
+def test_classes_that_nobody_looked_for_are_left_out_as_by_the_slow_rule():
+    rng = random.Random(16)
+    cases, quality = [], PanopticQuality(SPACE)
+    hidden = covered = 0
+    for _ in range(1500):
+        prediction, truth, _ = random_case(rng)
+        labels = rng.sample(range(5), rng.randint(0, 2))
+        quality.update(prediction, truth, incomplete=[SPACE[label].name for label in labels])
+        cases.append(slowly_left_out(prediction, truth, None, labels))
+        hidden += sum(segment.label in labels for segment in prediction.segments)
+        kept = {s.id for s in cases[-1][1].segments}
+        covered += sum(s.id not in kept and s.label not in labels for s in truth.segments)
+    expected = oracle(cases, SPACE)
+    for row in quality.compute()["per_class"]:
+        assert [row["tp"], row["fp"], row["fn"]] == expected[row["label"]][:3]
+        assert (row["sq"] or 0.0) * row["tp"] == pytest.approx(expected[row["label"]][3], abs=1e-9)
+    assert hidden > 500
+    assert covered > 100
+
+
+def test_stated_areas_lose_what_the_pixels_lose():
+    truth = PanopticMap([[1, 1, 1, 1, 2, 2]], [Segment(1, 1), Segment(2, 2)], SPACE)
+    guess = PanopticMap([[5, 1, 1, 1, 2, 2]], [Segment(5, 0), Segment(1, 1), Segment(2, 2)], SPACE)
+    result = PanopticQuality(SPACE).update(guess, truth, {1: 5, 2: 2}, ["pipe"]).compute()
+    # sky: 3 pixels found, 5 stated of which one is nobody's: 3 / (3 + 4 - 3)
+    assert [row["sq"] for row in result["per_class"]] == [None, 0.75, 1.0, None, None]
+
+
+def unmarked_photo():
+    """A wall of sky with a pipe before it that the labeler calls a car, and a road; the model finds the pipe."""
+    ids = np.full((20, 30), 1, dtype=np.int32)
+    ids[15:] = 3
+    truth = ids.copy()
+    truth[2:12, 5:9] = 2
+    found = ids.copy()
+    found[2:13, 5:9] = 7
+    segments = [Segment(1, 1, source="auto"), Segment(3, 3, source="auto")]
+    return (
+        PanopticMap(found, [*segments, Segment(7, 0)], SPACE),
+        PanopticMap(truth, [*segments, Segment(2, 2, source="auto")], SPACE),
+    )
+
+
+def test_a_right_pipe_on_an_unmarked_photo_costs_nothing():
+    prediction, truth = unmarked_photo()
+    rows = PanopticQuality(SPACE).update(prediction, truth, incomplete=["pipe"]).compute()
+    assert [(row["pq"], row["fp"], row["fn"]) for row in rows["per_class"]] == [
+        (None, 0, 0), (1.0, 0, 0), (None, 0, 0), (1.0, 0, 0), (None, 0, 0)
+    ]  # fmt: skip
+    assert rows["pq"] == 1.0
+    as_looked_at = PanopticQuality(SPACE).update(prediction, truth).compute()
+    assert [(row["fp"], row["fn"]) for row in as_looked_at["per_class"]] == [(1, 0), (0, 0), (0, 1), (0, 0), (0, 0)]
+
+
+def test_other_classes_are_asked_for_as_ever():
+    prediction, truth = unmarked_photo()
+    rows = PanopticQuality(SPACE).update(prediction, truth, incomplete=["nobody"]).compute()
+    assert rows == PanopticQuality(SPACE).update(prediction, truth).compute()

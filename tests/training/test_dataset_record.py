@@ -72,7 +72,7 @@ def test_it_may_move_and_be_rewritten(dataset: Path, tmp_path: Path) -> None:
 
 def test_embedded_photos_and_maps() -> None:
     def row(photo: bytes, png: bytes) -> Any:
-        return SimpleNamespace(image_id=1, photo=photo, png=png, segments=[], where="row 1")
+        return SimpleNamespace(image_id=1, photo=photo, png=png, segments=[], incomplete=(), where="row 1")
 
     one, same, other = (dataset_record({"train": [row(b"12", png)]}) for png in (b"ab", b"ab", b"ac"))
     assert one == same

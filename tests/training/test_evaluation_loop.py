@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from hf_detr_panoptic.errors import DatasetError
+from hf_detr_panoptic.evaluation import evaluate
 from hf_detr_panoptic.evaluation.evaluate import (
     box_precision,
     detections,
@@ -17,6 +19,7 @@ from hf_detr_panoptic.evaluation.evaluate import (
     panoptic_quality,
     plan_batches,
 )
+from hf_detr_panoptic.evaluation.quality import Objects
 from hf_detr_panoptic.images import open_image
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.settings import METRICS
@@ -60,14 +63,32 @@ def test_boxes_are_the_models(model: DetrForPanopticSegmentation, splits: Splits
 
 
 def test_perfect_boxes_have_ap_1(model: DetrForPanopticSegmentation, splits: Splits, monkeypatch: Any) -> None:
-    from hf_detr_panoptic.evaluation import evaluate
-    from hf_detr_panoptic.evaluation.quality import Objects
-
     truths = iter([Objects.of(row.map(), masks=False) for batch in plan_batches(splits.val, 1) for row in batch])
     monkeypatch.setattr(evaluate, "detections", lambda *_: [next(truths)])
     result = box_precision(model, splits.val, batch_size=1)
     assert result["all"]["ap"] == pytest.approx(1.0)
     assert eval_metrics("boxes", result)["eval_box_ap"] == pytest.approx(1.0)
+
+
+def test_boxes_and_pq_leave_incomplete_classes_out(
+    model: DetrForPanopticSegmentation, splits: Splits, monkeypatch: Any
+) -> None:
+    """Of a photo that is incomplete for all classes nothing counts; the others count as they would alone."""
+    rows = [replace(splits.val[0], incomplete=tuple(splits.space.names)), *splits.val[1:]]
+    pq = panoptic_quality(model, rows, 1)
+    assert pq == panoptic_quality(model, splits.val[1:], 1) != panoptic_quality(model, splits.val, 1)
+
+    def found(model: Any, pixels: Any, sizes: Any, precision: str) -> list[Objects]:
+        """The first photo's boxes are all wrong, the others' right."""
+        place = next(places)
+        truth = Objects.of(splits.val[place].map(), masks=False)
+        return [Objects(truth.labels, truth.boxes + (100 if place == 0 else 0), truth.scores)]
+
+    monkeypatch.setattr(evaluate, "detections", found)
+    order = [splits.val.records.index(row) for batch in plan_batches(splits.val, 1) for row in batch]
+    for measured, right in ((rows, True), (splits.val, False)):
+        places = iter(order)
+        assert (box_precision(model, measured, 1)["all"]["ap"] == pytest.approx(1.0)) is right
 
 
 def test_batches_hold_one_size(splits: Splits) -> None:
