@@ -64,12 +64,19 @@ class PanopticDataset(Dataset[dict[str, Any]]):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         row = self.rows[index]
         panoptic = row.map()
-        return self.item(open_image(row.photo), panoptic, row.image_id, row.where, epoch)
+        incomplete = getattr(row, "incomplete", ())
+        return self.item(open_image(row.photo), panoptic, row.image_id, row.where, epoch, incomplete)
 
     def item(
-        self, photo: Image.Image, panoptic: PanopticMap, image_id: int | str, where: str, epoch: int = 0
+        self,
+        photo: Image.Image,
+        panoptic: PanopticMap,
+        image_id: int | str,
+        where: str,
+        epoch: int = 0,
+        incomplete: Sequence[str] = (),
     ) -> dict[str, Any]:
-        """What `dataset[epoch, index]` is for a row of these."""
+        """What `dataset[epoch, index]` is for a row of these; `incomplete`: the classes not looked for on it."""
         pixels = pixels_of(photo, panoptic, where)
         if self.donors is not None:
             rng = rng_of(self.seed, epoch, image_id, "paste")
@@ -77,10 +84,16 @@ class PanopticDataset(Dataset[dict[str, Any]]):
         rng = rng_of(self.seed, epoch, image_id)
         draw = Draw.of(self.augmentation, panoptic.height, panoptic.width, self.preprocess, rng)
         ids = draw.ids(panoptic.ids)
-        things = panoptic.space.thing_labels
         return {
             "pixel_values": draw.photo(pixels, self.preprocess),
-            "labels": make_labels(ids, panoptic.segments, image_id=image_id, where=where, things=things),
+            "labels": make_labels(
+                ids,
+                panoptic.segments,
+                image_id=image_id,
+                where=where,
+                incomplete=[panoptic.space.index(name) for name in incomplete],
+                things=panoptic.space.thing_labels,
+            ),
         }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -171,6 +171,7 @@ def make_labels(
     *,
     image_id: int | str,
     where: str | None = None,
+    incomplete: Sequence[int] = (),
     things: Collection[int] = (),
 ) -> dict[str, Any]:
     """What the model should find on a photo whose map, resized with it, is `ids`: int32 [h, w].
@@ -178,6 +179,7 @@ def make_labels(
     `panoptic` is the map itself; `class_labels` int64 [N], `segment_ids` int64 [N], `iscrowd` int64 [N], `scores`
     float32 [N], `boxes` float32 [N, 4]: centre, width and height as shares of the map, tight around its pixels.
     `sources` int64 [N]: places in SEGMENT_SOURCES; `isthing` int64 [N]: whether the label is among `things`.
+    `incomplete` int64 [K]: the labels that nobody may have looked for here, empty where the photo is complete.
     Segments without a pixel are left out. An id that is not among the segments is an error.
     """
     tight = boxes_of_ids(ids)
@@ -204,5 +206,6 @@ def make_labels(
         "sources": torch.tensor([SEGMENT_SOURCES.index(segment.source) for segment in kept], dtype=torch.int64),
         "isthing": torch.tensor([int(segment.label in things) for segment in kept], dtype=torch.int64),
         "valid_size": torch.tensor([height, width]),
+        "incomplete": torch.tensor(incomplete, dtype=torch.int64),
         "image_id": torch.tensor(image_id) if isinstance(image_id, int) else image_id,
     }
