@@ -79,7 +79,7 @@ class PanopticDataset(Dataset[dict[str, Any]]):
         epoch: int = 0,
         incomplete: Sequence[str] = (),
     ) -> dict[str, Any]:
-        """What `dataset[epoch, index]` is for a row of these."""
+        """What `dataset[epoch, index]` is for a row of these; `incomplete`: the classes not looked for on it."""
         pixels = pixels_of(photo, panoptic, where)
         if self.donors is not None:
             rng = rng_of(self.seed, epoch, image_id, "paste")
@@ -87,7 +87,6 @@ class PanopticDataset(Dataset[dict[str, Any]]):
         rng = rng_of(self.seed, epoch, image_id)
         draw = Draw.of(self.augmentation, panoptic.height, panoptic.width, self.preprocess, rng)
         ids = draw.ids(panoptic.ids)
-        things = panoptic.space.thing_labels
         return {
             "pixel_values": draw.photo(pixels, self.preprocess),
             "labels": make_labels(
@@ -96,7 +95,7 @@ class PanopticDataset(Dataset[dict[str, Any]]):
                 image_id=image_id,
                 where=where,
                 incomplete=[panoptic.space.index(name) for name in incomplete],
-                things=things,
+                things=panoptic.space.thing_labels,
             ),
         }
 

@@ -194,6 +194,18 @@ def test_a_mirrored_thing_is_mirrored_on_both() -> None:
     assert upright == {True, False}
 
 
+def test_an_incomplete_photo_stays_so() -> None:
+    class Unseen(Photo):
+        incomplete = ("crane", "pipe")
+
+    plain = sky(100)
+    rows = [Unseen(100, plain.ids, plain.segments), with_thing(200, (20, 30, 8, 12))]
+    _, labels = pasted(rows, 0)
+    assert labels["class_labels"].tolist() == [SKY, PIPE]
+    assert labels["incomplete"].tolist() == [CRANE, PIPE]
+    assert pasted(rows, 1)[1]["incomplete"].tolist() == []
+
+
 def test_the_rest_of_the_draw_stays_as_without() -> None:
     """Pasting draws from a generator of its own; with `paste: 0` an item has the very bits of before."""
     rows = [with_thing(100 + place, (20, 30, 8, 12)) for place in range(3)]

@@ -48,6 +48,16 @@ def make(shapes_folder: Path, model_folder: Path, make_recipe: Any) -> Make:
     return made
 
 
+def test_no_donor_is_of_the_validation_photos(make: Make, splits: Splits, tmp_path: Path) -> None:
+    recipe = make(tmp_path / "run", augmentation={"paste": 1.0})
+    model = starting_model(recipe, splits.space, None)
+    donors = _Stage(recipe, recipe.stages.detection, splits, model, lambda line: None, tmp_path).dataset.donors
+    assert donors is not None
+    places = {donor.place for of in donors.of_label.values() for donor in of}
+    assert {donors.rows[place].image_id for place in places} == {row.image_id for row in splits.train}
+    assert not {row.image_id for row in donors.rows} & {row.image_id for row in splits.val}
+
+
 @pytest.fixture(scope="session")
 def finished_run(make: Make, splits: Splits, tmp_path_factory: Any) -> tuple[Path, list[str], list[StageEnd]]:
     """A run of one epoch a stage: its folder, what it said, and what its stages ended with."""
