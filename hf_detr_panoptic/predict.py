@@ -300,7 +300,6 @@ def main(args: argparse.Namespace) -> int:
     Photos may be files or folders. --out then holds predictions.png (photo | truth where known | prediction),
     overlays/, predictions.json with predictions/*.png in COCO panoptic format, and masks/.
     """
-
     from .errors import clear_errors
 
     folder = PredictionFolder(Path(args.out), args.masks, args.overwrite)

@@ -187,7 +187,6 @@ def main(args: argparse.Namespace) -> int:
     figures at the end mean something. Run again, it goes on where it was killed. Any key of the recipe demo.yaml is a
     flag. Under torchrun or accelerate launch the processes that it started label, train and measure together.
     """
-
     from ..parallel import launched
     from ..training.stages import Interrupted
 
@@ -289,7 +288,6 @@ _PLACES = ("images", "annotations", "labeler", "out")
 
 def teacher_of(settings: DemoSettings) -> Path:
     """The folder of the teacher that is asked for, or of the shipped one."""
-
     folder = settings.teacher or teacher_folder()
     if not (folder / "model.safetensors").is_file():
         raise HfDetrPanopticError("there is no model.safetensors", where=str(folder), fix="Check --teacher.")

@@ -392,7 +392,6 @@ def main(args: argparse.Namespace) -> int:
     take a shard: shards are told by number, so no machine waits for another, and none leaves a lock behind when it
     dies. What a machine left undone the next command makes up for, on any machine.
     """
-
     from ..errors import clear_errors
     from .inputs import as_files
 

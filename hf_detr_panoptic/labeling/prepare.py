@@ -472,7 +472,6 @@ def main(args: argparse.Namespace) -> int:
 
     Photos that the dataset has keep their side of the split; new ones go to train, for `split` to share out.
     """
-
     from .autolabels import AutoLabels
     from .inputs import Problem, as_files, read_inputs, survey
     from .labeler import LabelledPhotos, raise_first

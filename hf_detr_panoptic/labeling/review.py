@@ -211,7 +211,6 @@ def export_main(args: argparse.Namespace) -> int:
     In CVAT: make a task with the same photos and the labels of review_labels.json (label editor, "Raw"), then upload
     annotations, as "COCO Panoptic 1.0" or, with --format coco, as "COCO 1.0".
     """
-
     from ..dataset.coco_panoptic import read_dataset
     from ..errors import DatasetError, RecipeError, clear_errors, did_you_mean
     from ..files import write_json
@@ -275,7 +274,6 @@ def import_main(args: argparse.Namespace) -> int:
     For the photos in the file it is the truth: what came back unchanged stays as it was, changed and new segments are
     marked as the person's, and deleted ones become void. Photos that are not in it stay as they were.
     """
-
     from ..annotations.read import read_annotations
     from ..dataset.coco_panoptic import read_dataset
     from ..dataset.writer import SPLITS, DatasetWriter

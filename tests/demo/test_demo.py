@@ -53,7 +53,8 @@ def test_one_process_takes_the_batches_of_two_where_there_is_no_loopback(
 
     ran: list[Recipe] = []
     monkeypatch.setattr("socket.create_connection", unreachable)
-    monkeypatch.setattr("hf_detr_panoptic.training.train.train", lambda recipe: ran.append(recipe) or [])
+    monkeypatch.setattr("hf_detr_panoptic.training.train.check_run", lambda recipe: None)
+    monkeypatch.setattr("hf_detr_panoptic.training.train.run_recipe", lambda recipe: ran.append(recipe) or [])
     recipe = demo_recipe(DemoSettings(out=tmp_path, teacher=teacher), Place(tmp_path))
     assert demo_step.trained(recipe, 2) == []
     sizes = {stage.name: stage.training_arguments["per_device_train_batch_size"] for stage in ran[0].stages}

@@ -78,7 +78,7 @@ class Truthful:
 
     def maps(self, batch):
         self.batches.append(len(batch.rows))
-        truths = [truth_of(row.image_id).relabelled(self.label_space, self.names) for row in batch.rows]
+        truths = [truth_of(row.image_id - 1).relabelled(self.label_space, self.names) for row in batch.rows]
         return [self._in_stripes(truth) if self.stripes else truth for truth in truths]
 
     def _in_stripes(self, truth):
@@ -129,7 +129,6 @@ def test_processes_share_the_images(records, monkeypatch):
         state = SimpleNamespace(process_index=rank, num_processes=3)
         monkeypatch.setattr("accelerate.PartialState", lambda state=state: state)
         # What the others would send is not here: the whole list of photos cannot be put together.
-        monkeypatch.setattr("hf_detr_panoptic.parallel.results_of_all", lambda work: seen.extend(work()) or [])
         monkeypatch.setattr(evaluate, "results_of_all", lambda work: seen.extend(work()) or [])
         with pytest.raises(KeyError):
             measure(Truthful(SPACE), records, SPACE, None, batch_size=1)
@@ -162,7 +161,7 @@ def test_the_papers_protocol(model, dataset, monkeypatch):
 
     def segment_batch(model, pixel_values, sizes, settings, precision):
         edges = (model.preprocess.shortest_edge, model.preprocess.longest_edge)
-        seen.update(settings.to_config(), precision=precision, edges=edges)
+        seen.update(settings.to_dict(), precision=precision, edges=edges)
         return [PanopticMap(np.zeros(size, dtype=np.int32), [], SPACE) for size in sizes]
 
     monkeypatch.setattr("hf_detr_panoptic.model.segment.segment_batch", segment_batch)
@@ -235,7 +234,7 @@ def test_folders_as_panopticapi_asks(dataset, tmp_path, capsys):
         (["--truth", "t", "--gt_json_file", "t", "--predictions", "p"], "the same thing twice"),
         (["--truth", "a", "b", "c", "--predictions", "p"], "--truth takes a JSON and a folder, not 3 paths"),
         (["--gt_folder", "g", "--predictions", "p"], "--gt_folder needs --gt_json_file"),
-        (["--truth", "gone.json", "--predictions", "p"], "gone.json: cannot be read"),
+        (["--truth", "gone.json", "--predictions", "p"], "gone.json: the JSON cannot be read"),
         (["--model", "gone/", "--data", "gone"], "gone: there is no such folder"),
     ],
 )

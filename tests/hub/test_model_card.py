@@ -99,8 +99,8 @@ SECTIONS = [
     r"## How it was trained\n\nIt began as \[facebook/detr-resnet-50-panoptic\]\(https://huggingface\.co/facebook/"
     r"detr-resnet-50-panoptic\) and learnt from 2 photos of \[anna/site-photos\]\([^)]+\) in 3 stages\.\n",
     r"\| `detection` \| classes and boxes; [^|]+ \| 30 \| 100 \| 0\.0001, backbone 1e-05 \| 2 \| `box_ap` 50\.0 at "
-    r"epoch 12 \| 1 h 2 min \| 2\.5 GB \|\n"
-    r"\| `mask_head` \| [^|]+ \| 25 \| 200 \| 0\.0001 \| 2 × 2 \| `pq` 50\.0 at epoch 20 \| 1 min 5 s \| 2\.5 GB \|\n"
+    r"epoch 12 \| 1 h 02 min \| 2\.5 GB \|\n"
+    r"\| `mask_head` \| [^|]+ \| 25 \| 200 \| 0\.0001 \| 2 × 2 \| `pq` 50\.0 at epoch 20 \| 1 min 05 s \| 2\.5 GB \|\n"
     r"\| `finetune` \| [^|]+ \| 10 \| 300 \| 1e-05, backbone 1e-06 \| 2 × 3 \| `pq` 53\.1 at epoch 9 \| 9 s \| .*\n",
     r"Hardware: 2 × NVIDIA H200\. Versions: hf-detr-panoptic 0\.1\.0, transformers 5\.23\.0, torch 2\.15\.0, "
     r"timm 1\.0\.31, python 3\.11\.7\.\n",

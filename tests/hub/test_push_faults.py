@@ -183,7 +183,7 @@ def test_a_full_disk(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "metric.py")
 
-    monkeypatch.setattr("hf_detr_panoptic.hub.push.shutil.copyfile", full)
+    monkeypatch.setattr("hf_detr_panoptic.hub.push.write_bytes", full)
     said = refused(["--metric", "anna/quality"], capsys, signed_in)
     assert "the disk is full. Make room" in said
     assert signed_in.requests == []

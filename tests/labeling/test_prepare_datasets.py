@@ -9,6 +9,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from made import tree
 from PIL import Image, ImageDraw
 
 from hf_detr_panoptic import LabelSpace, PanopticMap, Segment, load_panoptic, prepare
@@ -66,23 +67,23 @@ def dataset_of(site: Path, masks: Path) -> datasets.Dataset:
     )
 
 
-def results(out: Path, contents) -> dict[str, bytes]:
+def results(out: Path) -> dict[str, bytes]:
     """Photos, maps and JSON."""
-    return {name: data for name, data in contents(out).items() if name.startswith(("images/", "annotations/"))}
+    return {name: data for name, data in tree(out).items() if name.startswith(("images/", "annotations/"))}
 
 
-def test_a_dataset_and_its_files_come_to_the_same(site: Path, masks: Path, tmp_path: Path, contents) -> None:
+def test_a_dataset_and_its_files_come_to_the_same(site: Path, masks: Path, tmp_path: Path) -> None:
     settings = {"labeler": Halves(), "values": VALUES, "unannotated": "auto"}
     prepare(site / "photos", tmp_path / "files", masks, **settings)
     labeler = Halves()
     prepared = prepare(dataset_of(site, masks), tmp_path / "rows", **{**settings, "labeler": labeler})
     assert prepared is not None
     assert prepared.inputs.custom == ("pipe", "crack")
-    assert results(tmp_path / "rows", contents) == results(tmp_path / "files", contents)
+    assert results(tmp_path / "rows") == results(tmp_path / "files")
     assert labeler.photos == 6
-    first = contents(tmp_path / "rows")
+    first = tree(tmp_path / "rows")
     prepare(dataset_of(site, masks), tmp_path / "rows", **{**settings, "labeler": labeler})
-    assert contents(tmp_path / "rows") == first
+    assert tree(tmp_path / "rows") == first
     assert labeler.photos == 6  # nothing was labelled twice
 
 
@@ -105,7 +106,7 @@ def test_what_is_new_leaves_the_rest_where_it_was(site: Path, masks: Path, tmp_p
 
 
 def test_a_saved_dataset_by_command(
-    site: Path, masks: Path, tmp_path: Path, tiny_labeler: Path, contents, capsys: pytest.CaptureFixture[str]
+    site: Path, masks: Path, tmp_path: Path, tiny_labeler: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = dataset_of(site, masks)
     rows = rows.add_column("depth", [None] * len(rows)).cast_column("depth", datasets.Image())
@@ -113,7 +114,7 @@ def test_a_saved_dataset_by_command(
     out = tmp_path / "out"
     words = ["prepare", "--images", str(tmp_path / "saved"), "--out", str(out), "--labeler", str(tiny_labeler)]
     words += ["--values", "1=pipe", "--values", "2=crack"]
-    before = contents(tmp_path / "saved")
+    before = tree(tmp_path / "saved")
     assert main(words) == 2
     assert "may be any of mask, depth. Say which column: --mask-column mask" in capsys.readouterr().err
     words += ["--mask-column", "mask"]
@@ -125,12 +126,12 @@ def test_a_saved_dataset_by_command(
     assert main(words) == 0
     assert len([record for rows in read_dataset(out).values() for record in rows]) == 5
     assert json.loads((out / "prepare.json").read_text())["settings"]["mask_column"] == "mask"
-    assert contents(tmp_path / "saved") == before
+    assert tree(tmp_path / "saved") == before
     assert main([*words[:4], str(tmp_path / "saved" / "out"), *words[5:]]) == 2
     assert "in the folder of the photos" in capsys.readouterr().err
 
 
-def test_step_by_step(site: Path, masks: Path, tmp_path: Path, tiny_labeler: Path, contents) -> None:
+def test_step_by_step(site: Path, masks: Path, tmp_path: Path, tiny_labeler: Path) -> None:
     dataset_of(site, masks).save_to_disk(tmp_path / "saved")
     data = ["--images", str(tmp_path / "saved"), "--values", "1=pipe", "--values", "2=crack"]
     labeler = ["--labeler", str(tiny_labeler)]
@@ -139,7 +140,7 @@ def test_step_by_step(site: Path, masks: Path, tmp_path: Path, tiny_labeler: Pat
     assert main(["autolabel", *data, *labeler, *out]) == 0
     assert main(["overlay", *data, *out]) == 0
     assert main(["split", str(tmp_path / "steps")]) == 0
-    once, steps = (results(tmp_path / name, contents) for name in ("once", "steps"))
+    once, steps = (results(tmp_path / name) for name in ("once", "steps"))
     assert {name.rpartition("/")[2] for name in once} == {name.rpartition("/")[2] for name in steps}
 
 
