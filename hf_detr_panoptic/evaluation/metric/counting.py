@@ -158,7 +158,7 @@ def summarise(
     """PQ, SQ and RQ of everything, things, stuff, each class and each source of truth, as fractions.
 
     `names` gives the labels, in the order of the result, their names. `yours` are the labels of the classes that the
-    person marks: with any, `yours` is the mean of their rows, whatever the truth's source. A class that neither side
+    person marks: with any, `yours` is the mean of their rows, whatever the truth's source, and each row says `yours` too. A class that neither side
     has is left out of the means, and out of a source's mean one without truth of that source. Where a class has truth
     of one source alone, all that is invented of it counts against that one. What has nothing to average is None.
     """
@@ -166,7 +166,8 @@ def summarise(
     rows = []
     for label, name in names.items():
         row = _class_row(_summed(counts, label, SOURCES))
-        rows.append({"label": label, "name": name, "isthing": label in thing_labels, **row})
+        whose = {"yours": label in your_labels} if your_labels else {}
+        rows.append({"label": label, "name": name, "isthing": label in thing_labels, **whose, **row})
     sources = {}
     for source in SOURCES:
         if with_truth := [_class_row(count) for label in names if (count := _of_source(counts, label, source))]:
