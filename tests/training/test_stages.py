@@ -258,6 +258,7 @@ def test_an_early_end_is_kept_after_a_kill(make: Make, splits: Splits, tmp_path:
 
     def falling(self: Any, rows: Any = None) -> dict[str, Any]:
         groups = {name: {"ap": next(figures, 0.4), "ap50": 0.0, "ap75": 0.0} for name in ("all",)}
+        groups["yours"] = groups["all"]
         self.last_result = groups | {name: {"ap": 0.0, "ap50": 0.0, "ap75": 0.0} for name in ("things", "stuff")}
         return self.last_result
 

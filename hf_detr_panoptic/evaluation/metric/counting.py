@@ -158,9 +158,10 @@ def summarise(
     """PQ, SQ and RQ of everything, things, stuff, each class and each source of truth, as fractions.
 
     `names` gives the labels, in the order of the result, their names. `yours` are the labels of the classes that the
-    person marks: with any, `yours` is the mean of their rows, whatever the truth's source, and each row says `yours` too. A class that neither side
-    has is left out of the means, and out of a source's mean one without truth of that source. Where a class has truth
-    of one source alone, all that is invented of it counts against that one. What has nothing to average is None.
+    person marks: with any, each row says whether it is one, and the result's `yours` is the mean of theirs, whatever
+    the truth's source. A class that neither side has is left out of the means, and out of a source's mean one without
+    truth of that source. Where a class has truth of one source alone, all that is invented of it counts against that
+    one. What has nothing to average is None.
     """
     thing_labels, your_labels = frozenset(things), frozenset(yours)
     rows = []
