@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from safetensors.torch import load_file
 from transformers import DetrForSegmentation, Trainer, TrainerCallback, TrainingArguments
 
 from hf_detr_panoptic.dataset.batches import PanopticDataset, collate
+from hf_detr_panoptic.labels import LabelSpace
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.settings import Stage
 from hf_detr_panoptic.training.arguments import training_arguments
-from hf_detr_panoptic.training.sampling import Splits
+from hf_detr_panoptic.training.sampling import Splits, measurable
 from hf_detr_panoptic.training.stages import prepare_model
 from hf_detr_panoptic.training.trainer import PanopticTrainer, dropping_rate, parameter_groups, trainable_line
 
