@@ -65,9 +65,9 @@ class House:
         found = {}
         for table in (node for node in ast.walk(self.trees["cli.py"]) if isinstance(node, ast.Dict)):
             for key, value in zip(table.keys, table.values, strict=True):
-                word = getattr(value.elts[0] if isinstance(value, ast.Tuple) else value, "value", None)
+                word = str(getattr(value.elts[0] if isinstance(value, ast.Tuple) else value, "value", None))
                 for room in ("", "steps/"):  # where commands once stood
-                    module = room + str(word).strip(".").replace(".", "/")
+                    module = room + word.partition(":")[0].strip(".").replace(".", "/")
                     if isinstance(key, ast.Constant) and module in self.modules:
                         found[key.value] = self.modules[module]
         return found

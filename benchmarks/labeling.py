@@ -29,7 +29,7 @@ from hf_detr_panoptic import LabelSpace, prepare
 from hf_detr_panoptic.images import open_image
 from hf_detr_panoptic.labeling.autolabels import AutoLabels
 from hf_detr_panoptic.labeling.inputs import survey
-from hf_detr_panoptic.labeling.labeler import DetrLabeler, label, labeler_settings, plan
+from hf_detr_panoptic.labeling.labeler import DetrLabeler, label, labeler_settings, plan_batches
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.preprocess import Preprocess
 from hf_detr_panoptic.settings import Postprocess
@@ -81,7 +81,7 @@ def speed(folder: Path, count: int, rounds: int, batch_size: int, device: str, p
     photos, _ = survey(folder / "photos", names)
     labeler = DetrLabeler(model, precision)
     opened = {name: open_image(folder / "photos" / name) for name in names}
-    batches = plan(labeler, photos, batch_size)
+    batches = plan_batches(labeler, photos, batch_size)
     segments = []
 
     def bare() -> None:

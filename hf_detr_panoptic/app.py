@@ -99,7 +99,7 @@ class AppModel:
 
 
 @dataclass(frozen=True, eq=False)
-class Opened:
+class OpenedPhoto:
     """A photo that went through the model: `file` as it came, `shown` as large as a browser needs it."""
 
     name: str
@@ -112,7 +112,7 @@ class Opened:
 class Look:
     """An opened photo at one threshold. `map` is that of the shown picture; all the rest is of the photo itself."""
 
-    opened: Opened
+    opened: OpenedPhoto
     map: PanopticMap
     size: tuple[int, int]
     segments: tuple[Segment, ...]
@@ -139,7 +139,7 @@ class Look:
         return cut
 
 
-def open_photo(model: AppModel, path: Path) -> Opened:
+def open_photo(model: AppModel, path: Path) -> OpenedPhoto:
     """The photo through the model. What is wrong with it is told by its own name, not by where the server keeps it."""
     file = path.read_bytes()
     try:
@@ -150,10 +150,10 @@ def open_photo(model: AppModel, path: Path) -> Opened:
     shrink = min(1.0, SHOWN_SIDE / max(photo.size))
     width, height = (max(1, round(side * shrink)) for side in photo.size)
     shown = photo if shrink == 1.0 else photo.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return Opened(path.name, file, shown, segmented)
+    return OpenedPhoto(path.name, file, shown, segmented)
 
 
-def look_at(opened: Opened, threshold: float) -> tuple[Look, bytes]:
+def look_at(opened: OpenedPhoto, threshold: float) -> tuple[Look, bytes]:
     """The photo's map at a threshold as it is shown, and as the zip to download."""
     whole = opened.segmented.map(threshold)
     size = (whole.width, whole.height)
@@ -162,7 +162,7 @@ def look_at(opened: Opened, threshold: float) -> tuple[Look, bytes]:
     return look, panoptic_zip(opened, whole)
 
 
-def panoptic_zip(opened: Opened, scene: PanopticMap) -> bytes:
+def panoptic_zip(opened: OpenedPhoto, scene: PanopticMap) -> bytes:
     """A dataset of one photo in COCO panoptic format, zipped: `check` and `evaluate` read the folder it unpacks to."""
     stream = io.BytesIO()
     name = stored_names([opened.name])[opened.name]
@@ -488,9 +488,9 @@ def main(args: argparse.Namespace) -> int:
         examples, problems = find_photos(given)
         if problems:
             raise problems[0]
-        for photo in examples:
-            image_size(photo.path)  # a visitor should not be the first to see that it is no photo
-        app = build_app(app_model(args.model, stuff), title=args.title, examples=[photo.path for photo in examples])
+        for path in examples.values():
+            image_size(path)  # a visitor should not be the first to see that it is no photo
+        app = build_app(app_model(args.model, stuff), title=args.title, examples=list(examples.values()))
         print(f"{serve(app, args.port)}  (Ctrl-C ends it)", flush=True)
         app.block_thread()
     return 0

@@ -28,7 +28,7 @@ STOCK_TOLERANCE = 1e-3  # of mask logits, whose size is tens; the sums run in an
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """One line of the doctor's. `mood`: "ok", "note" (works, but know this) or "bad" (will not work)."""
 
     what: str
@@ -47,48 +47,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Is this machine ready? Each line says OK, or what to do."""
-    checks: list[Callable[[], Iterator[Finding]]] = [_python, _packages, _device, _processes, _recipes, _disk]
+    checks: list[Callable[[], Iterator[Diagnosis]]] = [_python, _packages, _device, _processes, _recipes, _disk]
     if not args.offline:
         checks.append(_hub)
     if args.model:
         checks.append(lambda: _model(args.model, args.photo))
     bad = 0
     for check in checks:
-        for finding in check():
-            bad += finding.mood == "bad"
-            print(_line(finding), flush=True)
+        for diagnosis in check():
+            bad += diagnosis.mood == "bad"
+            print(_line(diagnosis), flush=True)
     print()
     print("Ready." if not bad else f"{count_of(bad, 'thing')} to mend, marked ✗ above.")
     return 1 if bad else 0
 
 
-def _line(finding: Finding) -> str:
-    sign = {"ok": "✓", "note": "•", "bad": "✗"}[finding.mood]
+def _line(diagnosis: Diagnosis) -> str:
+    sign = {"ok": "✓", "note": "•", "bad": "✗"}[diagnosis.mood]
     if not (sys.stdout.encoding or "").lower().startswith("utf"):
-        sign = {"ok": "OK", "note": "--", "bad": "!!"}[finding.mood]
-    line = f"{sign} {finding.what:<16} {finding.value}"
-    return f"{line}\n  {'':<16} → {finding.advice}" if finding.advice else line
+        sign = {"ok": "OK", "note": "--", "bad": "!!"}[diagnosis.mood]
+    line = f"{sign} {diagnosis.what:<16} {diagnosis.value}"
+    return f"{line}\n  {'':<16} → {diagnosis.advice}" if diagnosis.advice else line
 
 
-def _python() -> Iterator[Finding]:
-    yield Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+def _python() -> Iterator[Diagnosis]:
+    yield Diagnosis("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
 
 
-def _packages() -> Iterator[Finding]:
+def _packages() -> Iterator[Diagnosis]:
     """Versions for a bug report; that they are the right ones is pip's to see to."""
     try:
         ours = metadata.distribution("hf-detr-panoptic")
     except metadata.PackageNotFoundError:
-        yield Finding("hf-detr-panoptic", "not installed", "bad", "pip install it: this is only its source.")
+        yield Diagnosis("hf-detr-panoptic", "not installed", "bad", "pip install it: this is only its source.")
         return
-    yield Finding("hf-detr-panoptic", ours.version)
+    yield Diagnosis("hf-detr-panoptic", ours.version)
     for requirement in ours.requires or []:
         name = re.split(r"[^\w.-]", requirement)[0]
         if "extra ==" not in requirement:
-            yield Finding(name, metadata.version(name))
+            yield Diagnosis(name, metadata.version(name))
 
 
-def _device() -> Iterator[Finding]:
+def _device() -> Iterator[Diagnosis]:
     import torch
 
     threads = f"{torch.get_num_threads()} threads"
@@ -96,14 +96,14 @@ def _device() -> Iterator[Finding]:
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
             bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16: train in fp16 or fp32"
-            yield Finding("device", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {bf16}")
+            yield Diagnosis("device", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {bf16}")
     elif torch.backends.mps.is_available():
-        yield Finding("device", "Apple GPU (MPS), fp32")
+        yield Diagnosis("device", "Apple GPU (MPS), fp32")
     else:
         bf16 = "bf16 in hardware" if _cpu_has_bf16() else "bf16 is emulated and slower than fp32"
-        yield Finding("device", f"CPU only, {threads}, {bf16}", "note", "Labeling works; training wants a GPU.")
+        yield Diagnosis("device", f"CPU only, {threads}, {bf16}", "note", "Labeling works; training wants a GPU.")
     if "OMP_NUM_THREADS" in os.environ:
-        yield Finding("threads", f"{threads} (OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']})", "note")
+        yield Diagnosis("threads", f"{threads} (OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']})", "note")
 
 
 def _cpu_has_bf16() -> bool:
@@ -114,27 +114,27 @@ def _cpu_has_bf16() -> bool:
     return "amx_bf16" in flags or "avx512_bf16" in flags or "bf16" in capability.lower()
 
 
-def _processes() -> Iterator[Finding]:
+def _processes() -> Iterator[Diagnosis]:
     from .parallel import guard_processes
 
     try:
         count = guard_processes()
     except HfDetrPanopticError as error:
-        yield Finding("processes", error.what, "bad", error.fix or "")
+        yield Diagnosis("processes", error.what, "bad", error.fix or "")
     else:
-        yield Finding("processes", f"{count} started, {os.environ.get('WORLD_SIZE', '1')} promised")
+        yield Diagnosis("processes", f"{count} started, {os.environ.get('WORLD_SIZE', '1')} promised")
 
 
-def _recipes() -> Iterator[Finding]:
+def _recipes() -> Iterator[Diagnosis]:
     from .recipe import recipe_names
 
     try:
-        yield Finding("recipes", ", ".join(recipe_names()))
+        yield Diagnosis("recipes", ", ".join(recipe_names()))
     except HfDetrPanopticError as error:
-        yield Finding("recipes", error.what, "bad", error.fix or "")
+        yield Diagnosis("recipes", error.what, "bad", error.fix or "")
 
 
-def _disk() -> Iterator[Finding]:
+def _disk() -> Iterator[Diagnosis]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     cache = Path(HF_HUB_CACHE)
@@ -143,12 +143,12 @@ def _disk() -> Iterator[Finding]:
         free = shutil.disk_usage(existing).free
         value = f"{free / 2**30:.0f} GiB free in {folder}"
         if free < DISK_WANTED:
-            yield Finding(what, value, "note", "A three-stage run with R50 keeps up to 10 GiB of checkpoints.")
+            yield Diagnosis(what, value, "note", "A three-stage run with R50 keeps up to 10 GiB of checkpoints.")
         else:
-            yield Finding(what, value)
+            yield Diagnosis(what, value)
 
 
-def _hub() -> Iterator[Finding]:
+def _hub() -> Iterator[Diagnosis]:
     import urllib.error
     import urllib.request
 
@@ -156,7 +156,7 @@ def _hub() -> Iterator[Finding]:
     from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 
     if HF_HUB_OFFLINE:
-        yield Finding("Hub", "offline by HF_HUB_OFFLINE", "note", "Only what is in the cache can be loaded.")
+        yield Diagnosis("Hub", "offline by HF_HUB_OFFLINE", "note", "Only what is in the cache can be loaded.")
         return
     began = time.perf_counter()
     try:
@@ -165,13 +165,13 @@ def _hub() -> Iterator[Finding]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         advice = "Use a local folder or the cache (HF_HUB_OFFLINE=1), or set HTTPS_PROXY or HF_ENDPOINT."
-        yield Finding("Hub", f"{ENDPOINT} does not answer ({reason})", "note", advice)
+        yield Diagnosis("Hub", f"{ENDPOINT} does not answer ({reason})", "note", advice)
     else:
         signed = "signed in" if get_token() else "not signed in: `hf auth login` before a push"
-        yield Finding("Hub", f"{ENDPOINT} answers in {time.perf_counter() - began:.1f} s, {signed}")
+        yield Diagnosis("Hub", f"{ENDPOINT} answers in {time.perf_counter() - began:.1f} s, {signed}")
 
 
-def _model(name: str, photo: str | None) -> Iterator[Finding]:
+def _model(name: str, photo: str | None) -> Iterator[Diagnosis]:
     import torch
     from transformers import DetrForSegmentation
 
@@ -183,16 +183,16 @@ def _model(name: str, photo: str | None) -> Iterator[Finding]:
         loaded: Any = DetrForPanopticSegmentation.from_pretrained(name, output_loading_info=True)
         model, info = loaded
         space = model.eval().label_space
-        yield Finding("model", f"{name}: every weight found its place; {space}")
+        yield Diagnosis("model", f"{name}: every weight found its place; {space}")
         began = time.perf_counter()
-        (found,) = model.segment(image)
-        yield Finding("segment", f"{found}, in {time.perf_counter() - began:.2f} s")
+        (panoptic,) = model.segment(image)
+        yield Diagnosis("segment", f"{panoptic}, in {time.perf_counter() - began:.2f} s")
         pixels = model.preprocess(image)[None]
     except HfDetrPanopticError as error:
-        yield Finding("model", f"{error.where or name}: {error.what}", "bad", error.fix or "")
+        yield Diagnosis("model", f"{error.where or name}: {error.what}", "bad", error.fix or "")
         return
     if info["missing_keys"]:
-        yield Finding("beside stock", "a detection checkpoint: its mask head is new, so there is nothing to compare")
+        yield Diagnosis("beside stock", "a detection checkpoint: its mask head is new, so there is nothing to compare")
         return
     stock = DetrForSegmentation.from_pretrained(name, dtype=torch.float32).eval()
     with torch.no_grad():
@@ -203,9 +203,9 @@ def _model(name: str, photo: str | None) -> Iterator[Finding]:
     }
     said = ", ".join(f"{part} {difference:.1e}" for part, difference in differences.items())
     if max(differences.values()) <= STOCK_TOLERANCE:
-        yield Finding("beside stock", f"the largest differences: {said}")
+        yield Diagnosis("beside stock", f"the largest differences: {said}")
     else:
-        yield Finding("beside stock", f"they differ: {said}", "bad", "Please report this with the versions above.")
+        yield Diagnosis("beside stock", f"they differ: {said}", "bad", "Please report this with the versions above.")
 
 
 def _drawn_photo() -> Image.Image:

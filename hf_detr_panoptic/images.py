@@ -102,7 +102,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     if not root.is_dir():
         raise ImageError("is a file, not a folder", where=_shown(root)) if root.exists() else _missing(root)
     inside = root.resolve()
-    found: list[Path] = []
+    photos: list[Path] = []
     left_out: list[Path] = []
     for parent, folders, names in os.walk(root, onerror=_unreadable_folder):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
@@ -113,7 +113,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
             if path.is_symlink() and not (path.is_file() and path.resolve().is_relative_to(inside)):
                 left_out.append(path)
             elif path.is_file():
-                found.append(path)
+                photos.append(path)
     if left_out:
         logger.warning(
             "%d links in %s lead out of it or nowhere and were left out, %s first. Copy the photos in.",
@@ -121,7 +121,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
             _shown(root),
             _shown(min(left_out)),
         )
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+    return sorted(photos, key=lambda path: path.relative_to(root).as_posix())
 
 
 @contextlib.contextmanager
@@ -210,10 +210,10 @@ def _heif(file: BinaryIO, where: str) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     """EXIF's number, 1 for upright; read without decoding where the image is not decoded yet."""
     try:
-        found = _exif(image).get(_ORIENTATION, 1)
+        orientation = _exif(image).get(_ORIENTATION, 1)
     except Exception:  # damaged EXIF does not damage the photo: viewers show it as it lies
         return 1
-    return found if isinstance(found, int) else 1
+    return orientation if isinstance(orientation, int) else 1
 
 
 def _exif(image: Image.Image) -> Image.Exif:

@@ -73,11 +73,11 @@ class LabelSpace(Sequence[Category]):
                     fix="Names decide identity: merge the two or rename one.",
                 )
             seen[category.name] = label
-        places = tuple(range(len(chosen))) if columns is None else tuple(int(column) for column in columns)
-        if len(places) != len(chosen) or len(set(places)) != len(places) or any(column < 0 for column in places):
-            raise LabelError(f"{len(chosen)} categories cannot sit at the columns {places}")
+        numbers = tuple(range(len(chosen))) if columns is None else tuple(int(column) for column in columns)
+        if len(numbers) != len(chosen) or len(set(numbers)) != len(numbers) or any(column < 0 for column in numbers):
+            raise LabelError(f"{len(chosen)} categories cannot sit at the columns {numbers}")
         object.__setattr__(self, "categories", chosen)
-        object.__setattr__(self, "columns", places)
+        object.__setattr__(self, "columns", numbers)
 
     # --- a sequence, compared by names and kinds
 
@@ -153,8 +153,8 @@ class LabelSpace(Sequence[Category]):
         """The space of a COCO file's `categories`: the n-th entry is label n, whatever its id."""
         chosen: list[Category] = []
         ids: dict[int, int] = {}
-        for place, entry in enumerate(categories):
-            where = f"categories[{place}]"
+        for label, entry in enumerate(categories):
+            where = f"categories[{label}]"
             if not isinstance(entry, Mapping) or "id" not in entry or "name" not in entry:
                 raise LabelError("a category needs 'id' and 'name'", where=where)
             if isinstance(entry["id"], bool) or not isinstance(entry["id"], int):
@@ -165,7 +165,7 @@ class LabelSpace(Sequence[Category]):
                     where=where,
                     fix="Give each category an id of its own.",
                 )
-            ids[entry["id"]] = place
+            ids[entry["id"]] = label
             name = str(entry["name"])
             isthing = entry.get("isthing")
             color = entry.get("color")

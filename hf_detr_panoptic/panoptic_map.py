@@ -79,13 +79,13 @@ class PanopticMap:
                     f"segment {segment.id} has the label {segment.label}, the space has {len(self.space)}",
                     fix=f"Labels run from 0 to {len(self.space) - 1}; COCO's ids are not labels.",
                 )
-        found = self._runs.areas().keys() - {0}
-        if unlisted := sorted(found - self._by_id.keys()):
+        there = self._runs.areas().keys() - {0}
+        if unlisted := sorted(there - self._by_id.keys()):
             raise MapError(
                 f"{_count(unlisted, 'id')} in the pixels but not in the list",
                 fix="List the segment or make it void (0).",
             )
-        if absent := sorted(self._by_id.keys() - found):
+        if absent := sorted(self._by_id.keys() - there):
             raise MapError(f"{_count(absent, 'segment')} listed but without a pixel", fix="Leave it out of the list.")
 
     # --- values that the pixels say
@@ -187,7 +187,7 @@ class PanopticMap:
 
     def compacted(self) -> PanopticMap:
         """Ids 1, 2, 3, … in the order of `segments`."""
-        renumber = {segment.id: place for place, segment in enumerate(self.segments, start=1)}
+        renumber = {segment.id: number for number, segment in enumerate(self.segments, start=1)}
         return self._renumbered(renumber, [replace(s, id=renumber[s.id]) for s in self.segments])
 
     def __eq__(self, other: object) -> bool:
@@ -224,9 +224,9 @@ class PanopticMap:
     ) -> PanopticMap:
         if not renumber:
             return PanopticMap(self.ids, segments, space or self.space)
-        old, place = np.unique(self._runs.ids, return_inverse=True)
+        old, index = np.unique(self._runs.ids, return_inverse=True)
         new = np.array([renumber.get(segment_id, segment_id) for segment_id in old.tolist()], dtype=np.int32)
-        ids = np.repeat(new[place], self._runs.lengths).reshape(self.ids.shape)
+        ids = np.repeat(new[index], self._runs.lengths).reshape(self.ids.shape)
         return PanopticMap(ids, segments, space or self.space)
 
 
@@ -267,7 +267,7 @@ def rgb_to_ids(rgb: npt.ArrayLike) -> npt.NDArray[np.int32]:
             f"an RGB id map is uint8 [H, W, 3], not {channels.dtype} {list(channels.shape)}",
             fix="Save the PNG in RGB mode: a greyscale or palette PNG has lost the ids.",
         )
-    red, green, blue = (channels[..., place].astype(np.int32) for place in range(3))
+    red, green, blue = (channels[..., channel].astype(np.int32) for channel in range(3))
     return red | green << 8 | blue << 16
 
 
@@ -319,8 +319,8 @@ class _Runs:
         ids, order, heads = self._groups
         size = self.shape[0] * self.shape[1]
         counts: dict[int, list[int]] = {}
-        for segment_id, places in zip(ids, np.split(order, heads[1:]), strict=True):
-            starts, ends = self.starts[places], self.starts[places] + self.lengths[places]
+        for segment_id, runs in zip(ids, np.split(order, heads[1:]), strict=True):
+            starts, ends = self.starts[runs], self.starts[runs] + self.lengths[runs]
             apart = starts[1:] != ends[:-1]  # runs were cut at row ends: join what touches
             edges = np.column_stack([starts[np.r_[True, apart]], ends[np.r_[apart, True]]]).reshape(-1)
             rest = [] if edges[-1] == size else [size - int(edges[-1])]

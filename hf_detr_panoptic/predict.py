@@ -8,8 +8,7 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -32,23 +31,15 @@ from .pictures.panels import panels
 from .text import count_of, first_lines
 
 
-@dataclass(frozen=True)
-class FoundPhoto:
-    """A photo and the name it goes by, with "/": unique among those that were given."""
-
-    name: str
-    path: Path
-
-
 def find_photos(
     given: Sequence[str | Path], besides: Path | None = None
-) -> tuple[list[FoundPhoto], list[HfDetrPanopticError]]:
-    """The photos of files and folders, each once, and what is wrong with what was given.
+) -> tuple[dict[str, Path], list[HfDetrPanopticError]]:
+    """The photos of files and folders, each once, by the name it goes by, with "/"; and what is wrong with the rest.
 
     Pictures in `besides` are left out: what was drawn last time is not a photo.
     """
-    found: dict[Path, str] = {}
-    names: set[str] = set()
+    paths: dict[str, Path] = {}
+    seen: set[Path] = set()
     problems: list[HfDetrPanopticError] = []
     written = besides.resolve() if besides else None
     for each in given:
@@ -60,14 +51,14 @@ def find_photos(
             continue
         for photo in photos:
             real = photo.resolve()
-            if real in found or (written and path.is_dir() and real.is_relative_to(written)):
+            if real in seen or (written and path.is_dir() and real.is_relative_to(written)):
                 continue
             name = photo.relative_to(path).as_posix() if path.is_dir() else photo.name
-            found[real] = _free(name, real, names)
-            names.add(found[real])
-    if not found and not problems:
+            seen.add(real)
+            paths[_free(name, real, paths)] = real
+    if not paths and not problems:
         raise ImageError("there is no photo", where=", ".join(map(str, given)), fix="Give photos, or their folder.")
-    return [FoundPhoto(name, path) for path, name in found.items()], problems
+    return paths, problems
 
 
 class Truth:
@@ -77,17 +68,17 @@ class Truth:
         self.records = records
         self.space = space
         self._by_name: dict[str, set[int]] = {}
-        for place, record in enumerate(records):
+        for index, record in enumerate(records):
             for name in filter(None, (record.file_name, record.original_file)):
                 for key in (name, PurePosixPath(name).name, PurePosixPath(name).stem):
-                    self._by_name.setdefault(key, set()).add(place)
+                    self._by_name.setdefault(key, set()).add(index)
 
     def of(self, name: str) -> Record | None:
         """The record of a photo; None where no name, or more than one photo, fits."""
         for key in (name, PurePosixPath(name).name, PurePosixPath(name).stem):
-            places = self._by_name.get(key, set())
-            if len(places) == 1:
-                return self.records[next(iter(places))]
+            indices = self._by_name.get(key, set())
+            if len(indices) == 1:
+                return self.records[next(iter(indices))]
         return None
 
 
@@ -99,7 +90,7 @@ def find_truth(dataset: str | Path | None) -> Truth | None:
     return Truth([record for split in splits.values() for record in split], next(iter(splits.values())).space)
 
 
-def _free(name: str, path: Path, taken: set[str]) -> str:
+def _free(name: str, path: Path, taken: Container[str]) -> str:
     """The name, with as many of its folders before it as tell it from the others."""
     parts = path.parts[1:]
     for depth in range(len(PurePosixPath(name).parts) + 1, len(parts) + 1):
@@ -139,7 +130,7 @@ class PredictionFolder:
                 )
 
     @contextlib.contextmanager
-    def writing(self, space: LabelSpace, truth: Truth | None, photos: Sequence[FoundPhoto]) -> Iterator[None]:
+    def writing(self, space: LabelSpace, truth: Truth | None, names: Iterable[str]) -> Iterator[None]:
         """The lists and the grid appear when the block ends well."""
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / _UNFINISHED).touch()
@@ -148,7 +139,7 @@ class PredictionFolder:
         for name in ("predictions.json", "predictions.png"):
             (self.path / name).unlink(missing_ok=True)
         self._space, self._truth = space, truth
-        self._stored = stored_names(photo.name for photo in photos)
+        self._stored = stored_names(names)
         self._category_ids, self._categories = _categories(space, truth)
         known = [record.image_id for record in truth.records if isinstance(record.image_id, int)] if truth else []
         self._next_id = max(known, default=0) + 1
@@ -163,20 +154,20 @@ class PredictionFolder:
         write_lists(self.path / "predictions.json", info, self._categories, self._images, self._annotations)
         (self.path / _UNFINISHED).unlink()
 
-    def add(self, name: str, photo: Image.Image, map: PanopticMap) -> None:
+    def add(self, name: str, photo: Image.Image, panoptic: PanopticMap) -> None:
         """One photo's map, by the name that it was found under."""
         record = self._truth.of(name) if self._truth else None
         if record is not None and record.image_id in self._used:
             record = None
         stem = PurePosixPath(self._stored[name]).with_suffix("")
-        encoded = encode_map(map)
+        encoded = encode_map(panoptic)
         write_bytes(self.path / "predictions" / f"{stem}.png", encoded.png)
-        write_bytes(self.path / "overlays" / f"{stem}.jpg", encode_photo(draw(photo, map)))
-        self._write_masks(self.path / "masks" / stem, map)
+        write_bytes(self.path / "overlays" / f"{stem}.jpg", encode_photo(draw(photo, panoptic)))
+        self._write_masks(self.path / "masks" / stem, panoptic)
         image_id: int | str = self._next_id if record is None else record.image_id
         self._next_id += record is None
         self._used.add(image_id)
-        image = {"id": image_id, "file_name": name, "width": map.width, "height": map.height}
+        image = {"id": image_id, "file_name": name, "width": panoptic.width, "height": panoptic.height}
         segments = [
             entry | {"category_id": self._category_ids[entry["category_id"] - 1]} for entry in encoded.segments
         ]
@@ -184,13 +175,13 @@ class PredictionFolder:
         self._images.append(json.dumps(image))
         self._annotations.append(json.dumps(annotation))
         if len(self._rows) < GRID_ROWS:
-            self._rows.append(_row(photo, map, record.map() if record else None))
+            self._rows.append(_row(photo, panoptic, record.map() if record else None))
         self.predicted += 1
         self._with_truth += record is not None
-        self._segments += len(map.segments)
-        self._void += map.void_area
-        self._pixels += map.width * map.height
-        self._classes |= {segment.label for segment in map.segments}
+        self._segments += len(panoptic.segments)
+        self._void += panoptic.void_area
+        self._pixels += panoptic.width * panoptic.height
+        self._classes |= {segment.label for segment in panoptic.segments}
 
     def summary(self) -> str:
         """What was written, in a few lines."""
@@ -213,15 +204,15 @@ class PredictionFolder:
             written["masks/"] = f"one black and white PNG a {self.masks}"
         return "\n".join([*lines, *(f"  {self.path / name}  {what}" for name, what in written.items())])
 
-    def _write_masks(self, folder: Path, map: PanopticMap) -> None:
-        names = [category.name.replace("/", "_").replace("\\", "_") for category in map.space]
+    def _write_masks(self, folder: Path, panoptic: PanopticMap) -> None:
+        names = [category.name.replace("/", "_").replace("\\", "_") for category in panoptic.space]
         files: dict[str, npt.NDArray[np.bool_]] = {}
         if self.masks == "segment":
-            files = {f"{s.id:03}_{names[s.label]}.png": map.mask(s.id) for s in map.segments}
+            files = {f"{s.id:03}_{names[s.label]}.png": panoptic.mask(s.id) for s in panoptic.segments}
         elif self.masks == "class":
-            for label in sorted({segment.label for segment in map.segments}):
-                ids = [segment.id for segment in map.segments if segment.label == label]
-                files[f"{names[label]}.png"] = np.isin(map.ids, ids)
+            for label in sorted({segment.label for segment in panoptic.segments}):
+                ids = [segment.id for segment in panoptic.segments if segment.label == label]
+                files[f"{names[label]}.png"] = np.isin(panoptic.ids, ids)
         stored = stored_names(files)
         for name, mask in files.items():
             write_bytes(folder / stored[name], _png(Image.fromarray(mask.astype(np.uint8) * 255)))
@@ -238,9 +229,9 @@ class PredictionFolder:
         return panels(pictures, titles + [""] * (len(pictures) - len(titles)), columns=len(titles))
 
 
-def _row(photo: Image.Image, map: PanopticMap, truth: PanopticMap | None) -> list[Image.Image]:
+def _row(photo: Image.Image, panoptic: PanopticMap, truth: PanopticMap | None) -> list[Image.Image]:
     """Photo, truth if there is one of this size, prediction: small enough for a grid."""
-    small, small_map = shrunk(photo, map, GRID_SIDE)
+    small, small_map = shrunk(photo, panoptic, GRID_SIDE)
     middle = []
     if truth is not None and (truth.width, truth.height) == photo.size:
         middle = [draw(small, shrunk(photo, truth, GRID_SIDE)[1])]
@@ -349,28 +340,29 @@ def predict(
         raise HfDetrPanopticError(f"batch_size is {batch_size}", fix="Give 1 or more.")
     # Raises before earlier predictions are removed; the model has this same check, but photo by photo.
     Postprocess(**{name: value for name, value in (settings or {}).items() if name != "precision"})
-    found, problems = find_photos(photos, besides=folder.path)
+    paths, problems = find_photos(photos, besides=folder.path)
     known = find_truth(truth)
     loaded = loaded_model(model, stuff)
-    chunks = [found[start : start + batch_size] for start in range(0, len(found), batch_size)]
-    bar = progress_bar(total=len(found), what="predicting", show=progress)
-    with folder.writing(loaded.label_space, known, found), bar:
+    listed = list(paths.items())
+    chunks = [listed[start : start + batch_size] for start in range(0, len(listed), batch_size)]
+    bar = progress_bar(total=len(paths), what="predicting", show=progress)
+    with folder.writing(loaded.label_space, known, paths), bar:
         for pictures in read_ahead(_opened, chunks, threads=1, ahead=1):
             readable = [(name, picture) for name, picture in pictures if isinstance(picture, Image.Image)]
             problems += [error for _, error in pictures if isinstance(error, HfDetrPanopticError)]
-            for name, picture, map in _segmented(loaded, readable, settings or {}, batch_size, problems):
-                folder.add(name, picture, map)
+            for name, picture, panoptic in _segmented(loaded, readable, settings or {}, batch_size, problems):
+                folder.add(name, picture, panoptic)
             bar.update(len(pictures))
     return problems
 
 
-def _opened(photos: Sequence[FoundPhoto]) -> list[tuple[str, Image.Image | HfDetrPanopticError]]:
+def _opened(photos: Sequence[tuple[str, Path]]) -> list[tuple[str, Image.Image | HfDetrPanopticError]]:
     opened: list[tuple[str, Image.Image | HfDetrPanopticError]] = []
-    for photo in photos:
+    for name, path in photos:
         try:
-            opened.append((photo.name, open_image(photo.path)))
+            opened.append((name, open_image(path)))
         except HfDetrPanopticError as error:
-            opened.append((photo.name, error))
+            opened.append((name, error))
     return opened
 
 
@@ -384,7 +376,7 @@ def _segmented(
     """What the model makes of the photos; if it refuses them together, of each alone."""
     try:
         maps = model.segment([picture for _, picture in pictures], **settings, batch_size=batch_size)
-        yield from ((name, picture, map) for (name, picture), map in zip(pictures, maps, strict=True))
+        yield from ((name, picture, panoptic) for (name, picture), panoptic in zip(pictures, maps, strict=True))
         return
     except HfDetrPanopticError as error:
         if len(pictures) == 1:

@@ -180,17 +180,17 @@ def pad(images: Sequence[torch.Tensor]) -> Batch:
     if not images:
         raise ImageError("a batch needs at least one photo")
     first = images[0]
-    for place, image in enumerate(images):
+    for index, image in enumerate(images):
         if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
             raise ImageError(
                 f"{image.dtype} {list(image.shape)} is not a normalised photo",
-                where=f"image {place} of the batch",
+                where=f"image {index} of the batch",
                 fix="Pad what Preprocess returns: float [3, height, width].",
             )
         if (image.dtype, image.device) != (first.dtype, first.device):
             raise ImageError(
                 f"{image.dtype} on {image.device} beside {first.dtype} on {first.device}",
-                where=f"image {place} of the batch",
+                where=f"image {index} of the batch",
                 fix="Bring all photos to one type and device first.",
             )
     valid = [(int(image.shape[1]), int(image.shape[2])) for image in images]

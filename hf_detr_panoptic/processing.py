@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,11 +106,11 @@ class AutoLabel:
         by_size: dict[tuple[int, int], list[int]] = {}
         for index, photo in enumerate(upright):
             by_size.setdefault(size_in_model(self.labeler, (photo.height, photo.width)), []).append(index)
-        found: dict[int, PanopticMap] = {}
+        maps: dict[int, PanopticMap] = {}
         for indices in by_size.values():
             segmented = self.labeler.segment([upright[index] for index in indices], threshold=self.threshold)
-            found.update(zip(indices, segmented, strict=True))
-        return [_from_source(found[index], "auto") for index in range(len(upright))]
+            maps.update(zip(indices, segmented, strict=True))
+        return [_from_source(maps[index], "auto") for index in range(len(upright))]
 
     def __getstate__(self) -> dict[str, Any]:
         by_name = isinstance(self._given, str | Path)
@@ -177,14 +177,14 @@ class MergeMarks:
     def _marks(self, marks: Any, size: tuple[int, int], where: str) -> Iterator[Mark]:
         from .annotations.coco import drawn_of
         from .annotations.masks import drawn_classes
-        from .annotations.shapes import Canvas, draw
+        from .annotations.shapes import Canvas, rasterised
 
         if marks is None:
             return
         if isinstance(marks, list | tuple):
             yield from (mark for mark in marks if isinstance(mark, Mark))
             entries = [entry for entry in marks if not isinstance(entry, Mark)]
-            found = [
+            drawn = [
                 drawn_of(entry, self.names, f"{where}, annotation {entry.get('id', number)}")
                 for number, entry in enumerate(entries, start=1)
             ]
@@ -192,10 +192,10 @@ class MergeMarks:
             ids, lossy = _numbers(marks, where)
             size = (ids.shape[1], ids.shape[0])  # another one than the photo's is told by the overlay
             table = {number: name for number, name in self.names.items() if number}
-            found = list(drawn_classes(ids, table, lossy=lossy, stuff=self.stuff, whole=self.whole, where=where))
-        for one in found:
-            rle, box = draw(one.shape, Canvas(*size, *size), one.where)
-            yield Mark(one.name, rle, box, one.crowd, one.where)
+            drawn = list(drawn_classes(ids, table, lossy=lossy, stuff=self.stuff, whole=self.whole, where=where))
+        for each in drawn:
+            rle, box = rasterised(each.shape, Canvas(*size, *size), each.where)
+            yield Mark(each.name, rle, box, each.crowd, each.where)
 
     def _merged_space(self) -> LabelSpace:
         from .annotations.marks import is_void_name
@@ -326,24 +326,7 @@ class DetrPanopticProcessor:
         if scene is None:
             pixels: torch.Tensor = self.preprocess(as_pixels(_photo(photo)))
             return {"pixel_values": pixels}
-        row = _Shown(image_id, _photo(photo), scene)
-        return PanopticDataset([row], self.preprocess)[0]  # type: ignore[list-item]
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """A photo with its map, as a dataset's rows are."""
-
-    image_id: int | str
-    photo: Image.Image
-    scene: PanopticMap
-
-    @property
-    def where(self) -> str:
-        return f"image {self.image_id}"
-
-    def map(self) -> PanopticMap:
-        return self.scene
+        return PanopticDataset([], self.preprocess).item(_photo(photo), scene, image_id, f"image {image_id}")
 
 
 # --- maps as columns

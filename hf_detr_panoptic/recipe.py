@@ -1,13 +1,7 @@
-"""Write a recipe with every key, its default and its meaning, for an editor that completes and checks them.
+"""A recipe: one YAML that says a whole run, with flags over it; where recipes lie, and how one is written whole.
 
-  hf-detr-panoptic recipe construction --out mine.yaml
-
-Beside it comes recipe.schema.json, which the file's first line names. Editors with a YAML language server (VS Code,
-PyCharm, Neovim) read it. What is not changed can stay, or go: the defaults are the same.
+Neither torch nor transformers is imported here. Paths are relative to the working directory.
 """
-
-# A recipe is one YAML that says a whole run; this module also reads it, with flags over it, and knows where it lies.
-# Neither torch nor transformers is imported here. Paths are relative to the working directory.
 
 from __future__ import annotations
 
@@ -196,9 +190,10 @@ class Recipe(Settings):
         if isinstance(self.data, Prepare):
             for key in ("images", "annotations", "mix"):
                 path = getattr(self.data, key)
-                if path is not None and not path.exists():
+                named = key == "images" and "/" in str(path) and _could_be_on_the_hub(str(path))
+                if path is not None and not path.exists() and not named:
                     raise _missing(str(path), f"data.{key}")
-            if not self.data.images.is_dir():
+            if self.data.images.is_file():
                 raise RecipeError(f"{str(self.data.images)!r} is a file", where="data.images", fix="Name a folder.")
             names = {"model": self.model, "data.labeler": str(self.data.labeler)}
         else:
@@ -599,6 +594,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    """Write a recipe with every key, its default and its meaning, for an editor that completes and checks them.
+
+      hf-detr-panoptic recipe construction --out mine.yaml
+
+    Beside it comes recipe.schema.json, which the file's first line names. Editors with a YAML language server (VS
+    Code, PyCharm, Neovim) read it. What is not changed can stay, or go: the defaults are the same.
+    """
     out, schema = args.out, args.out.with_name(SCHEMA)
     if out.exists():
         raise RecipeError("it is there already", where=str(out), fix="Give --out another name.")

@@ -42,8 +42,8 @@ def prepare(
         photos, dataset = Path(images), None
     else:
         photos, dataset = Path(out), images
-    places = {"images": photos, "out": Path(out), "annotations": annotations and Path(annotations)}
-    return _prepare(Prepare.read(places | settings), progress, dataset)[0]
+    paths = {"images": photos, "out": Path(out), "annotations": annotations and Path(annotations)}
+    return _prepare(Prepare.read(paths | settings), progress, dataset)[0]
 
 
 def _prepare(

@@ -177,7 +177,15 @@ class TestFiles:
         monkeypatch.chdir(tmp_path)
 
     @pytest.mark.parametrize(
-        "data", ["data/site", "photos/", "user/name", "name", {"images": "photos", "annotations": "marks.zip"}]
+        "data",
+        [
+            "data/site",
+            "photos/",
+            "user/name",
+            "name",
+            {"images": "photos", "annotations": "marks.zip"},
+            {"images": "user/photos-and-masks", "annotations": None},
+        ],
     )
     def test_there_or_perhaps_on_the_hub(self, data: Any, tmp_path: Path) -> None:
         before = sorted(tmp_path.iterdir())

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..dataset.coco_panoptic import KINDS, annotated, listed_segments
 from ..errors import AnnotationError
-from .pages import Drawn, Found, Lazy, Page
+from .pages import Drawn, Item, Lazy, Page
 from .shapes import Polygons, Rectangle, Runs, Shape, checked_rle, mask_colors, mask_size, regions
 from .sources import Source, class_name, entries, folder_of, number, ring, shown, size
 
@@ -27,15 +27,15 @@ def is_panoptic(data: Any) -> bool:
     return isinstance(listed, list) and any(isinstance(entry, dict) and "segments_info" in entry for entry in listed)
 
 
-def read_instances(source: Source, name: str, data: Mapping[str, Any], *, from_cvat: bool = False) -> Iterator[Found]:
+def read_instances(source: Source, name: str, data: Mapping[str, Any], *, from_cvat: bool = False) -> Iterator[Item]:
     """The photos of one file. Where CVAT wrote it `iscrowd` tells the encoding, not a crowd (cvat#7030)."""
     where = source.where(name)
     names = category_names(data, where)
     pages: dict[int | str, Page] = {}
     images = entries(data, "images", where)
     repeated = _repeated(image.get("id") for image in images)
-    for place, image in enumerate(images):
-        at = f"{where}, images[{place}]"
+    for index, image in enumerate(images):
+        at = f"{where}, images[{index}]"
         try:
             page = image_page(source, name, image, at)
         except AnnotationError as error:
@@ -48,9 +48,9 @@ def read_instances(source: Source, name: str, data: Mapping[str, Any], *, from_c
         pages[image["id"]] = page
     seen: set[int | str] = set()
     drawn: dict[int | str, list[Drawn | AnnotationError]] = {image_id: [] for image_id in pages}
-    for place, entry in enumerate(entries(data, "annotations", where)):
+    for index, entry in enumerate(entries(data, "annotations", where)):
         image_id: Any = entry.get("image_id")
-        at = f"{where}, annotation {entry.get('id', f'number {place + 1}')}"
+        at = f"{where}, annotation {entry.get('id', f'number {index + 1}')}"
         if not _is_id(image_id) or (image_id not in repeated and image_id not in drawn):
             yield AnnotationError(f"no image has the id {shown(image_id)}", where=at, fix="Export it again.")
         elif image_id in drawn:
@@ -72,8 +72,8 @@ def category_names(data: Mapping[str, Any], where: str) -> dict[int, str]:
             f"{len(categories):,} categories are no list of classes", where=where, fix="Leave those in that are used."
         )
     names: dict[int, str] = {}
-    for place, category in enumerate(categories):
-        at = f"{where}, categories[{place}]"
+    for index, category in enumerate(categories):
+        at = f"{where}, categories[{index}]"
         if type(category.get("id")) is not int:
             raise AnnotationError(f"the id is {category.get('id')!r}, not a whole number", where=at)
         name = class_name(category.get("name"), at)
@@ -107,7 +107,7 @@ def near(source: Source, name: str) -> tuple[str, ...]:
     """Where the photos of a file lie, if they lie beside it: in the construction set each class has its own folder."""
     folder = folder_of(name)
     beside = "/".join(part for part in (source.near, folder) if part)
-    return tuple(dict.fromkeys(place for place in (beside, folder) if place))
+    return tuple(dict.fromkeys(folder for folder in (beside, folder) if folder))
 
 
 def category_name(names: Mapping[int, str], category_id: Any, where: str) -> str:
@@ -168,7 +168,7 @@ def _is_id(value: Any) -> bool:
     return type(value) in (int, str)
 
 
-def read_panoptic(source: Source, name: str, data: Mapping[str, Any]) -> Iterator[Found]:
+def read_panoptic(source: Source, name: str, data: Mapping[str, Any]) -> Iterator[Item]:
     """The photos of one file. Areas and boxes of the JSON are not believed: the pixels say them."""
     where = source.where(name)
     names = category_names(data, where)
@@ -183,8 +183,8 @@ def read_panoptic(source: Source, name: str, data: Mapping[str, Any]) -> Iterato
             yield error
             continue
         pages[image["id"]] = page
-    for index, found in enumerate(annotated(list(entries(data, "annotations", where)), where)):
-        image_id = found.image_id
+    for index, entry in enumerate(annotated(list(entries(data, "annotations", where)), where)):
+        image_id = entry.image_id
         at = f"{where}, annotation of image {str(image_id)[:40]}"
         if image_id is None or ("images" in data and image_id not in pages):
             yield AnnotationError(
@@ -195,14 +195,14 @@ def read_panoptic(source: Source, name: str, data: Mapping[str, Any]) -> Iterato
             pages[image_id] = Page(str(image_id), at, where, (), near=near(source, name))
         page = pages[image_id]
         try:
-            if found.wrong is not None:
-                raise _wrong(found.wrong[0], at, found.wrong[1])
-            png = _png(source, name, found.png_name, at)
+            if entry.wrong is not None:
+                raise _wrong(entry.wrong[0], at, entry.wrong[1])
+            png = _png(source, name, entry.png_name, at)
             page.size = page.size or mask_size(source.read(png), source.where(png))
         except AnnotationError as error:
             page.drawn = [error]
             continue
-        page.drawn = Lazy(partial(_segment_drawn, source, png, found.entries, names, at, page.size))
+        page.drawn = Lazy(partial(_segment_drawn, source, png, entry.entries, names, at, page.size))
     for page in pages.values():
         yield page
 
@@ -253,9 +253,9 @@ def _wrong(kind: str, where: str, detail: str) -> AnnotationError:
 
 def _png(source: Source, name: str, file_name: str, where: str) -> str:
     folder, stem = folder_of(name), PurePosixPath(name).stem
-    found = source.first(f"{home}/{file_name}".strip("/") for home in (f"{folder}/{stem}", folder))
-    if found is None:
+    path = source.first(f"{home}/{file_name}".strip("/") for home in (f"{folder}/{stem}", folder))
+    if path is None:
         raise AnnotationError(
             f"the PNG {file_name} is missing", where=where, fix=f"Put it into a folder '{stem}' beside the JSON."
         )
-    return found
+    return path

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from ..errors import AnnotationError
-from .pages import Drawn, Found, Note, Page, PhotoIndex, grouped, stem_of
+from .pages import Drawn, Item, Note, Page, PhotoIndex, grouped, stem_of
 from .shapes import MOST_PIXELS, Ellipse, Pixels, Polygons, Rectangle, Shape
 from .sources import Source, class_name, size, text_number
 
@@ -21,12 +21,12 @@ def is_cvat(root: ET.Element) -> bool:
     return root.tag == "annotations" and (root.find("version") is not None or root.find("image") is not None)
 
 
-def read_cvat(source: Source, name: str, root: ET.Element, index: PhotoIndex | None) -> Iterator[Found]:
+def read_cvat(source: Source, name: str, root: ET.Element, index: PhotoIndex | None) -> Iterator[Item]:
     """The photos of one file, in each the lowest shape first (`z_order`)."""
     where = source.where(name)
     left_out: Counter[str] = Counter()
-    for place, image in enumerate(root.iter("image")):
-        yield _image(image, where, place, left_out)
+    for number, image in enumerate(root.iter("image")):
+        yield _image(image, where, number, left_out)
     if root.find("track") is not None:
         yield from _frames(root, where, index, left_out)
     if left_out:
@@ -34,9 +34,9 @@ def read_cvat(source: Source, name: str, root: ET.Element, index: PhotoIndex | N
         yield Note(where, f"no regions, left out: {counted}", "Draw polygons, masks, ellipses or boxes.")
 
 
-def _image(image: ET.Element, where: str, place: int, left_out: Counter[str]) -> Page:
+def _image(image: ET.Element, where: str, index: int, left_out: Counter[str]) -> Page:
     photo = image.get("name") or ""
-    at = f"{where}, image {image.get('id', place)} '{photo}'"
+    at = f"{where}, image {image.get('id', index)} '{photo}'"
     page = Page(photo, at, where, ())
     if subset := image.get("subset"):
         # Several tasks of one project may hold photos of one name: their subset is their folder.
@@ -86,7 +86,7 @@ def _frames(root: ET.Element, where: str, index: PhotoIndex | None, left_out: Co
                 shown[frame] = visible
                 frames.setdefault(frame, []).extend([(shape, track.get("label"), at)] if visible else [])
         for frame in photos:
-            before = max((told for told in shown if told < frame), default=None)
+            before = max((earlier for earlier in shown if earlier < frame), default=None)
             if frame not in shown and before is not None and shown[before] and max(shown) > frame:
                 gaps[frame] = AnnotationError(
                     f"track {track.get('id')} has no shape here, though it goes on later",

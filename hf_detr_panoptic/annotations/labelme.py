@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import AnnotationError
 from .coco import near
-from .pages import Drawn, Found, Note, Page, grouped
+from .pages import Drawn, Item, Note, Page, grouped
 from .shapes import Ellipse, Pixels, Polygons, Rectangle, Shape, mask_values
 from .sources import Source, class_name, entries, folder_of, is_inside, points_ring, ring, shown, size, text_number
 
@@ -32,7 +32,7 @@ def is_labelme_xml(root: ET.Element) -> bool:
     )
 
 
-def read_labelme(source: Source, name: str, data: Mapping[str, Any]) -> Iterator[Found]:
+def read_labelme(source: Source, name: str, data: Mapping[str, Any]) -> Iterator[Item]:
     """One photo: a file tells of one."""
     where = source.where(name)
     # LabelMe writes the path from the JSON to the photo, often `../photos/a.jpg`: only its last part is sure.
@@ -49,15 +49,15 @@ def read_labelme(source: Source, name: str, data: Mapping[str, Any]) -> Iterator
     yield from _note(left_out, where)
 
 
-def read_labelme_xml(source: Source, name: str, root: ET.Element) -> Iterator[Found]:
+def read_labelme_xml(source: Source, name: str, root: ET.Element) -> Iterator[Item]:
     """One photo. Masks are PNGs in `Masks/`, beside or above the XML."""
     where = source.where(name)
     folder = (root.findtext("folder") or "").strip()
     photo = (root.findtext("filename") or "").strip()
     page = Page(f"{folder}/{photo}" if folder and is_inside(folder) else photo, where, where, ())
     drawn: list[Drawn | AnnotationError] = []
-    for place, element in enumerate(root.iter("object")):
-        at = f"{where}, object {element.findtext('id') or place}"
+    for index, element in enumerate(root.iter("object")):
+        at = f"{where}, object {element.findtext('id') or index}"
         if element.findtext("deleted") == "1":
             continue
         try:
@@ -79,12 +79,12 @@ def read_labelme_xml(source: Source, name: str, root: ET.Element) -> Iterator[Fo
 def _json_shapes(
     shapes: Iterable[Mapping[str, Any]], where: str, left_out: Counter[str]
 ) -> Iterator[tuple[Any, Drawn] | AnnotationError]:
-    for place, shape in enumerate(shapes):
+    for index, shape in enumerate(shapes):
         kind = str(shape.get("shape_type") or "polygon")
         if kind in NO_REGIONS:
             left_out[kind] += 1
             continue
-        at = f"{where}, shape {place + 1}"
+        at = f"{where}, shape {index + 1}"
         try:
             group = shape.get("group_id")
             yield (
@@ -136,7 +136,7 @@ def _xml_shape(source: Source, name: str, folder: str, element: ET.Element, wher
     top_folder = here.removesuffix(folder).rstrip("/")
     roots = dict.fromkeys([here, top_folder, folder_of(top_folder) if top_folder else ""])
     png = source.first(
-        place.lstrip("/") for root in roots for place in (f"{root}/Masks/{folder}/{mask}", f"{root}/Masks/{mask}")
+        path.lstrip("/") for root in roots for path in (f"{root}/Masks/{folder}/{mask}", f"{root}/Masks/{mask}")
     )
     if png is None:
         raise AnnotationError(f"its mask {mask} is missing", where=where, fix="Put it into a folder 'Masks'.")

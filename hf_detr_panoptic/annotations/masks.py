@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import AnnotationError, did_you_mean
 from ..images import SUFFIXES
 from .marks import Unmatched
-from .pages import Drawn, Found, Lazy, Page, PhotoIndex, stem_of
+from .pages import Drawn, Item, Lazy, Page, PhotoIndex, stem_of
 from .shapes import Ids, Runs, is_lossy, mask_size, mask_values, pieces, regions
 from .sources import Source, class_name, folder_of
 
@@ -79,8 +79,8 @@ class Names:
         parts = unicodedata.normalize("NFC", file).split("/")
         folder, text = "/".join(parts[:-depth]), "/".join(parts[-depth:])
         for stem in self._stems_in(text) if self.index is not None else (None,):
-            if found := re.fullmatch(_regex(self.pattern, stem), text):
-                fields = found.groupdict()
+            if match := re.fullmatch(_regex(self.pattern, stem), text):
+                fields = match.groupdict()
                 photo = f"{folder}/{stem or fields['stem']}".lstrip("/")
                 return Named(photo, _tidy(fields.get("class")), "{n}" in self.pattern)
         return None
@@ -125,8 +125,8 @@ def _regex(pattern: str, stem: str | None) -> str:
     # The second {class} or {stem} of a pattern has to repeat the first: a named group can be defined once.
     seen: set[str] = set()
     out = ""
-    for place, part in enumerate(parts):
-        if place % 2 == 0:
+    for index, part in enumerate(parts):
+        if index % 2 == 0:
             out += re.escape(part)
         elif part == "n":
             out += r"\d+"
@@ -163,7 +163,7 @@ def read_masks(
     stuff: Collection[str],
     whole: bool,
     among_photos: bool,
-) -> Iterator[Found]:
+) -> Iterator[Item]:
     """The photos that the files belong to. `values` gives the class of each grey value; 0 is never marked.
 
     Without it a file whose name tells its class holds one object or one class (two values, JPEG noise, smoothed
@@ -207,10 +207,10 @@ def _drawn(
     name = class_name(named.name, where)
     if lossy or _is_smoothed(ids):
         yield from _regions(ids > 127, name, whole or named.one_object or name in stuff, where)
-    elif len(found := np.unique(ids)) <= 2:
+    elif len(values := np.unique(ids)) <= 2:
         yield from _regions(ids != 0, name, whole or named.one_object or name in stuff, where)
-    elif len(found) > MOST_IDS:
-        raise AnnotationError(f"{len(found):,} values are no objects", where=where, fix="Save the mask as PNG.")
+    elif len(values) > MOST_IDS:
+        raise AnnotationError(f"{len(values):,} values are no objects", where=where, fix="Save the mask as PNG.")
     elif name in stuff or named.one_object:
         yield from _regions(ids != 0, name, True, where)
     else:

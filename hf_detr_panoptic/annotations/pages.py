@@ -13,7 +13,7 @@ from ..errors import AnnotationError, HfDetrPanopticError
 from ..images import SUFFIXES, image_size, list_images
 from ..text import count_of
 from .marks import Annotations, Mark, MarkedPhoto, Skipped, Unmatched
-from .shapes import Canvas, Rectangle, Several, Shape, draw
+from .shapes import Canvas, Rectangle, Several, Shape, rasterised
 from .sources import is_inside
 
 
@@ -79,8 +79,8 @@ class PhotoIndex:
         """For each kind of key (see `_keys`) the photos that have it."""
         kinds: tuple[dict[str, list[str]], ...] = tuple({} for _ in range(8))
         for photo in self.photos:
-            for found, key in zip(kinds, _keys(photo), strict=True):
-                found.setdefault(key, []).append(photo)
+            for by_key, key in zip(kinds, _keys(photo), strict=True):
+                by_key.setdefault(key, []).append(photo)
         return kinds
 
     def _below(self, folder: str) -> PhotoIndex | None:
@@ -168,7 +168,7 @@ class Note:
     fix: str | None = None
 
 
-Found = Page | AnnotationError | Note | Unmatched
+Item = Page | AnnotationError | Note | Unmatched
 
 
 class Lazy:
@@ -193,16 +193,16 @@ def grouped(shapes: Iterable[tuple[Hashable | None, Drawn] | AnnotationError]) -
             drawn.append(item)
             continue
         group, mark = item
-        place = len(drawn)
+        index = len(drawn)
         if group is not None and not isinstance(mark.shape, Rectangle):
-            place = groups.setdefault((group, mark.name), place)
-        if place == len(drawn):
+            index = groups.setdefault((group, mark.name), index)
+        if index == len(drawn):
             drawn.append(mark)
         else:
-            first = drawn[place]
+            first = drawn[index]
             assert isinstance(first, Drawn)
             parts = first.shape.shapes if isinstance(first.shape, Several) else (first.shape,)
-            drawn[place] = Drawn(first.name, Several((*parts, mark.shape)), first.where)
+            drawn[index] = Drawn(first.name, Several((*parts, mark.shape)), first.where)
     return drawn
 
 
@@ -220,8 +220,8 @@ class Desk:
         self._skipped: list[Skipped] = []
         self._unmatched: list[Unmatched] = []
 
-    def assemble(self, found: Iterable[Found], format: str) -> Annotations:
-        claims = self._claims(found)
+    def assemble(self, items: Iterable[Item], format: str) -> Annotations:
+        claims = self._claims(items)
         photos: list[MarkedPhoto] = []
         for photo, pages in claims.items():
             marked, problems = self._photo(photo, pages)
@@ -251,9 +251,9 @@ class Desk:
             f"{format}: {', '.join(parts)}",
         )
 
-    def _claims(self, found: Iterable[Found]) -> dict[str, list[tuple[Match, Page]]]:
+    def _claims(self, items: Iterable[Item]) -> dict[str, list[tuple[Match, Page]]]:
         claims: dict[str, list[tuple[Match, Page]]] = {}
-        for item in found:
+        for item in items:
             match item:
                 case Note():
                     self._skipped.append(Skipped(item.where, item.what, item.fix))
@@ -312,7 +312,7 @@ class Desk:
                     problems.append(item)
                     continue
                 try:
-                    rle, box = draw(item.shape, canvas, item.where)
+                    rle, box = rasterised(item.shape, canvas, item.where)
                 except AnnotationError as error:
                     problems.append(error)
                 else:
@@ -320,7 +320,7 @@ class Desk:
         return (MarkedPhoto(photo, width, height, tuple(marks)) if chosen else None), problems
 
     def _undisputed(self, photo: str, pages: list[tuple[Match, Page]]) -> tuple[list[Page], list[HfDetrPanopticError]]:
-        """Two names in one file cannot mean one photo: the surer match has it, and a draw is a problem."""
+        """Two names in one file cannot mean one photo: the surer match has it, and a rasterised is a problem."""
         surest: dict[str, int] = {}
         for match, page in pages:
             surest[page.file] = min(surest.get(page.file, match.rung), match.rung)

@@ -16,7 +16,7 @@ from .cvat import is_cvat, read_cvat
 from .labelme import is_labelme, is_labelme_xml, read_labelme, read_labelme_xml
 from .marks import Annotations, Mark, MarkedPhoto, Skipped, Unmatched
 from .masks import mask_names, read_masks
-from .pages import Desk, Found, Note
+from .pages import Desk, Item, Note
 from .sources import Source, open_source
 from .voc import labelmaps, read_cvat_masks
 
@@ -57,13 +57,13 @@ def read_annotations(
     desk = Desk(photos, strict=strict, rescale=rescale)
     source = open_source(Path(path), photos)
     whole = instances == "whole"
-    refused: list[Found] = list(source.refused)
+    refused: list[Item] = list(source.refused)
     if format in (None, "cvat") and (maps := labelmaps(source)):
-        found = chain.from_iterable(read_cvat_masks(source, name, stuff=stuff, whole=whole) for name in maps)
-        return desk.assemble(chain(refused, found), "CVAT segmentation mask")
-    told, kinds = ([], set()) if format == "masks" else _documents(source, desk, format)
+        drawn = (read_cvat_masks(source, name, stuff=stuff, whole=whole) for name in maps)
+        return desk.assemble(chain(refused, chain.from_iterable(drawn)), "CVAT segmentation mask")
+    pages, kinds = ([], set()) if format == "masks" else _documents(source, desk, format)
     if kinds:
-        return desk.assemble(chain(refused, told), " and ".join(sorted(kinds)))
+        return desk.assemble(chain(refused, pages), " and ".join(sorted(kinds)))
     if format not in (None, "masks"):
         raise AnnotationError(f"no annotations of the format '{format}' found", where=str(path))
     files = mask_names(source, _photo_folder(Path(path), photos))
@@ -85,12 +85,12 @@ def read_annotations(
         whole=whole,
         among_photos=among_photos,
     )
-    return desk.assemble(chain(refused, told, masks), "mask files")
+    return desk.assemble(chain(refused, pages, masks), "mask files")
 
 
-def _documents(source: Source, desk: Desk, format: str | None) -> tuple[list[Found], set[str]]:
+def _documents(source: Source, desk: Desk, format: str | None) -> tuple[list[Item], set[str]]:
     """What the JSON and XML files of a source tell, and their formats. Foreign files are noted, if others are read."""
-    found: list[Found] = []
+    items: list[Item] = []
     kinds: set[str] = set()
     foreign: list[Note] = []
     panoptic = {name for name in source.names if PurePosixPath(name).name.startswith("panoptic")}
@@ -110,11 +110,11 @@ def _documents(source: Source, desk: Desk, format: str | None) -> tuple[list[Fou
             foreign.append(Note(source.where(name), "this is no annotation file of a known format", None))
         else:
             kinds.add(kind)
-            found.extend(pages)
-    return [*found, *foreign], kinds
+            items.extend(pages)
+    return [*items, *foreign], kinds
 
 
-def _document(source: Source, name: str, desk: Desk, format: str | None) -> tuple[str | None, Iterator[Found]]:
+def _document(source: Source, name: str, desk: Desk, format: str | None) -> tuple[str | None, Iterator[Item]]:
     """The format of one file by its content, and its pages."""
     wanted = format or "any"
     content = source.read(name)

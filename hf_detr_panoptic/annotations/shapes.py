@@ -80,8 +80,8 @@ def _unpack(text: bytes, where: str) -> npt.NDArray[np.int64]:
     lengths = ends - starts + 1
     if lengths.max() > 7:
         raise bad
-    place = np.arange(chars.size) - np.repeat(starts, lengths)
-    runs = np.add.reduceat((chars & 31) << (5 * place), starts)
+    index = np.arange(chars.size) - np.repeat(starts, lengths)
+    runs = np.add.reduceat((chars & 31) << (5 * index), starts)
     runs -= np.where(chars[ends] & 16, np.int64(1) << (5 * lengths), 0)  # the last character carries the sign
     # From the fourth run on each is stored as its difference from the run before last.
     runs[1::2] = np.cumsum(runs[1::2])
@@ -181,7 +181,7 @@ class Canvas:
         return (self.width, self.height) != (self.drawn_width, self.drawn_height)
 
 
-def draw(shape: Shape, canvas: Canvas, where: str) -> tuple[dict[str, Any] | None, Box]:
+def rasterised(shape: Shape, canvas: Canvas, where: str) -> tuple[dict[str, Any] | None, Box]:
     """The shape's pixels as COCO RLE over the photo (None for a rectangle) and its box; what lies outside is cut."""
     if isinstance(shape, Rectangle):
         return None, _clipped_bounds(shape, canvas, where)
@@ -362,7 +362,7 @@ def mask_values(data: bytes, where: str) -> Ids:
         raise _damaged(error, where) from error
     if channels.shape[2] == 4 and (channels[..., 3] != 255).any():
         return (channels[..., 3] > 0).astype(np.int32)  # drawn on a transparent sheet
-    red, green, blue = (channels[..., place].astype(np.int32) for place in range(3))
+    red, green, blue = (channels[..., channel].astype(np.int32) for channel in range(3))
     grey = np.array_equal(red, green) and np.array_equal(green, blue)
     return red if grey else red | green << 8 | blue << 16
 
@@ -379,11 +379,11 @@ def mask_colors(data: bytes, where: str) -> Ids:
 
 def regions(ids: npt.NDArray[np.integer[Any]]) -> dict[int, dict[str, Any]]:
     """ids: int [H, W] → the COCO RLE of each id but 0."""
-    found, places = np.unique(ids, return_inverse=True)
-    numbers = np.where(found == 0, 0, np.arange(len(found)) + 1).astype(np.int32)
-    kept = {int(number): int(value) for number, value in zip(numbers, found, strict=True) if number}
+    values, indices = np.unique(ids, return_inverse=True)
+    numbers = np.where(values == 0, 0, np.arange(len(values)) + 1).astype(np.int32)
+    kept = {int(number): int(value) for number, value in zip(numbers, values, strict=True) if number}
     space = LabelSpace([Category("region", isthing=True)])  # only the pixels are asked for
-    regions = PanopticMap(numbers[places].reshape(ids.shape), [Segment(number, 0) for number in kept], space)
+    regions = PanopticMap(numbers[indices].reshape(ids.shape), [Segment(number, 0) for number in kept], space)
     return {kept[number]: rle for number, rle in regions.rles().items()}
 
 

@@ -82,9 +82,9 @@ def entries(parent: Any, key: str, where: str) -> Sequence[dict[str, Any]]:
     listed = parent.get(key)
     if not isinstance(listed, list):
         raise AnnotationError(f"'{key}' is {shown(listed)}, not a list", where=where, fix="Export it again.")
-    for place, entry in enumerate(listed):
+    for index, entry in enumerate(listed):
         if not isinstance(entry, dict):
-            raise AnnotationError(f"{key}[{place}] is {shown(entry)}, not an object", where=where)
+            raise AnnotationError(f"{key}[{index}] is {shown(entry)}, not an object", where=where)
     return listed
 
 
@@ -177,8 +177,8 @@ class Folder(Source):
 
     @cached_property
     def _all(self) -> tuple[str, ...]:
-        found = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
-        return tuple(sorted(name for name in found if not _is_hidden(name)))
+        names = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
+        return tuple(sorted(name for name in names if not _is_hidden(name)))
 
     @property
     def refused(self) -> tuple[AnnotationError, ...]:

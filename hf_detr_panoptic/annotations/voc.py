@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import AnnotationError
 from .marks import is_void_name
-from .pages import Drawn, Found, Lazy, Page
+from .pages import Drawn, Item, Lazy, Page
 from .shapes import Runs, mask_colors, mask_size, pieces, regions
 from .sources import Source, class_name, folder_of
 
@@ -23,7 +23,7 @@ def labelmaps(source: Source) -> list[str]:
     return [name for name in maps if _masks(source, folder_of(name))]
 
 
-def read_cvat_masks(source: Source, labelmap: str, *, stuff: Collection[str], whole: bool) -> Iterator[Found]:
+def read_cvat_masks(source: Source, labelmap: str, *, stuff: Collection[str], whole: bool) -> Iterator[Item]:
     """The photos of one export. Without `SegmentationObject` each connected part of a thing is an object."""
     names = _names(source, labelmap)
     folder = folder_of(labelmap)

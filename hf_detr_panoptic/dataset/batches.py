@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
-from ..errors import DatasetError
 from ..images import open_image
 from ..panoptic_map import PanopticMap, Segment
-from ..preprocess import Preprocess, as_pixels, pad
+from ..preprocess import Preprocess, pad
 from ..settings import Augmentation
-from .transforms import Draw, make_labels, rng_of
+from .paste import Donors
+from .transforms import Draw, make_labels, pixels_of, rng_of
 
 
 class Row(Protocol):
@@ -37,7 +38,7 @@ class PanopticDataset(Dataset[dict[str, Any]]):
     """Photos and targets, ready for the model: `dataset[epoch, index]`, or `dataset[index]` for epoch 0.
 
     An item has `pixel_values`, float32 [3, h, w], and `labels` (see `make_labels`). What an augmentation draws depends
-    on (seed, epoch, image id) alone.
+    on (seed, epoch, image id) alone. What is pasted, if anything is, comes from other rows of these.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class PanopticDataset(Dataset[dict[str, Any]]):
             self.preprocess.shortest_edge or 800, self.preprocess.longest_edge
         )
         self.seed = seed
+        self.donors = Donors(rows, self.augmentation) if self.augmentation.paste else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -62,20 +64,23 @@ class PanopticDataset(Dataset[dict[str, Any]]):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         row = self.rows[index]
         panoptic = row.map()
-        pixels = as_pixels(open_image(row.photo))
-        height, width = pixels.shape[-2:]
-        if (height, width) != (panoptic.height, panoptic.width):
-            raise DatasetError(
-                f"the photo is {width}×{height}, its map {panoptic.width}×{panoptic.height}",
-                where=row.where,
-                fix="Scale marks and photo together; `hf-detr-panoptic check` finds all such photos.",
-            )
-        rng = rng_of(self.seed, epoch, row.image_id)
-        draw = Draw.of(self.augmentation, height, width, self.preprocess, rng)
+        return self.item(open_image(row.photo), panoptic, row.image_id, row.where, epoch)
+
+    def item(
+        self, photo: Image.Image, panoptic: PanopticMap, image_id: int | str, where: str, epoch: int = 0
+    ) -> dict[str, Any]:
+        """What `dataset[epoch, index]` is for a row of these."""
+        pixels = pixels_of(photo, panoptic, where)
+        if self.donors is not None:
+            rng = rng_of(self.seed, epoch, image_id, "paste")
+            pixels, panoptic = self.donors.paste(pixels, panoptic, image_id, rng)
+        rng = rng_of(self.seed, epoch, image_id)
+        draw = Draw.of(self.augmentation, panoptic.height, panoptic.width, self.preprocess, rng)
         ids = draw.ids(panoptic.ids)
+        things = panoptic.space.thing_labels
         return {
             "pixel_values": draw.photo(pixels, self.preprocess),
-            "labels": make_labels(ids, panoptic.segments, image_id=row.image_id, where=row.where),
+            "labels": make_labels(ids, panoptic.segments, image_id=image_id, where=where, things=things),
         }
 
 

@@ -37,12 +37,12 @@ def text(words: object, most: int = 80) -> Markdown:
     """Words on one line, at most so many characters, that Markdown and HTML show as they are and nothing else."""
     if isinstance(words, Markdown):
         return words
-    line = one_line(words, most)
-    links = {found.start() for found in _ADDRESS.finditer(line)}  # the Hub makes links of bare addresses
+    line = plain_line(words, most)
+    links = {match.start() for match in _ADDRESS.finditer(line)}  # the Hub makes links of bare addresses
     return Markdown("".join(f"&#{ord(mark)};" if at in links else _escaped(mark) for at, mark in enumerate(line)))
 
 
-def one_line(words: object, most: int = 80) -> str:
+def plain_line(words: object, most: int = 80) -> str:
     """Words on one line, at most so many characters, without what is invisible or cannot be written as UTF-8."""
     kept = "".join(_visible(mark) for mark in str(words))
     line = " ".join(kept.split())
@@ -51,7 +51,7 @@ def one_line(words: object, most: int = 80) -> str:
 
 def code(words: object, most: int = 200) -> Markdown:
     """Words in a code span."""
-    inner = one_line(words, most).replace("|", "∣")  # a table splits at | even in code
+    inner = plain_line(words, most).replace("|", "∣")  # a table splits at | even in code
     ticks = "`" * (max((len(run) for run in re.findall("`+", inner)), default=0) + 1)
     space = " " if inner.startswith("`") or inner.endswith("`") else ""
     return Markdown(f"{ticks}{space}{inner}{space}{ticks}")

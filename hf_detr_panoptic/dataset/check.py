@@ -23,7 +23,7 @@ from ..parallel import progress_bar, read_ahead
 from ..text import count_of
 from .coco_panoptic import (
     KINDS,
-    FoundError,
+    FaultError,
     PanopticSplit,
     Record,
     find_splits,
@@ -149,12 +149,12 @@ class Report:
         lines += ["", *self._class_table()]
         errors, warnings = self.of_level("error"), self.of_level("warning")
         lines += ["", *(str(finding) for finding in errors + warnings)]
-        found = [
+        counts = [
             f"{count_of(sum(f.count for f in group), noun)} of {count_of(len(group), 'kind')}"
             for noun, group in (("error", errors), ("warning", warnings))
             if group
         ]
-        lines.append(" and ".join(found) if found else "nothing to report: JSON, PNG and photos agree")
+        lines.append(" and ".join(counts) if counts else "nothing to report: JSON, PNG and photos agree")
         return "\n".join(lines)
 
     def _class_table(self) -> list[str]:
@@ -206,14 +206,14 @@ def check_dataset(
     `photos`: where the photos are, if the folder does not hold them. `size`: shortest and longest side at which the
     model will see a photo, to tell which segments vanish there.
     """
-    found = find_splits(Path(folder), Path(photos) if photos else None)
+    listed = find_splits(Path(folder), Path(photos) if photos else None)
     report = Report(Path(folder).resolve().name)
-    splits = {name: split for name, files in found.items() if (split := parse_split(files, report.tell)) is not None}
+    splits = {name: split for name, files in listed.items() if (split := parse_split(files, report.tell)) is not None}
     for split in splits.values():
         report.space = report.space or split.space
         if split.space != report.space:
             report.tell("categories-differ", split.files.json.name, f"not those of {next(iter(splits))}")
-    seen: dict[str, list[_Seen]] = {}
+    seen: dict[str, list[_Checked]] = {}
     for name, split in splits.items():
         instances = _instances(split, report)
         looked_at = read_ahead(partial(_look, size=size, instances=instances), split.records, threads=workers)
@@ -227,7 +227,7 @@ def check_dataset(
 
 
 @dataclass
-class _Seen:
+class _Checked:
     """What one image showed."""
 
     record: Record
@@ -242,12 +242,12 @@ class _Seen:
         self.findings.append((kind, where, detail))
 
 
-def _look(record: Record, size: tuple[int, int], instances: _Instances | None) -> _Seen:
-    seen = _Seen(record)
+def _look(record: Record, size: tuple[int, int], instances: _Instances | None) -> _Checked:
+    seen = _Checked(record)
     photo_size = _look_at_photo(seen)
     try:
         ids = read_ids(record.png)
-    except FoundError as error:
+    except FaultError as error:
         seen.tell(error.kind, error.detail)
         return seen
     sizes = {"JSON": record.size, "PNG": (int(ids.shape[0]), int(ids.shape[1])), "photo": photo_size}
@@ -259,13 +259,13 @@ def _look(record: Record, size: tuple[int, int], instances: _Instances | None) -
     return seen
 
 
-def _look_at_photo(seen: _Seen) -> tuple[int, int] | None:
+def _look_at_photo(seen: _Checked) -> tuple[int, int] | None:
     """(height, width) of the upright photo, decoded to its end."""
     try:
         seen.photo = seen.record.photo
         width, height = image_size(seen.photo)
         seen.print = fingerprint(seen.photo)
-    except FoundError as error:
+    except FaultError as error:
         seen.tell(error.kind, error.detail)
         return None
     except ImageError as error:
@@ -278,7 +278,7 @@ def _look_at_photo(seen: _Seen) -> tuple[int, int] | None:
     return height, width
 
 
-def _compare(seen: _Seen, ids: npt.NDArray[np.int32], instances: _Instances | None) -> None:
+def _compare(seen: _Checked, ids: npt.NDArray[np.int32], instances: _Instances | None) -> None:
     flat = ids.reshape(-1)
     edges = np.flatnonzero(flat[1:] != flat[:-1])
     there = np.unique(np.append(flat[edges], flat[-1])).tolist()
@@ -311,7 +311,7 @@ def _compare(seen: _Seen, ids: npt.NDArray[np.int32], instances: _Instances | No
                 seen.tell("instances-stale", f"another {' and '.join(wrong)} there", segment_id)
 
 
-def _remark(seen: _Seen, shape: tuple[int, ...], size: tuple[int, int]) -> None:
+def _remark(seen: _Checked, shape: tuple[int, ...], size: tuple[int, int]) -> None:
     """What is odd, though nothing disagrees."""
     record = seen.record
     if not record.entries:
@@ -340,25 +340,25 @@ def _instances(split: PanopticSplit, report: Report) -> dict[tuple[Any, Any], tu
         return None
     try:
         (annotations,) = lists_of(load_json(path), path.name, "annotations")
-    except FoundError as error:
+    except FaultError as error:
         report.tell(error.kind, path.name, error.detail)
         return None
-    found: dict[tuple[Any, Any], tuple[Any, ...]] = {}
+    instances: dict[tuple[Any, Any], tuple[Any, ...]] = {}
     listed = {(record.image_id, entry["id"]) for record in split for entry in record.entries}
     for index, entry in enumerate(annotations):
         try:
             key = (entry["image_id"], entry["segment_id"])
-            found[key] = (entry["category_id"], entry["segmentation"]["counts"], entry["bbox"])
+            instances[key] = (entry["category_id"], entry["segmentation"]["counts"], entry["bbox"])
             if key not in listed:
                 report.tell(
                     "instances-stale", f"{path.name}, annotation {entry.get('id')}", "not in the panoptic JSON"
                 )
         except (TypeError, KeyError) as error:
             report.tell("instances-stale", f"{path.name}, annotations[{index}]", f"malformed ({error})")
-    return found
+    return instances
 
 
-def _count(seen: Iterable[_Seen], report: Report) -> SplitStatistics:
+def _count(seen: Iterable[_Checked], report: Report) -> SplitStatistics:
     statistics = SplitStatistics()
     for image in seen:
         statistics.images += 1
@@ -373,7 +373,7 @@ def _count(seen: Iterable[_Seen], report: Report) -> SplitStatistics:
     return statistics
 
 
-def _extra_files(splits: Mapping[str, PanopticSplit], seen: Mapping[str, list[_Seen]], report: Report) -> None:
+def _extra_files(splits: Mapping[str, PanopticSplit], seen: Mapping[str, list[_Checked]], report: Report) -> None:
     photos = {image.photo for images in seen.values() for image in images if image.photo}
     for split in splits.values():
         listed = {split.files.find_png(record.png_name) for record in split}
@@ -388,7 +388,7 @@ def _extra_files(splits: Mapping[str, PanopticSplit], seen: Mapping[str, list[_S
                 report.tell("photo-extra", home.name, path.relative_to(home).as_posix())
 
 
-def _across(seen: Mapping[str, list[_Seen]], report: Report) -> None:
+def _across(seen: Mapping[str, list[_Checked]], report: Report) -> None:
     """The same image in two splits, by id and by looks."""
     first: dict[int | str, str] = {}
     for name, images in seen.items():

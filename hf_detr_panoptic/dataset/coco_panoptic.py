@@ -24,7 +24,7 @@ from ..panoptic_map import MAX_ID, SEGMENT_SOURCES, PanopticMap, Segment, rgb_to
 Tell = Callable[[str, str, str], None]  # kind, where, detail: what a parser calls when it meets something wrong
 
 
-class Kind(NamedTuple):
+class Fault(NamedTuple):
     """`level` "error" spoils training or quality; "warning" is odd and may be meant."""
 
     level: str
@@ -34,56 +34,56 @@ class Kind(NamedTuple):
 
 KINDS = {
     # the JSON by itself
-    "unfinished": Kind("error", "the dataset was not written to its end", "Run the command that wrote it again."),
-    "json-unreadable": Kind("error", "the JSON cannot be read", "Export it again, or restore it."),
-    "json-shape": Kind("error", "the JSON is not COCO panoptic", "See the COCO panoptic format."),
-    "categories": Kind("error", "the categories are wrong", "Give each category one id and one name."),
-    "categories-differ": Kind("error", "splits have different categories", "Write all splits with the same list."),
-    "category-kind": Kind("warning", "a category does not say thing or stuff", "Add isthing: 0 or 1."),
-    "image-id-twice": Kind("error", "an image id is used twice", "Number the images anew."),
-    "file-name-twice": Kind("error", "a file name is listed twice", "List each photo once."),
-    "name-case": Kind("warning", "file names differ in case only", "Rename one: some file systems see one file."),
-    "unsafe-name": Kind("error", "a file name leads out of the dataset", "Keep names relative, inside the folder."),
-    "image-unannotated": Kind("error", "an image has no annotation", "Annotate it or take it off the list."),
-    "annotation-twice": Kind("error", "an image is annotated twice", "Keep one annotation."),
-    "annotation-orphan": Kind("error", "an annotation belongs to no image", "Add the image or drop it."),
-    "segment-shape": Kind("error", "a segment's entry is malformed", "Write id, category_id and iscrowd as numbers."),
-    "segment-id-twice": Kind("error", "a segment id is listed twice in an image", "Give each segment its own id."),
-    "category-unknown": Kind("error", "a segment's category is not in the list", "Correct category_id."),
-    "crowd-odd": Kind("warning", "iscrowd is not 0 or 1, or marks stuff", "Crowds are groups of things: use 0 or 1."),
-    "score-odd": Kind("warning", "a score or a source makes no sense", "Scores run from 0 to 1."),
+    "unfinished": Fault("error", "the dataset was not written to its end", "Run the command that wrote it again."),
+    "json-unreadable": Fault("error", "the JSON cannot be read", "Export it again, or restore it."),
+    "json-shape": Fault("error", "the JSON is not COCO panoptic", "See the COCO panoptic format."),
+    "categories": Fault("error", "the categories are wrong", "Give each category one id and one name."),
+    "categories-differ": Fault("error", "splits have different categories", "Write all splits with the same list."),
+    "category-kind": Fault("warning", "a category does not say thing or stuff", "Add isthing: 0 or 1."),
+    "image-id-twice": Fault("error", "an image id is used twice", "Number the images anew."),
+    "file-name-twice": Fault("error", "a file name is listed twice", "List each photo once."),
+    "name-case": Fault("warning", "file names differ in case only", "Rename one: some file systems see one file."),
+    "unsafe-name": Fault("error", "a file name leads out of the dataset", "Keep names relative, inside the folder."),
+    "image-unannotated": Fault("error", "an image has no annotation", "Annotate it or take it off the list."),
+    "annotation-twice": Fault("error", "an image is annotated twice", "Keep one annotation."),
+    "annotation-orphan": Fault("error", "an annotation belongs to no image", "Add the image or drop it."),
+    "segment-shape": Fault("error", "a segment's entry is malformed", "Write id, category_id and iscrowd as numbers."),
+    "segment-id-twice": Fault("error", "a segment id is listed twice in an image", "Give each segment its own id."),
+    "category-unknown": Fault("error", "a segment's category is not in the list", "Correct category_id."),
+    "crowd-odd": Fault("warning", "iscrowd is not 0 or 1, or marks stuff", "Crowds are groups of things: use 0 or 1."),
+    "score-odd": Fault("warning", "a score or a source makes no sense", "Scores run from 0 to 1."),
     # files
-    "photo-missing": Kind("error", "a photo is missing", "Put it back, or take it off the list."),
-    "png-missing": Kind("error", "a PNG is missing", "Put it back, or drop the annotation."),
-    "photo-unreadable": Kind("error", "a photo cannot be read", "Replace it."),
-    "png-unreadable": Kind("error", "a PNG cannot be read", "Write it again."),
-    "png-mode": Kind("error", "a PNG is not RGB", "Save id maps as 8-bit RGB, id = R + 256·G + 256²·B."),
-    "size": Kind("error", "JSON, PNG and photo differ in size", "Scale marks and photo together."),
-    "photo-rotated": Kind("warning", "a photo is turned by EXIF", "Store photos upright: not every tool turns them."),
-    "photo-extra": Kind("warning", "a photo is in no list", "Annotate it or take it away."),
-    "png-extra": Kind("warning", "a PNG is in no list", "Take it away."),
+    "photo-missing": Fault("error", "a photo is missing", "Put it back, or take it off the list."),
+    "png-missing": Fault("error", "a PNG is missing", "Put it back, or drop the annotation."),
+    "photo-unreadable": Fault("error", "a photo cannot be read", "Replace it."),
+    "png-unreadable": Fault("error", "a PNG cannot be read", "Write it again."),
+    "png-mode": Fault("error", "a PNG is not RGB", "Save id maps as 8-bit RGB, id = R + 256·G + 256²·B."),
+    "size": Fault("error", "JSON, PNG and photo differ in size", "Scale marks and photo together."),
+    "photo-rotated": Fault("warning", "a photo is turned by EXIF", "Store photos upright: not every tool turns them."),
+    "photo-extra": Fault("warning", "a photo is in no list", "Annotate it or take it away."),
+    "png-extra": Fault("warning", "a PNG is in no list", "Take it away."),
     # pixels
-    "id-unlisted": Kind("error", "an id in the PNG is not in the JSON", "List the segment, or paint it void (0)."),
-    "id-absent": Kind("error", "a listed segment has no pixel", "Leave it out of the list."),
-    "area-stale": Kind("error", "an area is not what the pixels say", "Count areas from the PNG."),
-    "box-stale": Kind("error", "a box is not what the pixels say", "Take boxes from the PNG."),
-    "instances-stale": Kind("error", "instances and panoptic JSON disagree", "Write both from the same pixels."),
-    "stuff-twice": Kind("warning", "stuff of one class is several segments", "Fuse them: stuff has no instances."),
-    "empty": Kind("warning", "an image has no segment", "Label it or leave it out."),
-    "mostly-void": Kind("warning", "most of an image is void", "Lower the labeler's threshold, or leave it out."),
-    "tiny": Kind("warning", "a segment is tiny", "Drop specks: set min_area."),
-    "vanishing": Kind(
+    "id-unlisted": Fault("error", "an id in the PNG is not in the JSON", "List the segment, or paint it void (0)."),
+    "id-absent": Fault("error", "a listed segment has no pixel", "Leave it out of the list."),
+    "area-stale": Fault("error", "an area is not what the pixels say", "Count areas from the PNG."),
+    "box-stale": Fault("error", "a box is not what the pixels say", "Take boxes from the PNG."),
+    "instances-stale": Fault("error", "instances and panoptic JSON disagree", "Write both from the same pixels."),
+    "stuff-twice": Fault("warning", "stuff of one class is several segments", "Fuse them: stuff has no instances."),
+    "empty": Fault("warning", "an image has no segment", "Label it or leave it out."),
+    "mostly-void": Fault("warning", "most of an image is void", "Lower the labeler's threshold, or leave it out."),
+    "tiny": Fault("warning", "a segment is tiny", "Drop specks: set min_area."),
+    "vanishing": Fault(
         "warning", "a segment is under one mask cell at training size", "It cannot be learnt: see tiny."
     ),
     # the whole
-    "class-unused": Kind("warning", "a class has no segment", "Drop it, or label some."),
-    "class-untrained": Kind("warning", "a class is in val or test, but not in train", "Split again."),
-    "class-unmeasured": Kind("warning", "a class is in train, but not in val", "Split again, or label more photos."),
-    "imbalance": Kind("warning", "classes are far from balanced", "Label more of the rare, or merge classes."),
-    "copy-across": Kind("error", "the same photo is in two splits", "Split again: quality would be flattered."),
-    "copy-within": Kind("warning", "the same photo is there twice", "Keep one."),
-    "near-copy-across": Kind("warning", "nearly the same photo is in two splits", "Split again with groups."),
-    "id-across": Kind("warning", "an image id is used in two splits", "Number images through all splits."),
+    "class-unused": Fault("warning", "a class has no segment", "Drop it, or label some."),
+    "class-untrained": Fault("warning", "a class is in val or test, but not in train", "Split again."),
+    "class-unmeasured": Fault("warning", "a class is in train, but not in val", "Split again, or label more photos."),
+    "imbalance": Fault("warning", "classes are far from balanced", "Label more of the rare, or merge classes."),
+    "copy-across": Fault("error", "the same photo is in two splits", "Split again: quality would be flattered."),
+    "copy-within": Fault("warning", "the same photo is there twice", "Keep one."),
+    "near-copy-across": Fault("warning", "nearly the same photo is in two splits", "Split again with groups."),
+    "id-across": Fault("warning", "an image id is used in two splits", "Number images through all splits."),
 }
 
 
@@ -94,10 +94,10 @@ def raise_errors(kind: str, where: str, detail: str) -> None:
 
 
 def fail(kind: str, where: str, detail: str) -> NoReturn:
-    raise FoundError(kind, where, detail)
+    raise FaultError(kind, where, detail)
 
 
-class FoundError(DatasetError):
+class FaultError(DatasetError):
     """A finding as an exception; `kind` is its key in KINDS."""
 
     def __init__(self, kind: str, where: str, detail: str) -> None:
@@ -106,7 +106,7 @@ class FoundError(DatasetError):
         super().__init__(f"{KINDS[kind].what}: {detail}", where=where, fix=KINDS[kind].fix)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return FoundError, (self.kind, self.where, self.detail)
+        return FaultError, (self.kind, self.where, self.detail)
 
 
 # --- where the files lie
@@ -193,23 +193,23 @@ def find_splits(folder: Path, photos: Path | None = None) -> dict[str, SplitFile
     if not Path(folder).is_dir():
         raise DatasetError("there is no such folder", where=str(folder))
     folder = Path(folder).resolve()
-    found: dict[str, SplitFiles] = {}
+    splits: dict[str, SplitFiles] = {}
     for path in _panoptic_jsons(folder):
         split = split_name(path)
-        if split in found:
+        if split in splits:
             # Cityscapes ships each list twice, by id and by trainId; the pixels and the names are the same.
             if path.stem.endswith("_trainId"):
                 continue
             split = path.stem
-        found[split] = SplitFiles(split, folder, path, _png_folder(path), _photo_folders(folder, path, split, photos))
-    if not found:
+        splits[split] = SplitFiles(split, folder, path, _png_folder(path), _photo_folders(folder, path, split, photos))
+    if not splits:
         raise DatasetError(
             "no COCO panoptic JSON is here",
             where=str(folder),
             fix="Expected annotations/panoptic_train.json and annotations/panoptic_train/*.png.",
         )
     order = {"train": 0, "val": 1, "test": 2}
-    return dict(sorted(found.items(), key=lambda item: (order.get(item[0], 3), item[0])))
+    return dict(sorted(splits.items(), key=lambda item: (order.get(item[0], 3), item[0])))
 
 
 def find_split(folder: Path, split: str, photos: Path | None = None) -> SplitFiles:
@@ -364,8 +364,8 @@ def read_split(folder: str | Path, split: str = "train", photos: str | Path | No
 
 def read_dataset(folder: str | Path, photos: str | Path | None = None) -> dict[str, PanopticSplit]:
     """All splits, which must share their categories."""
-    found = find_splits(Path(folder), Path(photos) if photos else None)
-    splits = {name: read_split(folder, name, photos) for name in found}
+    names = find_splits(Path(folder), Path(photos) if photos else None)
+    splits = {name: read_split(folder, name, photos) for name in names}
     first = next(iter(splits.values()))
     for read in splits.values():
         if read.space != first.space:
@@ -400,7 +400,7 @@ def parse_split(files: SplitFiles, tell: Tell) -> PanopticSplit | None:
         content = load_json(files.json)
         categories, images, annotations = lists_of(content, where, "categories", "images", "annotations")
         space, labels = categories_of(categories, where)
-    except FoundError as error:
+    except FaultError as error:
         tell(error.kind, where, error.detail)
         return None
     for entry in categories:
@@ -477,13 +477,13 @@ def annotated(entries: list[Any], where: str) -> Iterator[Annotated]:
         yield Annotated(image_id, png_name, segments, here, wrong)
 
 
-def sound(found: Iterable[Annotated], tell: Tell) -> Iterator[Annotated]:
+def sound(entries: Iterable[Annotated], tell: Tell) -> Iterator[Annotated]:
     """Those that are of use; the others are told."""
-    for each in found:
-        if each.wrong is None:
-            yield each
+    for entry in entries:
+        if entry.wrong is None:
+            yield entry
         else:
-            tell(each.wrong[0], each.where, each.wrong[1])
+            tell(entry.wrong[0], entry.where, entry.wrong[1])
 
 
 def listed_segments(
@@ -541,22 +541,22 @@ def _records(
 ) -> Iterator[Record]:
     where = files.json.name
     seen: set[int | str] = set()
-    for found in sound(annotated(entries, where), tell):
-        image = images.get(found.image_id) if found.image_id is not None else None
-        if image is None or found.image_id is None:
-            tell("annotation-orphan", found.where, found.png_name)
+    for annotation in sound(annotated(entries, where), tell):
+        image = images.get(annotation.image_id) if annotation.image_id is not None else None
+        if image is None or annotation.image_id is None:
+            tell("annotation-orphan", annotation.where, annotation.png_name)
             continue
-        seen.add(found.image_id)
-        size = _size(image, found.where, tell)
+        seen.add(annotation.image_id)
+        size = _size(image, annotation.where, tell)
         original = image.get("original_file")
         yield Record(
-            image_id=found.image_id,
+            image_id=annotation.image_id,
             file_name=image["file_name"],
-            png_name=found.png_name,
+            png_name=annotation.png_name,
             size=size,
             entries=tuple(
-                _decorated(entry, space[labels[entry["category_id"]]].isthing, found.where, tell)
-                for entry in listed_segments(found.entries, labels, found.where, tell)
+                _decorated(entry, space[labels[entry["category_id"]]].isthing, annotation.where, tell)
+                for entry in listed_segments(annotation.entries, labels, annotation.where, tell)
             ),
             space=space,
             labels=labels,

@@ -182,7 +182,7 @@ def bare_photo(photo: bytes, name: str) -> BarePhoto:
     reads (TIFF, HEIC …) becomes a PNG of what `open_image` sees. A damaged EXIF block goes like any other.
     """
     try:
-        orientation, said_where = _told(photo)
+        orientation, said_where = _orientation_and_place(photo)
         exif = _exif(orientation) if orientation in range(2, 9) else b""
         if photo.startswith(b"\xff\xd8"):
             content = _bare_jpeg(photo, exif)
@@ -199,7 +199,7 @@ def bare_photo(photo: bytes, name: str) -> BarePhoto:
     return BarePhoto(content, content != photo, said_where)
 
 
-def _told(photo: bytes) -> tuple[int, bool]:
+def _orientation_and_place(photo: bytes) -> tuple[int, bool]:
     """The orientation, 1 for upright, and whether EXIF or XMP name a place: as far as it can be read."""
     orientation, where = 1, b"GPSLatitude" in photo
     with warnings.catch_warnings():

@@ -134,9 +134,9 @@ class StoredRows(Sequence[StoredRow]):
 def _from_folder(folder: Path, photos: str | Path | None, num_proc: int | None) -> PanopticDatasets:
     builder = PanopticBuilder(data_dir=str(folder.absolute()), photos=photos, dataset_name="panoptic_folder")
     builder.download_and_prepare(num_proc=num_proc)
-    found = PanopticDatasets(builder.as_dataset())
-    found.label_space = builder.label_space
-    return found
+    splits = PanopticDatasets(builder.as_dataset())
+    splits.label_space = builder.label_space
+    return splits
 
 
 def load_splits(name: str, num_proc: int | None = None, revision: str | None = None) -> datasets.DatasetDict:
@@ -192,10 +192,10 @@ def _with_space(
             raise DatasetError(
                 f"the labels of split {split} are not those of {SPACE_FILE}", where=where, fix="Write the data again."
             )
-    found = PanopticDatasets(loaded)
+    splits = PanopticDatasets(loaded)
     assert space is not None  # a DatasetDict has a split
-    found.label_space = space
-    return found
+    splits.label_space = space
+    return splits
 
 
 def _names(dataset: datasets.Dataset) -> list[str]:
@@ -236,29 +236,29 @@ def write_parquet(
             fix="Write to a new folder: what a person has is never overwritten.",
         )
     data.mkdir(parents=True, exist_ok=True)
-    told: Counter[str] = Counter()
-    parts = {split: _write_parts(rows, data, split, max_shard_bytes, told) for split, rows in dataset.items()}
+    said: Counter[str] = Counter()
+    parts = {split: _write_parts(rows, data, split, max_shard_bytes, said) for split, rows in dataset.items()}
     for path in before:
         path.unlink()
     written = []
     for split, files in parts.items():
-        for place, part in enumerate(files):
-            path = data / f"{split}-{place:05d}-of-{len(files):05d}.parquet"
+        for index, part in enumerate(files):
+            path = data / f"{split}-{index:05d}-of-{len(files):05d}.parquet"
             part.replace(path)
             written.append(path)
     write_json(root / SPACE_FILE, {"categories": space.to_coco()})
-    if told["more"]:
+    if said["more"]:
         logger.warning(
             "Of %d photos %d say more than their picture, %d where they were taken: that stays out of the Parquet.",
             sum(dataset.num_rows.values()),
-            told["more"],
-            told["where"],
+            said["more"],
+            said["where"],
         )
     return written
 
 
 def _write_parts(
-    dataset: datasets.Dataset, folder: Path, split: str, max_bytes: int, told: Counter[str]
+    dataset: datasets.Dataset, folder: Path, split: str, max_bytes: int, said: Counter[str]
 ) -> list[Path]:
     """Unfinished names: how many shards there are is known at the end."""
     tables = dataset.with_format("arrow")
@@ -266,7 +266,7 @@ def _write_parts(
     writer: pq.ParquetWriter | None = None
     size = 0
     for start in range(0, max(len(dataset), 1), _ROWS):
-        table = _bare(embed_table_storage(tables[start : start + _ROWS]), told)
+        table = _bare(embed_table_storage(tables[start : start + _ROWS]), said)
         if writer is not None and size + table.nbytes > max_bytes:
             writer.close()
             writer = None
@@ -280,13 +280,13 @@ def _write_parts(
     return parts
 
 
-def _bare(table: pa.Table, told: Counter[str]) -> pa.Table:
-    """Embedded photos without what their files say beside the picture; `told` counts those that did."""
-    place = table.schema.get_field_index("image")
+def _bare(table: pa.Table, said: Counter[str]) -> pa.Table:
+    """Embedded photos without what their files say beside the picture; `said` counts those that did."""
+    column = table.schema.get_field_index("image")
     images = []
     for image, name in zip(table["image"].to_pylist(), table["file_name"].to_pylist(), strict=True):
         bare = bare_photo(image["bytes"], name)
-        told.update(more=bare.said_more, where=bare.said_where)
+        said.update(more=bare.said_more, where=bare.said_where)
         images.append({**image, "bytes": bare.content})
-    field = table.schema.field(place)
-    return table.set_column(place, field, pa.array(images, field.type))
+    field = table.schema.field(column)
+    return table.set_column(column, field, pa.array(images, field.type))

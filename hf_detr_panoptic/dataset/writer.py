@@ -281,7 +281,7 @@ def reassign(folder: str | Path, assignment: Mapping[str, str]) -> dict[str, int
         ]
     if moves:
         _carry_out(home, first, lists, moves)
-    return {part: len(found["images"]) for part, found in lists.items()}
+    return {part: len(listed["images"]) for part, listed in lists.items()}
 
 
 def _carry_out(
@@ -294,14 +294,14 @@ def _carry_out(
         with replacing(new) as part:
             shutil.copyfile(old, part)
     (home / UNFINISHED).touch()
-    for split, found in lists.items():
-        by_image = {entry["image_id"]: entry for entry in found["annotations"]}
-        found["images"].sort(key=lambda image: image["id"])
-        annotations = [by_image[image["id"]] for image in found["images"] if image["id"] in by_image]
-        found["boxes"].sort(key=lambda entry: (entry["image_id"], entry["id"]))
-        numbered = [{**entry, "id": place} for place, entry in enumerate(found["boxes"], start=1)]
+    for split, listed in lists.items():
+        by_image = {entry["image_id"]: entry for entry in listed["annotations"]}
+        listed["images"].sort(key=lambda image: image["id"])
+        annotations = [by_image[image["id"]] for image in listed["images"] if image["id"] in by_image]
+        listed["boxes"].sort(key=lambda entry: (entry["image_id"], entry["id"]))
+        numbered = [{**entry, "id": number} for number, entry in enumerate(listed["boxes"], start=1)]
         for kind, entries in (("panoptic", annotations), ("instances", numbered)):
-            lines = (map(json.dumps, part) for part in (found["images"], entries))
+            lines = (map(json.dumps, part) for part in (listed["images"], entries))
             write_lists(home / f"{kind}_{split}.json", first["info"], first["categories"], *lines)
     (home / UNFINISHED).unlink()
     for old, _ in moves:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from .view import Colour, Place, Point, Sketch, Stroke, View, box, on_face, shade, solid
+from .view import Colour, Point, Pose, Sketch, Stroke, View, box, on_face, shade, solid
 
 WALLS: tuple[Colour, ...] = (
     (196, 184, 166),
@@ -29,7 +29,7 @@ def building(view: View, random: np.random.Generator, x: float, z: float) -> Ske
     sketch = Sketch("building-other-merged", z)
     floors = int(random.integers(1, 6))
     storey, long, deep = random.uniform(2.9, 3.4), random.uniform(9, 20), random.uniform(7, 12)
-    place = Place(x, z + deep / 2, random.uniform(-0.5, 0.5))
+    pose = Pose(x, z + deep / 2, random.uniform(-0.5, 0.5))
     tall = floors * storey + 0.5
     wall = WALLS[random.integers(len(WALLS))]
     frame = random.random() < 0.35
@@ -38,7 +38,7 @@ def building(view: View, random: np.random.Generator, x: float, z: float) -> Ske
         wall = shade((172, 168, 160), random.uniform(0.9, 1.08))
     scaffold = random.random() < 0.4
     glass: Colour = ((74, 92, 112), (96, 116, 134), (58, 66, 76))[random.integers(3)]
-    for face in solid(view, sketch, place, box(long, tall), deep, wall):
+    for face in solid(view, sketch, pose, box(long, tall), deep, wall):
         if face.normal[1] > 0.5:
             continue
         corners = face.corners if face.edge is None else [face.corners[k] for k in (0, 3, 2, 1)]

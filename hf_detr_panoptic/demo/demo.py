@@ -48,14 +48,14 @@ class Parts:
     Of several processes all have the same parts and figures, and the first one speaks and writes.
     """
 
-    def __init__(self, folder: Path, told: Mapping[str, Any]) -> None:
-        self.folder, self.told = folder, dict(told)
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder, self.settings = folder, dict(settings)
         self.done: dict[str, dict[str, Any]] = {}
 
     @classmethod
-    def of(cls, folder: Path, told: Mapping[str, Any]) -> Parts:
+    def of(cls, folder: Path, settings: Mapping[str, Any]) -> Parts:
         """Begin, or go on; raises where the folder is somebody else's, or of other settings."""
-        parts = cls(folder, told)
+        parts = cls(folder, settings)
         parts.done = by_first(parts._begun)
         return parts
 
@@ -75,7 +75,7 @@ class Parts:
             done: dict[str, dict[str, Any]] = content["parts"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise HfDetrPanopticError(f"cannot be read ({error})", where=str(state), fix=_AFRESH) from error
-        now = json.loads(json.dumps(self.told))
+        now = json.loads(json.dumps(self.settings))
         changed = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
         if changed:
             raise HfDetrPanopticError(
@@ -101,17 +101,17 @@ class Parts:
         _say(f"{self.done[name]['seconds']:.0f} s\n")
 
     def figures(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.done[name]["figures"]
-        return found
+        figures: dict[str, Any] = self.done[name]["figures"]
+        return figures
 
     def finish(self) -> dict[str, Any]:
         """figures.json: no seconds in it, so that the same seed gives the same bytes."""
         figures = {name: part["figures"] for name, part in self.done.items()}
-        by_first(lambda: write_json(self.folder / "figures.json", {"settings": self.told, **figures}))
+        by_first(lambda: write_json(self.folder / "figures.json", {"settings": self.settings, **figures}))
         return figures
 
     def _write(self) -> None:
-        write_json(self.folder / _STATE, {"settings": self.told, "parts": self.done})
+        write_json(self.folder / _STATE, {"settings": self.settings, "parts": self.done})
 
 
 _AFRESH = "Give another --out, or take that folder away."
@@ -233,13 +233,13 @@ def demo(settings: DemoSettings, overrides: Sequence[str] = (), *, progress: boo
         settings = replace(settings, processes=launched())
     place = Place(settings.out)
     recipe = demo_recipe(settings, place, overrides)
-    about = told_of(settings, recipe)
+    about = what_decides(settings, recipe)
     guard_processes(timedelta(days=7))  # all wait while one takes photos or draws
     parts = Parts.of(settings.out, about)
     by_first(lambda: copy_teacher(settings, place))
     settle()
     parts.run("photos", lambda: take_photos(settings, place, progress))
-    parts.run("labels", lambda: label(recipe, progress), together=True)
+    parts.run("labels", lambda: make_dataset(recipe, progress), together=True)
     parts.run("merged", lambda: compare_merged(recipe, place))
     parts.run("training", lambda: learn(recipe, place, settings.processes), together=True)
     parts.run("held-out", lambda: measure(place.run / "final", place.held_out), together=True)
@@ -263,7 +263,7 @@ def demo_recipe(settings: DemoSettings, place: Place, overrides: Sequence[str] =
     return recipe.changed(data=data, model=str(place.teacher), output=str(place.run), seed=settings.seed)
 
 
-def told_of(settings: DemoSettings, recipe: Recipe) -> dict[str, Any]:
+def what_decides(settings: DemoSettings, recipe: Recipe) -> dict[str, Any]:
     """What the demo's folder remembers: with other settings it is not gone on with."""
     from .. import __version__
 
@@ -312,7 +312,7 @@ def take_photos(settings: DemoSettings, place: Place, progress: bool) -> dict[st
     return {"photos": settings.photos, "held_out": settings.held_out, "marks": dict(marks)}
 
 
-def label(recipe: Recipe, progress: bool) -> dict[str, Any]:
+def make_dataset(recipe: Recipe, progress: bool) -> dict[str, Any]:
     """Autolabel, overlay, boxes, 80/20: what `prepare` does."""
     from ..labeling.prepare import prepare_dataset
 
@@ -390,12 +390,12 @@ def measure(model: Path, held_out: Path) -> dict[str, Any]:
 
     from ..evaluation.evaluate import evaluate_model
     from ..text import percent
-    from .figures import GROUPS, grouped
+    from .figures import GROUPS, by_groups
 
     result = evaluate_model(model, held_out, batch_size=8)
     per_class = {row["name"]: row["pq"] for row in result["per_class"]}
     ap = {kind: result[kind]["all"]["ap"] for kind in ("box", "mask")}
-    groups = grouped(result)
+    groups = by_groups(result)
     if PartialState().is_main_process:
         print(table(f"PQ on {result['images']} held-out photos", {"": groups}))
         for group, names in GROUPS.items():
@@ -416,9 +416,9 @@ def look(recipe: Recipe, place: Place) -> dict[str, Any]:
         print(path)
     for folder, photos in ((place.data, 60), (place.run, 24)):
         print(write_report(folder, limit=photos))
-    found = found_by_pipeline(final, next(iter(sorted((place.held_out / "images").iterdir()))))
-    print(f'pipeline("image-segmentation", "{final}") finds {len(found)} segments on the first held-out photo')
-    return {"pipeline": found}
+    labels = found_by_pipeline(final, next(iter(sorted((place.held_out / "images").iterdir()))))
+    print(f'pipeline("image-segmentation", "{final}") finds {len(labels)} segments on the first held-out photo')
+    return {"pipeline": labels}
 
 
 def found_by_pipeline(model: Path, photo: Path) -> list[str]:
@@ -428,8 +428,8 @@ def found_by_pipeline(model: Path, photo: Path) -> list[str]:
     from ..model.checkpoints import quiet_transformers
 
     with quiet_transformers():  # it would say that it fuses no stuff, which is so
-        found = pipeline("image-segmentation", model=str(model))(str(photo))
-    return sorted(segment["label"] for segment in found)
+        segments = pipeline("image-segmentation", model=str(model))(str(photo))
+    return sorted(segment["label"] for segment in segments)
 
 
 # --- what is said

@@ -31,7 +31,7 @@ RULED, PASTED = "all rules", "only pasted, no void"
 GROUPS = {"your classes": CUSTOM.names, "the teacher's classes": TEACHER.names}
 
 
-def grouped(result: Mapping[str, Any]) -> dict[str, float | None]:
+def by_groups(result: Mapping[str, Any]) -> dict[str, float | None]:
     """PQ of all classes, things, stuff, the person's classes and the teacher's: means of what `per_class` says."""
     by_name = {row["name"]: row["pq"] for row in result["per_class"]}
     groups = {name: _mean(by_name.get(member) for member in members) for name, members in GROUPS.items()}
@@ -56,7 +56,7 @@ class Merging:
 
 def mergings(rules: OverlayRules) -> dict[str, Merging]:
     """All rules, each of them off, and all of them off."""
-    pasted = rules.changed(threshold=0.0, leakage=None, min_area=0)
+    pasted = rules.only_pasting()
     return {
         RULED: Merging(rules),
         "leakage kept": Merging(rules.changed(leakage=None)),
@@ -67,16 +67,16 @@ def mergings(rules: OverlayRules) -> dict[str, Merging]:
     }
 
 
-def without_void(map: PanopticMap) -> PanopticMap:
+def without_void(panoptic: PanopticMap) -> PanopticMap:
     """Each void pixel as the nearest one that is not."""
-    if not map.segments or not map.void_area:
-        return map
-    places = ndimage.distance_transform_edt(map.ids == 0, return_distances=False, return_indices=True)
-    return PanopticMap(map.ids[tuple(places)], map.segments, map.space)
+    if not panoptic.segments or not panoptic.void_area:
+        return panoptic
+    nearest = ndimage.distance_transform_edt(panoptic.ids == 0, return_distances=False, return_indices=True)
+    return PanopticMap(panoptic.ids[tuple(nearest)], panoptic.segments, panoptic.space)
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledScene:
     """A photo with the labeler's answer, the person's marks and what is really there."""
 
     name: str
@@ -93,27 +93,27 @@ class Labelled:
         return overlay(self.auto, (), SITE, rules=rules).map
 
 
-def labelled_photos(place: Place, names: Sequence[str] | None = None) -> Iterator[Labelled]:
+def labelled_photos(place: Place, names: Sequence[str] | None = None) -> Iterator[LabelledScene]:
     """What `prepare` has left, photo by photo; no model is asked again."""
-    answers = AutoLabels.found(place.data / "autolabels")
+    answers = AutoLabels.in_folder(place.data / "autolabels")
     marks = {photo.photo: photo.marks for photo in read_annotations(place.marks, place.photos).photos}
     truths = {record.file_name: record for record in read_split(place.truth, "val")}
     photos, _ = survey(place.photos, list(truths) if names is None else names)
     for photo in photos:
         auto = answers.read(photo.digest)
-        yield Labelled(photo.name, auto, marks.get(photo.name, ()), truths[photo.name].map())
+        yield LabelledScene(photo.name, auto, marks.get(photo.name, ()), truths[photo.name].map())
 
 
-def merged_quality(photos: Iterable[Labelled], ways: Mapping[str, Merging]) -> dict[str, dict[str, float | None]]:
-    """`grouped` PQ of the merged maps against the truth, for each way to merge. Void is a miss."""
+def merged_quality(photos: Iterable[LabelledScene], ways: Mapping[str, Merging]) -> dict[str, dict[str, float | None]]:
+    """`by_groups` PQ of the merged maps against the truth, for each way to merge. Void is a miss."""
     counters = {name: PanopticQuality(SITE) for name in ways}
     for photo in photos:
         for name, way in ways.items():
             counters[name].update(photo.merged(way), photo.truth)
-    return {name: grouped(counter.compute()) for name, counter in counters.items()}
+    return {name: by_groups(counter.compute()) for name, counter in counters.items()}
 
 
-def most_marked(photos: Iterable[Labelled]) -> Labelled:
+def most_marked(photos: Iterable[LabelledScene]) -> LabelledScene:
     """The photo with the most different classes of the person's, then the most marks: it shows what they did."""
     return max(photos, key=lambda photo: (len({mark.name for mark in photo.marks}), len(photo.marks), photo.name))
 
@@ -130,7 +130,7 @@ def draw_pictures(place: Place, rules: OverlayRules, model: Any) -> list[Path]:
     wide, tall = place.pictures / "strip.png", place.pictures / "held-out.png"
     steps = {"auto-labels": shown.believed(rules), "+ your marks": merged[shown.name].map()}
     _save(strip(open_image(place.photos / shown.name), steps, model), wide)
-    _save(grid(read_split(place.held_out, "val")[:GRID], model), tall)
+    _save(held_out_grid(read_split(place.held_out, "val")[:GRID], model), tall)
     return [wide, tall]
 
 
@@ -138,27 +138,27 @@ def strip(photo: Image.Image, steps: Mapping[str, PanopticMap], model: Any) -> I
     """The photo, what it was on each step of the road, and what the model that did not learn from it makes of it."""
     (predicted,) = model.segment([photo])
     shown = {"the photo": None, **steps, "prediction": predicted}
-    return panels([_picture(photo, map) for map in shown.values()], list(shown))
+    return panels([_picture(photo, panoptic) for panoptic in shown.values()], list(shown))
 
 
-def grid(records: Sequence[Record], model: Any) -> Image.Image:
+def held_out_grid(records: Sequence[Record], model: Any) -> Image.Image:
     """Held-out photos: photo, truth, prediction."""
     pictures: list[Image.Image] = []
     for record in records:
         photo = open_image(record.photo)
         (predicted,) = model.segment([photo])
-        pictures += [_picture(photo, map) for map in (None, record.map(), predicted)]
+        pictures += [_picture(photo, panoptic) for panoptic in (None, record.map(), predicted)]
     titles = ["photo, never learnt from", "truth", "prediction"]
     return panels(pictures, titles + [""] * (len(pictures) - len(titles)), columns=3)
 
 
-def _picture(photo: Image.Image, map: PanopticMap | None) -> Image.Image:
+def _picture(photo: Image.Image, panoptic: PanopticMap | None) -> Image.Image:
     """Large enough for names; classes in the same colours whoever made the map."""
     times = max(1, round(_SIDE / photo.width))
     large = photo.resize((photo.width * times, photo.height * times), Image.Resampling.BICUBIC)
-    if map is None:
+    if panoptic is None:
         return large
-    same = map.relabelled(SITE)
+    same = panoptic.relabelled(SITE)
     return draw(large, PanopticMap(same.ids.repeat(times, 0).repeat(times, 1), same.segments, SITE), legend=False)
 
 

@@ -66,7 +66,7 @@ class CvatExport:
         categories = [
             {"id": label, "name": name, "supercategory": ""} for label, name in enumerate(self.classes.names, 1)
         ]
-        told = {
+        payload = {
             "licenses": [{"name": "", "id": 0, "url": ""}],
             "info": {"contributor": "", "date_created": "", "description": "", "url": "", "version": "", "year": ""},
             "categories": categories,
@@ -74,7 +74,7 @@ class CvatExport:
             "annotations": self.annotations,
         }
         with replacing(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(zipfile.ZipInfo(_INSTANCES, _DATE), json.dumps(told), zipfile.ZIP_DEFLATED)
+            archive.writestr(zipfile.ZipInfo(_INSTANCES, _DATE), json.dumps(payload), zipfile.ZIP_DEFLATED)
 
 
 def drawn(mask: npt.NDArray[np.bool_], hand: np.random.Generator) -> dict[str, Any]:
@@ -248,9 +248,11 @@ def make_photos(
     return Counter(CUSTOM.names[entry["category_id"] - 1] for entry in export.annotations)
 
 
-def _as_truth(map: PanopticMap) -> PanopticMap:
+def _as_truth(panoptic: PanopticMap) -> PanopticMap:
     """No labeler has a part in it, whatever the classes: against these segments quality is quality."""
-    return PanopticMap(map.ids, [replace(segment, source="custom") for segment in map.segments], map.space)
+    return PanopticMap(
+        panoptic.ids, [replace(segment, source="custom") for segment in panoptic.segments], panoptic.space
+    )
 
 
 def _scenes(seed: int, indices: Iterable[int], size: Size, bar: Any) -> Iterator[tuple[int, Scene]]:

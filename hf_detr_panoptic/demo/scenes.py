@@ -199,28 +199,28 @@ def _ground(view: View, random: np.random.Generator) -> tuple[str, Colour, list[
 
 
 def _behind(view: View, random: np.random.Generator) -> list[Sketch]:
-    found = []
+    sketches = []
     if random.random() < 0.68:
-        found.append(backdrop.tree_line(view, random, random.uniform(45, 80)))
+        sketches.append(backdrop.tree_line(view, random, random.uniform(45, 80)))
     for _ in range(random.choice(4, p=(0.16, 0.46, 0.28, 0.1))):
         z = random.uniform(22, 48)
-        found.append(backdrop.building(view, random, random.uniform(-0.9, 0.9) * view.half_width(z), z))
+        sketches.append(backdrop.building(view, random, random.uniform(-0.9, 0.9) * view.half_width(z), z))
     if random.random() < 0.45:
-        found.append(backdrop.fence(view, random, random.uniform(14, 24)))
+        sketches.append(backdrop.fence(view, random, random.uniform(14, 24)))
     if random.random() < 0.3:
         z = random.uniform(11, 20)
-        found.append(backdrop.heap(view, random, random.uniform(-0.9, 0.9) * view.half_width(z), z))
+        sketches.append(backdrop.heap(view, random, random.uniform(-0.9, 0.9) * view.half_width(z), z))
     for _ in range(random.choice(4, p=(0.5, 0.24, 0.16, 0.1))):
         z = random.uniform(16, 34)
-        found.append(backdrop.tree(view, random, random.uniform(-1, 1) * view.half_width(z), z))
-    return found
+        sketches.append(backdrop.tree(view, random, random.uniform(-1, 1) * view.half_width(z), z))
+    return sketches
 
 
 def _placed(
     view: View, random: np.random.Generator, kinds: Sequence[Kind], taken: list[tuple[float, float, float]]
 ) -> list[Sketch]:
     """Things on free ground; `taken` (x, z, room) grows. Where a few tries find no room, there is one thing less."""
-    found = []
+    sketches = []
     for kind in kinds:
         for _ in range(int(random.choice(len(kind.weights), p=kind.weights))):
             for _ in range(6):
@@ -229,9 +229,9 @@ def _placed(
                 x = random.uniform(-0.88, 0.88) * view.half_width(z)
                 if all(math.hypot(x - a, z - b) > (kind.room + room) * 0.8 for a, b, room in taken):
                     taken.append((x, z, kind.room))
-                    found.append(kind.make(view, random, x, z))
+                    sketches.append(kind.make(view, random, x, z))
                     break
-    return found
+    return sketches
 
 
 def _claims(

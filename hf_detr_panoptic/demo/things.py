@@ -11,8 +11,8 @@ from .view import (
     OUTLINE_ONLY,
     Colour,
     Face,
-    Place,
     Polygon,
+    Pose,
     Sketch,
     Stroke,
     View,
@@ -116,46 +116,46 @@ def person(view: View, random: np.random.Generator, x: float, z: float) -> Sketc
     return sketch
 
 
-def wheel(view: View, sketch: Sketch, place: Place, radius: float, hub: Colour, inwards: float) -> None:
-    """`place` is the middle of its outer side on the ground; `inwards` where its inner side is, across."""
-    light = place.direction(0, 0.5, -0.8)
+def wheel(view: View, sketch: Sketch, pose: Pose, radius: float, hub: Colour, inwards: float) -> None:
+    """`pose` is the middle of its outer side on the ground; `inwards` where its inner side is, across."""
+    light = pose.direction(0, 0.5, -0.8)
 
     def ring(size: float, across: float = 0.0) -> Polygon:
-        return view.polygon([place.point(a, b, across) for a, b in disc(radius * size, 12, up=radius)])
+        return view.polygon([pose.point(a, b, across) for a, b in disc(radius * size, 12, up=radius)])
 
-    sketch.strokes.append(Stroke(hull(ring(1, inwards) + ring(1)), view.lit(shade(RUBBER, 0.8), light, place.z), True))
+    sketch.strokes.append(Stroke(hull(ring(1, inwards) + ring(1)), view.lit(shade(RUBBER, 0.8), light, pose.z), True))
     for size, colour in ((0.94, RUBBER), (0.58, hub), (0.2, shade(hub, 0.6))):
-        sketch.strokes.append(Stroke(ring(size), view.lit(colour, light, place.z), False))
+        sketch.strokes.append(Stroke(ring(size), view.lit(colour, light, pose.z), False))
 
 
-def near_side(view: View, place: Place) -> int:
+def near_side(view: View, pose: Pose) -> int:
     """-1 or 1: which side of something long faces the camera."""
-    nx, _, nz = place.direction(0, 0, 1)
-    return 1 if -place.x * nx - place.z * nz > 0 else -1
+    nx, _, nz = pose.direction(0, 0, 1)
+    return 1 if -pose.x * nx - pose.z * nz > 0 else -1
 
 
 def car(view: View, random: np.random.Generator, x: float, z: float) -> Sketch:
     sketch = Sketch("car", z)
-    place = Place(x, z, random.uniform(-math.pi, math.pi))
+    pose = Pose(x, z, random.uniform(-math.pi, math.pi))
     paint = CAR_PAINTS[random.integers(len(CAR_PAINTS))]
     long, tall = random.uniform(1.85, 2.15), random.uniform(1.36, 1.6)
     back = random.uniform(-0.95, -0.75) * long
-    side = near_side(view, place)
+    side = near_side(view, pose)
     for spot in (-0.62, 0.62):  # the far pair, behind the body
-        wheel(view, sketch, place.moved(spot * long, across=-side * 0.72), 0.33, (80, 80, 84), -side * 0.1)
+        wheel(view, sketch, pose.moved(spot * long, across=-side * 0.72), 0.33, (80, 80, 84), -side * 0.1)
     body = [(-long, 0.28), (long, 0.28), (long, 0.68), (0.55 * long, 0.92), (-0.92 * long, 0.96), (-long, 0.8)]
-    for face in solid(view, sketch, place, body, 1.7, paint, {0: (20, 20, 22)}):
+    for face in solid(view, sketch, pose, body, 1.7, paint, {0: (20, 20, 22)}):
         if face.edge == 1:
-            _lamps(view, sketch, face.corners, (250, 246, 220), place.z)
+            _lamps(view, sketch, face.corners, (250, 246, 220), pose.z)
         elif face.edge in (4, 5):
-            _lamps(view, sketch, face.corners, (170, 26, 28), place.z)
+            _lamps(view, sketch, face.corners, (170, 26, 28), pose.z)
         elif face.edge is None:
             seam = [
-                place.point(a, b, side * 0.851) for a, b in ((-long, 0.28), (long, 0.28), (long, 0.4), (-long, 0.4))
+                pose.point(a, b, side * 0.851) for a, b in ((-long, 0.28), (long, 0.28), (long, 0.4), (-long, 0.4))
             ]
             sketch.strokes.append(Stroke(view.polygon(seam), view.lit(shade(paint, 0.45), face.normal, z), False))
     roof = [(back, 0.94), (0.5 * long, 0.92), (0.2 * long, tall), (back * 0.72, tall)]
-    cabin = solid(view, sketch, place, roof, 1.46, GLASS, {2: paint})
+    cabin = solid(view, sketch, pose, roof, 1.46, GLASS, {2: paint})
     for face in cabin:
         if face.edge is None:
             a = side * 0.735
@@ -166,14 +166,14 @@ def car(view: View, random: np.random.Generator, x: float, z: float) -> Sketch:
                     (min(right, 0.2 * long), tall - 0.1),
                     (max(left, back * 0.72), tall - 0.1),
                 ]
-                window = view.polygon(place.point(u, v, a) for u, v in frame)
+                window = view.polygon(pose.point(u, v, a) for u, v in frame)
                 sketch.strokes.append(Stroke(window, view.lit(shade(GLASS, 0.8), face.normal, z), False))
             pillar = [(-0.1 * long, 0.95), (-0.04 * long, 0.95), (-0.04 * long, tall), (-0.1 * long, tall)]
             sketch.strokes.append(
-                Stroke(view.polygon(place.point(u, v, a) for u, v in pillar), view.lit(paint, face.normal, z), False)
+                Stroke(view.polygon(pose.point(u, v, a) for u, v in pillar), view.lit(paint, face.normal, z), False)
             )
     for spot in (-0.62, 0.62):
-        wheel(view, sketch, place.moved(spot * long, across=side * 0.86), 0.33, (168, 168, 172), -side * 0.22)
+        wheel(view, sketch, pose.moved(spot * long, across=side * 0.86), 0.33, (168, 168, 172), -side * 0.22)
     return sketch
 
 
@@ -187,25 +187,25 @@ def _lamps(view: View, sketch: Sketch, corners: list[tuple[float, float, float]]
 def truck(view: View, random: np.random.Generator, x: float, z: float) -> Sketch:
     """A cab and what it carries: an open tipper, a box, or a drum for concrete."""
     sketch = Sketch("truck", z)
-    place = Place(x, z, random.uniform(-math.pi, math.pi))
+    pose = Pose(x, z, random.uniform(-math.pi, math.pi))
     paint = TRUCK_PAINTS[random.integers(len(TRUCK_PAINTS))]
-    side = near_side(view, place)
+    side = near_side(view, pose)
     load = random.integers(3)
     hold = ((236, 236, 232), shade(paint, 0.95), (176, 178, 180))[random.integers(3)]
     for spot in (-2.3, -1.2, 2.2):
-        wheel(view, sketch, place.moved(spot, across=-side * 0.9), 0.5, (90, 90, 92), -side * 0.2)
-    solid(view, sketch, place, [(-3.1, 0.55), (3.0, 0.55), (3.0, 0.85), (-3.1, 0.85)], 1.9, (48, 48, 52))
+        wheel(view, sketch, pose.moved(spot, across=-side * 0.9), 0.5, (90, 90, 92), -side * 0.2)
+    solid(view, sketch, pose, [(-3.1, 0.55), (3.0, 0.55), (3.0, 0.85), (-3.1, 0.85)], 1.9, (48, 48, 52))
 
     def cab() -> None:
         front = [(1.45, 0.6), (3.15, 0.6), (3.2, 1.6), (2.95, 2.65), (1.45, 2.7)]
-        for face in solid(view, sketch, place, front, 2.3, paint, {2: GLASS}):
+        for face in solid(view, sketch, pose, front, 2.3, paint, {2: GLASS}):
             if face.edge is None:
                 a = side * 1.16
                 for frame, tone in (
                     ([(1.75, 1.65), (2.95, 1.65), (2.8, 2.4), (1.75, 2.4)], GLASS),
                     ([(1.45, 0.6), (3.15, 0.6), (3.15, 0.85), (1.45, 0.85)], shade(paint, 0.5)),
                 ):
-                    patch = view.polygon(place.point(u, v, a) for u, v in frame)
+                    patch = view.polygon(pose.point(u, v, a) for u, v in frame)
                     sketch.strokes.append(Stroke(patch, view.lit(tone, face.normal, z), False))
             elif face.edge == 1:
                 _lamps(view, sketch, face.corners[1:] + face.corners[:1], (250, 244, 214), z)
@@ -215,31 +215,31 @@ def truck(view: View, random: np.random.Generator, x: float, z: float) -> Sketch
     def back() -> None:
         if load == 0:
             profile = [(-3.0, 0.95), (1.2, 0.95), (1.3, 2.15), (-3.3, 2.15)]
-            for face in solid(view, sketch, place, profile, 2.4, hold, {2: (122, 96, 70)}):
+            for face in solid(view, sketch, pose, profile, 2.4, hold, {2: (122, 96, 70)}):
                 if face.edge is None:
                     for spot in np.linspace(0.05, 0.95, 7):
                         rib = on_face(view, face.corners, spot - 0.015, 0.0, spot + 0.015, 1.0)
                         sketch.strokes.append(Stroke(rib, view.lit(shade(hold, 0.7), face.normal, z), False))
             mound = [(-2.7, 2.15), (0.8, 2.15), (0.1, 2.5), (-1.2, 2.66), (-2.2, 2.4)]
-            solid(view, sketch, place, mound, 1.7, (128, 100, 72), shadow=False)
+            solid(view, sketch, pose, mound, 1.7, (128, 100, 72), shadow=False)
         elif load == 1:
-            for face in solid(view, sketch, place, [(-3.2, 0.9), (1.3, 0.9), (1.3, 3.0), (-3.2, 3.0)], 2.35, hold):
+            for face in solid(view, sketch, pose, [(-3.2, 0.9), (1.3, 0.9), (1.3, 3.0), (-3.2, 3.0)], 2.35, hold):
                 if face.edge is None:
                     band = on_face(view, face.corners, 0.0, 0.42, 1.0, 0.56)
                     sketch.strokes.append(Stroke(band, view.lit(paint, face.normal, z), False))
         else:
-            _drum(view, sketch, place, hold, paint)
+            _drum(view, sketch, pose, hold, paint)
 
-    facing = place.direction(1, 0, 0)
-    cab_nearer = facing[0] * place.x + facing[2] * place.z < 0
+    facing = pose.direction(1, 0, 0)
+    cab_nearer = facing[0] * pose.x + facing[2] * pose.z < 0
     for part in (back, cab) if cab_nearer else (cab, back):
         part()
     for spot in (-2.3, -1.2, 2.2):
-        wheel(view, sketch, place.moved(spot, across=side * 1.12), 0.5, (190, 190, 190), -side * 0.32)
+        wheel(view, sketch, pose.moved(spot, across=side * 1.12), 0.5, (190, 190, 190), -side * 0.32)
     return sketch
 
 
-def _drum(view: View, sketch: Sketch, place: Place, colour: Colour, stripe: Colour) -> None:
+def _drum(view: View, sketch: Sketch, pose: Pose, colour: Colour, stripe: Colour) -> None:
     """A mixer's drum: short cylinders along the truck, far to near."""
     ends = (
         (-3.3, 0.62),
@@ -257,19 +257,19 @@ def _drum(view: View, sketch: Sketch, place: Place, colour: Colour, stripe: Colo
     ]
 
     def distance(ring: tuple[float, float, float, Colour]) -> float:
-        x, _, z = place.point(ring[0], 0, 0)
+        x, _, z = pose.point(ring[0], 0, 0)
         return x * x + z * z
 
     for middle, long, radius, tone in sorted(rings, key=distance, reverse=True):
-        x, _, z = place.point(middle, 0, 0)
-        solid(view, sketch, Place(x, z, place.yaw + math.pi / 2), disc(radius, 14, up=2.05), long, tone)
+        x, _, z = pose.point(middle, 0, 0)
+        solid(view, sketch, Pose(x, z, pose.yaw + math.pi / 2), disc(radius, 14, up=2.05), long, tone)
 
 
 def cone(view: View, random: np.random.Generator, x: float, z: float) -> Sketch:
     sketch = Sketch("traffic cone", z)
     tall = random.uniform(0.7, 0.95)
     orange: Colour = ((248, 96, 22), (250, 74, 30), (240, 120, 20))[random.integers(3)]
-    solid(view, sketch, Place(x, z, random.uniform(-0.8, 0.8)), box(0.52, 0.06), 0.52, shade(orange, 0.8))
+    solid(view, sketch, Pose(x, z, random.uniform(-0.8, 0.8)), box(0.52, 0.06), 0.52, shade(orange, 0.8))
     lit = math.copysign(1, view.sun[0])
     bands = [
         (0.06, 0.36, orange),
@@ -296,16 +296,16 @@ def cone(view: View, random: np.random.Generator, x: float, z: float) -> Sketch:
 def ladder(view: View, random: np.random.Generator, x: float, z: float) -> Sketch:
     """A step ladder. Its truth is its outline, gaps between the rungs included, as people draw it."""
     sketch = Sketch("ladder", z)
-    place = Place(x, z, random.uniform(-0.6, 0.6))
+    pose = Pose(x, z, random.uniform(-0.6, 0.6))
     tall, spread = random.uniform(1.9, 2.9), random.uniform(0.45, 0.7)
     colour: Colour = ((196, 200, 204), (226, 180, 50), (190, 142, 88), (214, 96, 40))[random.integers(4)]
     rungs = int(tall / 0.3)
     for lean, tone, steps in ((1, 0.68, False), (-1, 1.0, True)):
 
         def spot(across: float, share: float, lean: int = lean) -> tuple[float, float, float]:
-            return place.point(across * (0.34 - 0.1 * share), share * tall, lean * spread * (1 - share))
+            return pose.point(across * (0.34 - 0.1 * share), share * tall, lean * spread * (1 - share))
 
-        hue = view.lit(shade(colour, tone), place.direction(0, 0.3, -0.95), z)
+        hue = view.lit(shade(colour, tone), pose.direction(0, 0.3, -0.95), z)
         outline = [spot(-1, 0), spot(1, 0), spot(1, 1), spot(-1, 1)]
         sketch.strokes.append(Stroke(view.polygon(outline), OUTLINE_ONLY, True))
         if steps:
@@ -321,7 +321,7 @@ def ladder(view: View, random: np.random.Generator, x: float, z: float) -> Sketc
             sketch.strokes.append(Stroke(view.polygon(rail), hue, True))
             sketch.shadows.append([view.on_ground(point) for point in rail])
     cap = [
-        place.point(a, b, c)
+        pose.point(a, b, c)
         for a, b, c in ((-0.3, tall, -0.1), (0.3, tall, -0.1), (0.3, tall + 0.05, 0), (-0.3, tall + 0.05, 0))
     ]
     sketch.strokes.append(Stroke(view.polygon(cap), view.lit(shade(colour, 0.9), (0, 0.8, -0.6), z), True))
@@ -337,14 +337,14 @@ LABELS: tuple[Colour, ...] = ((34, 92, 160), (196, 44, 40), (40, 128, 72), (60, 
 def brick_stack(view: View, random: np.random.Generator, x: float, z: float) -> Sketch:
     """Bricks on a pallet, course by course."""
     sketch = Sketch("brick stack", z)
-    place = Place(x, z, random.uniform(-0.9, 0.9))
+    pose = Pose(x, z, random.uniform(-0.9, 0.9))
     long, deep, tall = random.uniform(0.95, 1.35), random.uniform(0.8, 1.1), random.uniform(0.6, 1.15)
     colour = BRICKS[random.integers(len(BRICKS))]
-    solid(view, sketch, place, box(long + 0.08, 0.14), deep + 0.06, (150, 118, 80))
+    solid(view, sketch, pose, box(long + 0.08, 0.14), deep + 0.06, (150, 118, 80))
     courses, across = max(4, round(tall / 0.12)), max(4, round(long / 0.2))
     # One level of detail that the picture can still show: a joint thinner than half a pixel is only noise.
     joint = 0.5 * tall / courses * view.focal / z > 1.5
-    for face in solid(view, sketch, place.moved(0, 0.14), box(long, tall), deep, colour):
+    for face in solid(view, sketch, pose.moved(0, 0.14), box(long, tall), deep, colour):
         if face.normal[1] > 0.5 or not joint:
             if joint:
                 for spot in np.linspace(0.12, 0.88, 5):
@@ -375,10 +375,10 @@ def pipe(view: View, random: np.random.Generator, x: float, z: float) -> Sketch:
     """One pipe on the ground, its dark mouth towards the camera when it points that way."""
     sketch = Sketch("pipe", z)
     lying = random.uniform(-0.75, 0.75) if random.random() < 0.7 else random.uniform(0.8, 2.3)
-    place = Place(x, z, lying + math.pi / 2)
+    pose = Pose(x, z, lying + math.pi / 2)
     radius, long = random.uniform(0.28, 0.5), random.uniform(1.6, 2.8)
     colour = PIPES[random.integers(len(PIPES))]
-    for face in solid(view, sketch, place, disc(radius, 18), long, colour):
+    for face in solid(view, sketch, pose, disc(radius, 18), long, colour):
         if face.edge is None:
             for size, tone in ((1.0, 1.05), (0.82, 0.3), (0.7, 0.16)):
                 ring = [
@@ -398,12 +398,12 @@ def _middle(corners: list[tuple[float, float, float]]) -> tuple[float, float, fl
 def rebar_bundle(view: View, random: np.random.Generator, x: float, z: float) -> Sketch:
     """Ribbed bars in a bundle with wire ties, on two timbers."""
     sketch = Sketch("rebar bundle", z)
-    place = Place(x, z, random.uniform(-0.55, 0.55) + math.pi * random.integers(2))
+    pose = Pose(x, z, random.uniform(-0.55, 0.55) + math.pi * random.integers(2))
     long, wide, tall = random.uniform(1.9, 3.1), random.uniform(0.5, 0.8), random.uniform(0.32, 0.5)
     rust: Colour = ((124, 78, 54), (98, 72, 60), (110, 92, 80))[random.integers(3)]
     for spot in (-0.32, 0.32):
-        solid(view, sketch, place.moved(spot * long), box(0.12, 0.1), wide + 0.2, (146, 112, 74))
-    base = place.moved(0, 0.1)
+        solid(view, sketch, pose.moved(spot * long), box(0.12, 0.1), wide + 0.2, (146, 112, 74))
+    base = pose.moved(0, 0.1)
     profile = [(-long / 2, 0.0), (long / 2, 0.0), (long / 2, tall), (-long / 2, tall)]
     for face in solid(view, sketch, base, profile, wide, rust):
         if face.edge in (1, 3):
@@ -441,38 +441,34 @@ def rebar_bundle(view: View, random: np.random.Generator, x: float, z: float) ->
 def cement_bag(view: View, random: np.random.Generator, x: float, z: float) -> Sketch:
     """One full paper bag: rounded, creased, with a printed band."""
     sketch = Sketch("cement bag", z)
-    place = Place(x, z, random.uniform(-0.7, 0.7))
+    pose = Pose(x, z, random.uniform(-0.7, 0.7))
     long, deep, tall = random.uniform(0.8, 0.98), random.uniform(0.5, 0.62), random.uniform(0.24, 0.32)
     colour = BAGS[random.integers(len(BAGS))]
     label = LABELS[random.integers(len(LABELS))]
     a = long / 2
     profile = [(-a * 0.82, 0), (a * 0.82, 0), (a, tall * 0.35), (a * 0.96, tall * 0.7), (a * 0.72, tall)]
     profile += [(-a * 0.72, tall), (-a * 0.96, tall * 0.7), (-a, tall * 0.35)]
-    for face in solid(view, sketch, place, profile, deep, colour):
+    for face in solid(view, sketch, pose, profile, deep, colour):
         tone = view.lit(label, face.normal, z)
         if face.edge is None:
             band = [
-                place.point(u * a, v * tall, _side(face, place)) for u, v in ((-0.3, 0), (0.3, 0), (0.3, 1), (-0.3, 1))
+                pose.point(u * a, v * tall, _side(face, pose)) for u, v in ((-0.3, 0), (0.3, 0), (0.3, 1), (-0.3, 1))
             ]
             sketch.strokes.append(Stroke(view.polygon(band), tone, False))
             crease = [
-                place.point(u * a, v * tall, _side(face, place))
+                pose.point(u * a, v * tall, _side(face, pose))
                 for u, v in ((-0.96, 0.42), (0.96, 0.42), (0.96, 0.5), (-0.96, 0.5))
             ]
             sketch.strokes.append(Stroke(view.polygon(crease), view.lit(shade(colour, 0.78), face.normal, z), False))
         elif face.normal[1] > 0.9:
-            band = [
-                place.point(u * a, tall, v * deep) for u, v in ((-0.3, -0.5), (0.3, -0.5), (0.3, 0.5), (-0.3, 0.5))
-            ]
+            band = [pose.point(u * a, tall, v * deep) for u, v in ((-0.3, -0.5), (0.3, -0.5), (0.3, 0.5), (-0.3, 0.5))]
             sketch.strokes.append(Stroke(view.polygon(band), tone, False))
-            text = [
-                place.point(u * a, tall, v * deep) for u, v in ((-0.2, -0.2), (0.2, -0.2), (0.2, 0.2), (-0.2, 0.2))
-            ]
+            text = [pose.point(u * a, tall, v * deep) for u, v in ((-0.2, -0.2), (0.2, -0.2), (0.2, 0.2), (-0.2, 0.2))]
             sketch.strokes.append(Stroke(view.polygon(text), view.lit((236, 232, 222), face.normal, z), False))
     return sketch
 
 
-def _side(face: Face, place: Place) -> float:
+def _side(face: Face, pose: Pose) -> float:
     """How far across its solid an end face lies."""
     x, _, z = face.corners[0]
-    return -(x - place.x) * math.sin(place.yaw) + (z - place.z) * math.cos(place.yaw)
+    return -(x - pose.x) * math.sin(pose.yaw) + (z - pose.z) * math.cos(pose.yaw)

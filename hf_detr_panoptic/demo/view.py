@@ -111,7 +111,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Place:
+class Pose:
     """Where a solid stands and which way it points: `yaw` turns its length from the x axis towards the distance."""
 
     x: float
@@ -127,28 +127,28 @@ class Place:
         cos, sin = math.cos(self.yaw), math.sin(self.yaw)
         return along * cos - across * sin, up, along * sin + across * cos
 
-    def moved(self, along: float, up: float = 0.0, across: float = 0.0) -> Place:
+    def moved(self, along: float, up: float = 0.0, across: float = 0.0) -> Pose:
         x, y, z = self.point(along, up, across)
-        return Place(x, z, self.yaw, y)
+        return Pose(x, z, self.yaw, y)
 
 
-def faces(view: View, place: Place, profile: Sequence[Flat], width: float) -> list[Face]:
+def faces(view: View, pose: Pose, profile: Sequence[Flat], width: float) -> list[Face]:
     """The visible sides, far to near, of a profile (along, up; counter-clockwise) that is extruded across."""
     half = width / 2
-    near = [place.point(a, b, -half) for a, b in profile]
-    far = [place.point(a, b, half) for a, b in profile]
-    found = [
-        Face(near, place.direction(0, 0, -1), None),
-        Face(far, place.direction(0, 0, 1), None),
+    near = [pose.point(a, b, -half) for a, b in profile]
+    far = [pose.point(a, b, half) for a, b in profile]
+    sides = [
+        Face(near, pose.direction(0, 0, -1), None),
+        Face(far, pose.direction(0, 0, 1), None),
     ]
     for edge, (a, b) in enumerate(profile):
         after = (edge + 1) % len(profile)
         da, db = profile[after][0] - a, profile[after][1] - b
         length = math.hypot(da, db) or 1.0
         corners = [near[edge], near[after], far[after], far[edge]]
-        found.append(Face(corners, place.direction(db / length, -da / length, 0), edge))
+        sides.append(Face(corners, pose.direction(db / length, -da / length, 0), edge))
     seen = []
-    for face in found:
+    for face in sides:
         x, y, z = face.corners[0]
         if -x * face.normal[0] + (view.eye - y) * face.normal[1] - z * face.normal[2] > 0:
             seen.append(face)
@@ -158,7 +158,7 @@ def faces(view: View, place: Place, profile: Sequence[Flat], width: float) -> li
 def solid(
     view: View,
     sketch: Sketch,
-    place: Place,
+    pose: Pose,
     profile: Sequence[Flat],
     width: float,
     colour: Colour,
@@ -166,15 +166,15 @@ def solid(
     shadow: bool = True,
 ) -> list[Face]:
     """Paint an extruded profile and its shadow; the visible faces come back for details."""
-    seen = faces(view, place, profile, width)
+    seen = faces(view, pose, profile, width)
     special = edges or {}
     for face in seen:
         own = special.get(face.edge, colour) if face.edge is not None else colour
-        shade = view.lit(own, face.normal, place.z)
+        shade = view.lit(own, face.normal, pose.z)
         sketch.strokes.append(Stroke(view.polygon(face.corners), shade, True))
     if shadow:
         half = width / 2
-        ring = [place.point(a, b, c) for a, b in profile for c in (-half, half)]
+        ring = [pose.point(a, b, c) for a, b in profile for c in (-half, half)]
         sketch.shadows.append(hull([view.on_ground(point) for point in ring]))
     return seen
 

@@ -56,7 +56,7 @@ _BATCHES_AHEAD = 3
 # --- the loop
 
 
-class Batch(NamedTuple):
+class LoadedBatch(NamedTuple):
     """Photos of equal size after resizing. pixel_values: float [B, 3, h, w]; sizes: the photos' own."""
 
     rows: Sequence[Row]
@@ -65,7 +65,7 @@ class Batch(NamedTuple):
     truths: list[PanopticMap]
 
 
-Find = Callable[[Batch], Sequence[Any]]
+Find = Callable[[LoadedBatch], Sequence[Any]]
 """What the model says of each photo of a batch: its map, or its boxes."""
 
 
@@ -112,7 +112,7 @@ def _measured(
     def measure_mine() -> dict[ImageId, Any]:
         photos: Iterable[Any] = _each(model, batches, find)
         photos = progress(photos, sum(map(len, batches))) if progress else photos
-        return {row.image_id: reduce(found, truth) for row, found, truth in photos}
+        return {row.image_id: reduce(answer, truth) for row, answer, truth in photos}
 
     together: dict[ImageId, Any] = {}
     for share in results_of_all(measure_mine):
@@ -121,12 +121,12 @@ def _measured(
     return {row.image_id: together[row.image_id] for row in rows}
 
 
-def _read_ahead(model: DetrForPanopticSegmentation, batches: Sequence[Sequence[Row]]) -> Iterator[Batch]:
+def _read_ahead(model: DetrForPanopticSegmentation, batches: Sequence[Sequence[Row]]) -> Iterator[LoadedBatch]:
     """Photos are opened and resized in threads while the model works on those before."""
     return read_ahead(partial(_load, model), batches, threads=2, ahead=_BATCHES_AHEAD)
 
 
-def _load(model: DetrForPanopticSegmentation, rows: Sequence[Row]) -> Batch:
+def _load(model: DetrForPanopticSegmentation, rows: Sequence[Row]) -> LoadedBatch:
     import torch
 
     from ..preprocess import as_pixels
@@ -141,7 +141,7 @@ def _load(model: DetrForPanopticSegmentation, rows: Sequence[Row]) -> Batch:
                 where=row.where,
                 fix="Scale marks and photo together; `hf-detr-panoptic check` finds all such photos.",
             )
-    return Batch(rows, torch.stack([model.preprocess(photo) for photo in photos]), sizes, truths)
+    return LoadedBatch(rows, torch.stack([model.preprocess(photo) for photo in photos]), sizes, truths)
 
 
 def _maps(model: DetrForPanopticSegmentation, settings: Postprocess, precision: str) -> Find:
@@ -161,10 +161,10 @@ def detections(
     dtype = torch.bfloat16 if precision == "bf16" else model.dtype
     pixels = pixel_values.to(model.device, dtype, memory_format=torch.channels_last)
     with torch.no_grad(), torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        found = detect(model.detr, pixels, backbone=model._fast.backbone(model, dtype))
+        detection = detect(model.detr, pixels, backbone=model._fast.backbone(model, dtype))
     columns = torch.tensor(model.label_space.columns, device=pixels.device)
-    scores, labels = found.logits.float().softmax(-1)[..., columns].max(-1)
-    centres, extents = found.boxes.float().split(2, -1)
+    scores, labels = detection.logits.float().softmax(-1)[..., columns].max(-1)
+    centres, extents = detection.boxes.float().split(2, -1)
     scale = torch.tensor([(width, height) for height, width in sizes], device=pixels.device)[:, None]
     boxes = torch.cat([(centres - extents / 2) * scale, extents * scale], -1)
     return [
@@ -182,8 +182,8 @@ def panoptic_quality(
     """What `PanopticQuality.compute` gives, over all photos, the same on every process."""
     space = model.label_space
 
-    def reduce(found: PanopticMap, truth: PanopticMap) -> Counts:
-        return image_counts(found, truth, space)
+    def reduce(prediction: PanopticMap, truth: PanopticMap) -> Counts:
+        return image_counts(prediction, truth, space)
 
     quality = PanopticQuality(space)
     for counts in _measured(model, rows, batch_size, _maps(model, model.settings, precision), reduce).values():
@@ -196,11 +196,11 @@ def box_precision(
 ) -> dict[str, Any]:
     """Box AP of the detector, what `AveragePrecision.compute` calls `box`; its masks are not asked for."""
 
-    def find(batch: Batch) -> list[Objects]:
+    def find(batch: LoadedBatch) -> list[Objects]:
         return detections(model, batch.pixel_values, batch.sizes, precision)
 
     average = AveragePrecision(model.label_space)
-    average.add(_measured(model, rows, batch_size, find, lambda found, truth: (found, Objects.of(truth, masks=False))))
+    average.add(_measured(model, rows, batch_size, find, lambda boxes, truth: (boxes, Objects.of(truth, masks=False))))
     box: dict[str, Any] = average.compute()["box"]
     return box
 
@@ -296,8 +296,8 @@ def segmented(
 ) -> Iterator[tuple[Row, PanopticMap, PanopticMap]]:
     """(row, truth, prediction in the data's space) of each image, in this process alone."""
     translate = _translation(model.label_space, space)
-    for row, found, truth in _each(model, plan_batches(rows, batch_size), _maps(model, model.settings, "fp32")):
-        yield row, truth, translate(found)
+    for row, prediction, truth in _each(model, plan_batches(rows, batch_size), _maps(model, model.settings, "fp32")):
+        yield row, truth, translate(prediction)
 
 
 def _translation(known: LabelSpace, space: LabelSpace) -> Callable[[PanopticMap], PanopticMap]:
@@ -306,8 +306,8 @@ def _translation(known: LabelSpace, space: LabelSpace) -> Callable[[PanopticMap]
     kinds_differ = any(name and _kind(known, old) != _kind(space, name) for old, name in names.items())
 
     def translate(prediction: PanopticMap) -> PanopticMap:
-        found = prediction.relabelled(space, names)
-        return found.fused_stuff() if kinds_differ else found
+        relabelled = prediction.relabelled(space, names)
+        return relabelled.fused_stuff() if kinds_differ else relabelled
 
     return translate
 

@@ -349,7 +349,7 @@ class Confusion:
         return sorted(mixed, key=lambda row: (-row[2], row[0], row[1]))[:_WORST]
 
 
-class Matching(NamedTuple):
+class SegmentMatching(NamedTuple):
     """Who is whom in one image. matched: id in the truth → id in the prediction; the others hold ids.
 
     excused: predictions that lie mostly on void or on crowds of the truth, of whatever class.
@@ -361,7 +361,7 @@ class Matching(NamedTuple):
     excused: set[int]
 
 
-def match_segments(prediction: PanopticMap, truth: PanopticMap, pairs: Overlaps | None = None) -> Matching:
+def match_segments(prediction: PanopticMap, truth: PanopticMap, pairs: Overlaps | None = None) -> SegmentMatching:
     """Segments matched by IoU > 0.5 whatever their class; crowds of the truth are neither matched nor missed."""
     pairs = pairs or overlaps_of(prediction, truth)
     true_areas, predicted_areas = areas(pairs)
@@ -379,17 +379,17 @@ def match_segments(prediction: PanopticMap, truth: PanopticMap, pairs: Overlaps 
     left = {segment.id for segment in prediction.segments}.difference(matched.values())
     excused = {segment_id for segment_id in left if 2 * on_nobodys[segment_id] > predicted_areas[segment_id]}
     missed = {segment.id for segment in truth.segments if not segment.crowd}.difference(matched)
-    return Matching(matched, missed, left - excused, excused)
+    return SegmentMatching(matched, missed, left - excused, excused)
 
 
 def image_confusions(prediction: PanopticMap, truth: PanopticMap, pairs: Overlaps | None = None) -> Confusions:
     """One image's confusions: what `match_segments` found, by class."""
-    found = match_segments(prediction, truth, pairs)
+    matching = match_segments(prediction, truth, pairs)
     true, predicted = ({segment.id: segment.label for segment in side.segments} for side in (truth, prediction))
     counts: Counter[tuple[int | None, int | None]] = Counter()
-    counts.update((true[one], predicted[other]) for one, other in found.matched.items())
-    counts.update((true[segment_id], None) for segment_id in found.missed)
-    counts.update((None, predicted[segment_id]) for segment_id in found.invented)
+    counts.update((true[one], predicted[other]) for one, other in matching.matched.items())
+    counts.update((true[segment_id], None) for segment_id in matching.missed)
+    counts.update((None, predicted[segment_id]) for segment_id in matching.invented)
     return counts
 
 
@@ -415,7 +415,7 @@ class Side(NamedTuple):
         return cls(path, Path(folder) if folder else path.with_suffix(""))
 
 
-class _Pair(NamedTuple):
+class _PairOfFiles(NamedTuple):
     """All that a worker needs of one image."""
 
     where: str
@@ -452,7 +452,7 @@ def evaluate_folders(
     if spare := len(predicted_images.keys() - true_images.keys()):
         logger.warning("%d predicted images are not in %s and do not count", spare, truth.json.name)
     pairs = [
-        _Pair(
+        _PairOfFiles(
             true.where,
             (truth.folder / true.png_name, true.entries),
             (prediction.folder / predicted_images[image_id].png_name, predicted_images[image_id].entries),
@@ -468,7 +468,7 @@ def evaluate_folders(
     return {**quality.compute(), "images": len(pairs)}
 
 
-def _counted(pairs: list[_Pair], workers: int | None) -> Iterator[Counts]:
+def _counted(pairs: list[_PairOfFiles], workers: int | None) -> Iterator[Counts]:
     if workers is None:
         workers = min(os.cpu_count() or 1, 16) if len(pairs) > WORTH_PROCESSES else 1
     if workers < 2:
@@ -478,7 +478,7 @@ def _counted(pairs: list[_Pair], workers: int | None) -> Iterator[Counts]:
         yield from pool.imap_unordered(_count, pairs, chunksize=max(1, min(32, len(pairs) // (4 * workers))))
 
 
-def _count(pair: _Pair) -> Counts:
+def _count(pair: _PairOfFiles) -> Counts:
     sides = []
     for path, segments_info in (pair.truth, pair.prediction):
         try:

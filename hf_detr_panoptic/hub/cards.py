@@ -17,7 +17,7 @@ from ..evaluation.table import AGREEMENT, YOURS, headline, precision_groups, qua
 from ..settings import Prepare
 from ..text import count_of, duration, percent
 from ..training.run_folder import Run, read_prepared
-from .pictures import FOLDER, Pictures
+from .pictures import FOLDER, CardPictures
 from .repository import check_name
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def model_card_files(
     """
     for name in filter(None, (repository, data_repository)):
         check_name(name)
-    run, pictures = Run(folder), Pictures.read(folder)
+    run, pictures = Run(folder), CardPictures.read(folder)
     data = data_repository or public_name(run.recipe.data)
     files: dict[str, bytes | Path] = {
         "README.md": _model_card(run, repository, checked_license(license), data, pictures).encode()
@@ -115,7 +115,7 @@ def _panoptic_source() -> str:
     return "\n".join(source.splitlines()[first - 1 : function.end_lineno])
 
 
-def _model_card(run: Run, repository: str, license: str | None, data: str | None, pictures: Pictures) -> str:
+def _model_card(run: Run, repository: str, license: str | None, data: str | None, pictures: CardPictures) -> str:
     from huggingface_hub import ModelCard, ModelCardData
 
     name, base = repository.split("/")[1], public_name(run.recipe.model)

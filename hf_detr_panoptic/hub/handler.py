@@ -76,15 +76,15 @@ def panoptic(photo: Image.Image, model: Any, processor: Any, threshold: float | 
     if duplicate < 1:  # of two things of one class with nearly the same mask the surer one stays
         inside = outputs.pred_masks[0, kept] > claim
         staying: list[int] = []
-        for place in sorted(range(len(kept)), key=lambda place: -scores[kept[place]].item()):
-            label = labels[kept[place]].item()
+        for index in sorted(range(len(kept)), key=lambda index: -scores[kept[index]].item()):
+            label = labels[kept[index]].item()
             rivals = [other for other in staying if labels[kept[other]] == label and label not in stuff]
             if not any(
-                (inside[place] & inside[other]).sum() > duplicate * (inside[place] | inside[other]).sum()
+                (inside[index] & inside[other]).sum() > duplicate * (inside[index] | inside[other]).sum()
                 for other in rivals
             ):
-                staying.append(place)
-        kept = [kept[place] for place in sorted(staying)]
+                staying.append(index)
+        kept = [kept[index] for index in sorted(staying)]
     parts: dict[Any, list[int]] = {}  # a thing is one query, stuff is all queries of its class
     for query in kept:
         label = labels[query].item()

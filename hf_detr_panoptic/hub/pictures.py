@@ -29,7 +29,7 @@ _SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
-class Picture:
+class CardPicture:
     """photo: as it is; prediction: drawn on it; panel: photo, truth where it is known and prediction side by side."""
 
     photo: Path | None
@@ -38,24 +38,24 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class CardPictures:
     """split, threshold: None where nobody noted them."""
 
     split: str | None
     threshold: float | None
-    pictures: tuple[Picture, ...]
+    pictures: tuple[CardPicture, ...]
 
     @classmethod
-    def read(cls, run: Path) -> Pictures:
+    def read(cls, run: Path) -> CardPictures:
         """Those that `write_pictures` made; others that lie in the folder are panels of unknown origin."""
         folder = run / FOLDER
         if not (folder / _LIST).is_file():
-            found = sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES)
-            return cls(None, None, tuple(Picture(None, None, _inside(path, run)) for path in found))
+            paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES)
+            return cls(None, None, tuple(CardPicture(None, None, _inside(path, run)) for path in paths))
         record = read_record(folder / _LIST)
         try:
             listed = tuple(
-                Picture(*(_inside(folder / entry[key], run) for key in ("photo", "prediction", "panel")))
+                CardPicture(*(_inside(folder / entry[key], run) for key in ("photo", "prediction", "panel")))
                 for entry in record["pictures"]
             )
             return cls(str(record["split"]), float(record["threshold"]), listed)
@@ -65,7 +65,7 @@ class Pictures:
             ) from error
 
 
-def draw_card_pictures(run: Path, recipe: Recipe, count: int) -> Pictures:
+def draw_card_pictures(run: Path, recipe: Recipe, count: int) -> CardPictures:
     """`count` photos into the run's pictures/, where the card finds them; those of an earlier call are replaced."""
     from accelerate import PartialState
 
@@ -110,7 +110,7 @@ def write_pictures(
     *,
     split: str,
     threshold: float,
-) -> Pictures:
+) -> CardPictures:
     """Photo, truth and prediction each → files of at most 640 pixels a side, numbered: no name of a photo gets out."""
     folder = run / FOLDER
     if folder.is_dir() and not (folder / _LIST).is_file() and any(folder.iterdir()):
@@ -131,7 +131,7 @@ def write_pictures(
         entries.append(names)
     record = {"split": split, "threshold": threshold, "pictures": entries}
     write_json(folder / _LIST, record)
-    return Pictures.read(run)
+    return CardPictures.read(run)
 
 
 def _inside(path: Path, run: Path) -> Path:

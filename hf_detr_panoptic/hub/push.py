@@ -25,7 +25,7 @@ from .repository import (
     check_name,
     model_files,
     size_of,
-    without_places,
+    without_private_paths,
 )
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ def _alike(files: Files, others: Files) -> bool:
 
 def published_recipe(recipe: Recipe, data: Data | None) -> bytes:
     """recipe.yaml for others: relative paths, nobody's name, no push; the dataset by its name if it is pushed too."""
-    content = without_places(recipe.to_dict() | {"push": None}, Path.cwd(), _people())
+    content = without_private_paths(recipe.to_dict() | {"push": None}, Path.cwd(), _people())
     source = recipe.prepared_folder or recipe.data
     if data and isinstance(source, str | Path) and Path(source).resolve() == Path(data[0]).resolve():
         content["data"] = data[1]

@@ -17,7 +17,7 @@ from ..errors import HubError, is_of_a_full_disk
 
 Content = bytes | Path
 Files = dict[str, Content]
-Kind = Literal["model", "dataset", "space"]
+RepositoryKind = Literal["model", "dataset", "space"]
 
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
 MODEL_FILES = ("config.json", "preprocessor_config.json", *WEIGHTS, "model.safetensors.index.json")
@@ -47,7 +47,7 @@ class Upload:
     repository: str
     files: Mapping[str, Content]
     title: str
-    kind: Kind = "model"
+    kind: RepositoryKind = "model"
     revision: str = "main"
     replaces: tuple[str, ...] = ()
     holds: str = "config.json"
@@ -83,19 +83,19 @@ def model_files(folder: Path, within: Path) -> Files:
 
     Nothing that a link leads to outside of `within` is taken.
     """
-    found = {path.name: path for path in sorted(folder.iterdir()) if _is_any_of(path.name, MODEL_FILES)}
+    by_name = {path.name: path for path in sorted(folder.iterdir()) if _is_any_of(path.name, MODEL_FILES)}
     for name in ("config.json", "preprocessor_config.json"):
-        if name not in found:
+        if name not in by_name:
             raise HubError(f"there is no {name}", where=str(folder), fix="Train the stage again, or restore the file.")
-    weights = [path for name, path in found.items() if _is_any_of(name, WEIGHTS)]
+    weights = [path for name, path in by_name.items() if _is_any_of(name, WEIGHTS)]
     if not weights:
         raise HubError("there are no weights", where=str(folder), fix="Train the stage again.")
-    for path in found.values():
+    for path in by_name.values():
         if not path.resolve().is_relative_to(within.resolve()):
             raise HubError("the file lies outside of the run", where=str(path), fix="Replace the link by the file.")
     for path in weights:
         _check_whole(path)
-    return dict(found)
+    return dict(by_name)
 
 
 def _check_whole(weights: Path) -> None:
@@ -119,16 +119,19 @@ _NAMES = ("labels", "keep", "drop", "merge", "rename", "things", "stuff", "label
 _NO_PATHS = (*_NAMES, "group_pattern", "pattern", "values")
 
 
-def without_places(data: Any, here: Path, people: Iterable[str]) -> Any:
+def without_private_paths(data: Any, here: Path, people: Iterable[str]) -> Any:
     """A recipe's plain data with every path relative, and without the names of people in it.
 
     A path below `here` stays as it is seen from there; of any other its last part is left.
     """
     names = {name.casefold() for name in people}
     if isinstance(data, Mapping):
-        return {key: value if key in _NO_PATHS else without_places(value, here, names) for key, value in data.items()}
+        return {
+            key: value if key in _NO_PATHS else without_private_paths(value, here, names)
+            for key, value in data.items()
+        }
     if isinstance(data, list | tuple):
-        return [without_places(value, here, names) for value in data]
+        return [without_private_paths(value, here, names) for value in data]
     return _relative(data, here, names) if isinstance(data, str) else data
 
 
@@ -170,7 +173,7 @@ def check_name(name: str) -> None:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ExistingRepository:
     """A repository as it was found."""
 
     private: bool
@@ -214,7 +217,7 @@ class Hub:
         from huggingface_hub import get_token
 
         token = get_token()
-        by_name: dict[tuple[Kind, str], Upload] = {}
+        by_name: dict[tuple[RepositoryKind, str], Upload] = {}
         for upload in uploads:
             check_name(upload.repository)
             check_secrets(upload.files, token)
@@ -262,19 +265,19 @@ class Hub:
 
     def _is_ready(self, upload: Upload, private: bool) -> bool:
         """Whether the repository is there, and may take this."""
-        seen = self._seen(upload)
-        if seen is None:
+        existing = self._existing(upload)
+        if existing is None:
             if upload.repository.split("/")[0] not in self.account.names:
                 raise self.account.no_rights(upload.full_name)
             return False
-        if private and not seen.private:
+        if private and not existing.private:
             raise HubError(
                 "the repository is public, and this push is private",
                 where=upload.full_name,
                 fix="Push with `--public` (`private: false` in a recipe), or make it private in its settings.",
             )
-        content = [path for path in seen.files if path not in _MADE_BY_THE_HUB]
-        other = f"a {seen.model_type} model" if seen.model_type not in (None, "detr") else None
+        content = [path for path in existing.files if path not in _MADE_BY_THE_HUB]
+        other = f"a {existing.model_type} model" if existing.model_type not in (None, "detr") else None
         if other is None and content and not any(fnmatch(path, upload.holds) for path in content):
             other = f"something else, such as {content[0]}"
         if other:
@@ -283,7 +286,7 @@ class Hub:
             )
         return True
 
-    def _seen(self, upload: Upload) -> Seen | None:
+    def _existing(self, upload: Upload) -> ExistingRepository | None:
         from huggingface_hub.errors import RepositoryNotFoundError
 
         with explained(upload.full_name, self.account):
@@ -295,7 +298,7 @@ class Hub:
                 raise
         files = tuple(sibling.rfilename for sibling in info.siblings or [])
         config: dict[str, Any] = getattr(info, "config", None) or {}
-        return Seen(bool(info.private), files, config.get("model_type"))
+        return ExistingRepository(bool(info.private), files, config.get("model_type"))
 
     def _create(self, upload: Upload, private: bool) -> None:
         from huggingface_hub.errors import HfHubHTTPError

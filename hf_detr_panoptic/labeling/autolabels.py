@@ -43,17 +43,17 @@ class AutoLabels:
     @classmethod
     def open(cls, home: Path, space: LabelSpace, settings: Mapping[str, Any]) -> AutoLabels:
         """The folder in `home` for these settings, made if it is not there. The settings are all that matters."""
-        told = {"format": FORMAT, **settings, "categories": space.to_coco()}
-        key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        payload = {"format": FORMAT, **settings, "categories": space.to_coco()}
+        key = hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:16]
         labels = cls(home / key, space)
-        about = (json.dumps(told, indent=1, sort_keys=True) + "\n").encode()
+        content = (json.dumps(payload, indent=1, sort_keys=True) + "\n").encode()
         path = labels.folder / _ABOUT
-        if not path.is_file() or path.read_bytes() != about:
-            write_bytes(path, about, shared=True)
+        if not path.is_file() or path.read_bytes() != content:
+            write_bytes(path, content, shared=True)
         return labels
 
     @classmethod
-    def found(cls, folder: Path) -> AutoLabels:
+    def in_folder(cls, folder: Path) -> AutoLabels:
         """The answers in a folder, or in the only folder of that kind inside it: no model is needed to read them."""
         homes = [folder] if (folder / _ABOUT).is_file() else sorted(path.parent for path in folder.glob(f"*/{_ABOUT}"))
         if len(homes) != 1:
@@ -64,8 +64,8 @@ class AutoLabels:
                 fix="Name the folder of one." if homes else "Run hf-detr-panoptic autolabel first.",
             )
         try:
-            told = json.loads((homes[0] / _ABOUT).read_bytes())
-            return cls(homes[0], LabelSpace.from_coco(told["categories"]))
+            payload = json.loads((homes[0] / _ABOUT).read_bytes())
+            return cls(homes[0], LabelSpace.from_coco(payload["categories"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DatasetError(
                 f"{_ABOUT} cannot be read ({error})", where=str(homes[0]), fix="Run hf-detr-panoptic autolabel again."
@@ -74,8 +74,8 @@ class AutoLabels:
     @property
     def settings(self) -> dict[str, Any]:
         """What decided these answers, but for the categories."""
-        told: dict[str, Any] = json.loads((self.folder / _ABOUT).read_bytes())
-        return {key: value for key, value in told.items() if key != "categories"}
+        payload: dict[str, Any] = json.loads((self.folder / _ABOUT).read_bytes())
+        return {key: value for key, value in payload.items() if key != "categories"}
 
     def path(self, digest: str) -> Path:
         return self.folder / f"{digest}.png"
@@ -87,13 +87,13 @@ class AutoLabels:
         except (FileNotFoundError, ValueError):
             return False
 
-    def write(self, digest: str, map: PanopticMap) -> None:
+    def write(self, digest: str, panoptic: PanopticMap) -> None:
         segments = [
-            {"id": segment.id, "name": map.space[segment.label].name, "score": segment.score}
-            for segment in map.segments
+            {"id": segment.id, "name": panoptic.space[segment.label].name, "score": segment.score}
+            for segment in panoptic.segments
         ]
         text = _KEYWORD + b"\0" + json.dumps({"segments": segments}).encode("ascii")
-        png = encode_ids(map.ids)
+        png = encode_ids(panoptic.ids)
         write_bytes(self.path(digest), png[:_HEADER_END] + _chunk(b"tEXt", text) + png[_HEADER_END:], shared=True)
 
     def read(self, digest: str) -> PanopticMap:
@@ -102,10 +102,10 @@ class AutoLabels:
         try:
             content = path.read_bytes()
             text = next(body for kind, body in _chunks(content) if kind == b"tEXt")
-            told = json.loads(text.removeprefix(_KEYWORD + b"\0"))
+            payload = json.loads(text.removeprefix(_KEYWORD + b"\0"))
             segments = [
                 Segment(entry["id"], self.space.index(entry["name"]), entry["score"], "auto")
-                for entry in told["segments"]
+                for entry in payload["segments"]
             ]
             with Image.open(io.BytesIO(content)) as image:
                 return PanopticMap(rgb_to_ids(np.asarray(image)), segments, self.space)
@@ -130,17 +130,17 @@ def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Every chunk of a PNG that is whole; ValueError where it is not."""
     if not png.startswith(_SIGNATURE):
         raise ValueError("not a PNG")
-    place, kind = len(_SIGNATURE), b""
-    found = []
+    start, kind = len(_SIGNATURE), b""
+    chunks = []
     while kind != b"IEND":
-        head = png[place : place + 8]
+        head = png[start : start + 8]
         if len(head) < 8:
             raise ValueError("cut off")
         length, kind = struct.unpack(">I4s", head)
-        body = png[place + 8 : place + 8 + length]
-        checksum = png[place + 8 + length : place + 12 + length]
+        body = png[start + 8 : start + 8 + length]
+        checksum = png[start + 8 + length : start + 12 + length]
         if len(checksum) < 4 or zlib.crc32(kind + body) != int.from_bytes(checksum):
             raise ValueError(f"the chunk {kind!r} is damaged")
-        found.append((kind, body))
-        place += 12 + length
-    yield from found
+        chunks.append((kind, body))
+        start += 12 + length
+    yield from chunks

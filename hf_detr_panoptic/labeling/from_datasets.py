@@ -61,10 +61,10 @@ def load(images: Path) -> datasets.DatasetDict:
             what = f"is no folder here, and as a dataset it {error.what}"
             raise DatasetError(what, where=error.where, fix=error.fix) from error
     try:
-        found = datasets.load_from_disk(str(images))
+        loaded = datasets.load_from_disk(str(images))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"cannot be loaded ({error})", where=str(images), fix="Save it again.") from error
-    return found if isinstance(found, datasets.DatasetDict) else datasets.DatasetDict({"all": found})
+    return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"all": loaded})
 
 
 def unpack(

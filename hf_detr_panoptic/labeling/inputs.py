@@ -51,8 +51,8 @@ class Problem:
     where: str | None = None
 
     def __str__(self) -> str:
-        place = " in ".join(dict.fromkeys(filter(None, (self.photo, self.where))))
-        return f"{place}: {self.what.rstrip('.')}.{f' {self.fix}' if self.fix else ''}"
+        where = " in ".join(dict.fromkeys(filter(None, (self.photo, self.where))))
+        return f"{where}: {self.what.rstrip('.')}.{f' {self.fix}' if self.fix else ''}"
 
 
 def survey(
@@ -62,14 +62,14 @@ def survey(
     photos: list[Photo] = []
     problems: list[Problem] = []
     seen = read_ahead(partial(_look, folder), names, threads=workers)
-    for found in progress_bar(seen, total=len(names), what="looking at the photos", show=progress, leave=False):
-        (photos if isinstance(found, Photo) else problems).append(found)  # type: ignore[arg-type]
+    for outcome in progress_bar(seen, total=len(names), what="looking at the photos", show=progress, leave=False):
+        (photos if isinstance(outcome, Photo) else problems).append(outcome)  # type: ignore[arg-type]
     return photos, problems
 
 
 def _look(folder: Path, name: str) -> Photo | Problem:
     try:
-        content = read_photo(folder, name)
+        content = photo_bytes(folder, name)
         seen = fingerprint(content)
         width, height = image_size(content)
         return Photo(name, (height, width), seen)
@@ -77,7 +77,7 @@ def _look(folder: Path, name: str) -> Photo | Problem:
         return Problem(name, error.what, error.fix)
 
 
-def read_photo(folder: Path, name: str) -> bytes:
+def photo_bytes(folder: Path, name: str) -> bytes:
     """The file's bytes."""
     try:
         return (folder / name).read_bytes()
@@ -162,14 +162,14 @@ class Inputs:
     @property
     def digest(self) -> str:
         """Of all marks: what the annotations said, whatever file said it."""
-        told = hashlib.sha256()
+        digest = hashlib.sha256()
         for name, photo in sorted(self.marked.items()):
             marks = [
                 (mark.name, mark.rle and mark.rle["counts"].decode("ascii"), mark.box, mark.crowd)
                 for mark in photo.marks
             ]
-            told.update(json.dumps([name, photo.width, photo.height, marks]).encode())
-        return told.hexdigest()[:16]
+            digest.update(json.dumps([name, photo.width, photo.height, marks]).encode())
+        return digest.hexdigest()[:16]
 
 
 def as_files(
@@ -184,7 +184,7 @@ def as_files(
     if dataset is None and not names_a_dataset(settings.images):
         return settings
     if dataset is None and settings.images.is_dir():
-        check_places(settings)
+        check_folders(settings)
     from ..parallel import by_first, guard_processes
 
     guard_processes(timedelta(days=7))
@@ -206,7 +206,7 @@ def as_files(
 
 def read_inputs(settings: Prepare) -> Inputs:
     """Read the annotations and find their photos. Raises where nothing is left to work on."""
-    check_places(settings)
+    check_folders(settings)
     everything = [path.relative_to(settings.images).as_posix() for path in list_images(settings.images)]
     if not everything:
         raise DatasetError("there is no photo in the folder", where=str(settings.images), fix="Check --images.")
@@ -243,12 +243,12 @@ def read_inputs(settings: Prepare) -> Inputs:
         raise DatasetError(
             f"none of the {len(everything)} photos can be used ({read.description})",
             where=str(settings.images),
-            fix=_first(problems) or "Is this the folder whose photos were marked?",
+            fix=f"First: {problems[0]}" if problems else "Is this the folder whose photos were marked?",
         )
     return Inputs(names, marked, unannotated, tuple(problems), read.names, read.description)
 
 
-def check_places(settings: Prepare) -> None:
+def check_folders(settings: Prepare) -> None:
     """The dataset must not be written over what a person has."""
     images, out = settings.images.resolve(), settings.folder.resolve()
     if not settings.images.is_dir():
@@ -268,7 +268,7 @@ def check_places(settings: Prepare) -> None:
         )
     sources = {"photos": images, "annotations": settings.annotations and settings.annotations.resolve()}
     for what, path in sources.items():
-        if path is not None and any(path == place or path.is_relative_to(place) for place in ours):
+        if path is not None and any(path == folder or path.is_relative_to(folder) for folder in ours):
             raise DatasetError(
                 f"the {what} lie where the dataset would be written",
                 where=str(path),
@@ -348,7 +348,3 @@ def label_space(settings: Prepare, labeler: LabelSpace, custom: Sequence[str]) -
 def mark_counts(inputs: Inputs) -> Counter[str]:
     """Marks of each custom class."""
     return Counter(mark.name for photo in inputs.marked.values() for mark in photo.marks if not mark.void)
-
-
-def _first(problems: Sequence[Problem]) -> str | None:
-    return f"First: {problems[0]}" if problems else None

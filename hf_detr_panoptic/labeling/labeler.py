@@ -24,7 +24,7 @@ from ..recipe import add_prepare_flags, prepare_settings
 from ..settings import DEFAULT_MODEL, FLOOR, Prepare
 from ..text import are, count_of
 from .autolabels import AutoLabels
-from .inputs import Photo, Problem, read_photo
+from .inputs import Photo, Problem, photo_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -147,8 +147,6 @@ _READERS = 4
 _WRITERS = 2
 _AHEAD = 2  # batches that are read before their turn; and as many wait to be written
 
-Batch = tuple[Photo, ...]
-
 
 class Labeler(Protocol):
     """Anything that makes panoptic maps of photos. `fingerprint` tells weights and settings apart, for file names.
@@ -167,7 +165,7 @@ class Labeler(Protocol):
 
 
 @dataclass
-class Labelled:
+class LabelingDone:
     """What a run did: photos that it labelled, that were there before, and that could not be labelled."""
 
     made: int = 0
@@ -194,7 +192,7 @@ def labeler_settings(labeler: Labeler, threshold: float = FLOOR, batch_size: int
     return settings
 
 
-def plan(labeler: Labeler, photos: Sequence[Photo], batch_size: int) -> list[Batch]:
+def plan_batches(labeler: Labeler, photos: Sequence[Photo], batch_size: int) -> list[tuple[Photo, ...]]:
     """Batches of photos that the model sees in one size. Of equal files one stands for all."""
     if batch_size < 1:
         raise ModelError(f"batch_size is {batch_size}", fix="Give 1 or more.")
@@ -225,14 +223,14 @@ def label(
     batch_size: int = 4,
     share: tuple[int, int] = (0, 1),
     progress: bool = False,
-) -> Labelled:
+) -> LabelingDone:
     """Have every photo of this `share` (number, of how many) labelled; the answers are on disk when this returns.
 
     Memory does not grow with the number of photos. A photo that cannot be read any more is a problem in the result;
     the rest of its batch is labelled without it. Killed at any time, it continues where it was.
     """
-    mine = plan(labeler, photos, batch_size)[share[0] :: share[1]]
-    done = Labelled()
+    mine = plan_batches(labeler, photos, batch_size)[share[0] :: share[1]]
+    done = LabelingDone()
     there = list(read_ahead(lambda batch: [answers.has(photo.digest) for photo in batch], mine, threads=_READERS))
     todo = [batch for batch, has in zip(mine, there, strict=True) if not all(has)]
     done.there = sum(map(sum, there))
@@ -245,9 +243,9 @@ def label(
             for batch in _opened(folder, todo, batch_size):
                 readable = [item for item in batch if not isinstance(item, Problem)]
                 done.problems += [item for item in batch if isinstance(item, Problem)]
-                for photo, found in _segmented(labeler, readable, threshold):
+                for photo, panoptic in _segmented(labeler, readable, threshold):
                     if not answers.has(photo.digest):
-                        writing.append(writers.submit(answers.write, photo.digest, found))
+                        writing.append(writers.submit(answers.write, photo.digest, panoptic))
                         done.made += 1
                 while len(writing) > _AHEAD * batch_size:
                     writing.popleft().result()
@@ -262,7 +260,7 @@ def label(
 
 
 def _opened(
-    folder: Path, batches: Sequence[Batch], batch_size: int
+    folder: Path, batches: Sequence[tuple[Photo, ...]], batch_size: int
 ) -> Iterator[list[tuple[Photo, Image.Image] | Problem]]:
     """The photos of each batch, decoded while the batches before are in the model."""
     photos = chain.from_iterable(batches)
@@ -273,7 +271,7 @@ def _opened(
 
 def _open(folder: Path, photo: Photo) -> tuple[Photo, Image.Image] | Problem:
     try:
-        content = read_photo(folder, photo.name)
+        content = photo_bytes(folder, photo.name)
         if digest_of(content) != photo.digest:
             raise ImageError("the photo was changed while it was being labelled", fix="Run the same command again.")
         return photo, open_image(content)
@@ -297,14 +295,14 @@ def _segmented(
         ) from error
     if len(maps) != len(batch):
         raise ModelError(f"the labeler returned {len(maps)} maps for {len(batch)} photos", where=names)
-    for (photo, _), found in zip(batch, maps, strict=True):
-        if (found.height, found.width) != photo.size:
+    for (photo, _), panoptic in zip(batch, maps, strict=True):
+        if (panoptic.height, panoptic.width) != photo.size:
             raise ModelError(
-                f"the labeler's map is {found.width}×{found.height}, the photo {photo.size[1]}×{photo.size[0]}",
+                f"the labeler's map is {panoptic.width}×{panoptic.height}, the photo {photo.size[1]}×{photo.size[0]}",
                 where=photo.name,
                 fix="A labeler returns maps at the size of the upright photo.",
             )
-        yield photo, found
+        yield photo, panoptic
 
 
 @dataclass(frozen=True)
@@ -339,8 +337,8 @@ def label_photos(settings: Prepare, progress: bool = False, shard: tuple[int, in
     Earlier.of(settings.folder)  # raises where the folder is somebody else's: better now than after a night
     names = inputs.names[state.process_index :: processes]
     shares = results_of_all(lambda: survey(settings.images, names, progress=progress and first))
-    photos = sorted((photo for found, _ in shares for photo in found), key=lambda photo: photo.name)
-    problems = sorted((problem for _, found in shares for problem in found), key=lambda problem: problem.photo)
+    photos = sorted((photo for part, _ in shares for photo in part), key=lambda photo: photo.name)
+    problems = sorted((problem for _, part in shares for problem in part), key=lambda problem: problem.photo)
     if settings.strict:
         raise_first(problems)
     labeler = load_labeler(settings.labeler, settings.labeler_stuff, settings.precision, state.device)

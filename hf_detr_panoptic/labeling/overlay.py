@@ -24,26 +24,26 @@ Crop = tuple[slice, slice]
 
 
 @dataclass(frozen=True)
-class Shape:
-    """The `place`-th mark of a photo as pixels: bool [h, w], the part of the photo that `crop` cuts out.
+class MarkPixels:
+    """The `index`-th mark of a photo as pixels: bool [h, w], the part of the photo that `crop` cuts out.
 
     `by`: "outline" as drawn, "refined" to a segment of the labeler, the "rectangle" itself, or "skipped".
     """
 
     mark: Mark
-    place: int
+    index: int
     crop: Crop
     mask: npt.NDArray[np.bool_]
     area: int
     by: str
 
 
-def shapes_of(auto: PanopticMap, marks: Sequence[Mark], boxes: str, box_fit: float) -> list[Shape]:
+def shapes_of(auto: PanopticMap, marks: Sequence[Mark], boxes: str, box_fit: float) -> list[MarkPixels]:
     """The shape of each mark, in the order of the marks. A void rectangle means all of itself: it is never refined."""
-    rectangles = [place for place, mark in enumerate(marks) if mark.rle is None and not mark.void]
-    fitting = best_fits(auto, {place: marks[place].box for place in rectangles}, box_fit) if boxes == "refine" else {}
+    rectangles = [index for index, mark in enumerate(marks) if mark.rle is None and not mark.void]
+    fitting = best_fits(auto, {index: marks[index].box for index in rectangles}, box_fit) if boxes == "refine" else {}
     shapes = []
-    for place, mark in enumerate(marks):
+    for index, mark in enumerate(marks):
         if mark.rle is not None:
             crop, mask, by = *_outline(mark, auto), "outline"
         else:
@@ -51,16 +51,16 @@ def shapes_of(auto: PanopticMap, marks: Sequence[Mark], boxes: str, box_fit: flo
             mask, by = np.ones((crop[0].stop - crop[0].start, crop[1].stop - crop[1].start), dtype=bool), "rectangle"
             if boxes == "skip" and not mark.void:
                 mask, by = np.zeros_like(mask), "skipped"
-            elif place in fitting:
-                mask, by = auto.ids[crop] == fitting[place], "refined"
-        shapes.append(Shape(mark, place, crop, mask, int(np.count_nonzero(mask)), by))
+            elif index in fitting:
+                mask, by = auto.ids[crop] == fitting[index], "refined"
+        shapes.append(MarkPixels(mark, index, crop, mask, int(np.count_nonzero(mask)), by))
     return shapes
 
 
 def best_fits(
     auto: PanopticMap, rectangles: dict[int, tuple[float, float, float, float]], minimum: float
 ) -> dict[int, int]:
-    """place of a rectangle → id of the auto segment whose tight box has the largest IoU with it, at least `minimum`.
+    """index of a rectangle → id of the auto segment whose tight box has the largest IoU with it, at least `minimum`.
 
     Each segment goes to one rectangle, the best pair first. The labeler's score does not matter here: the person
     vouches for the object.
@@ -70,26 +70,26 @@ def best_fits(
     tight = auto.boxes()
     crowds = {segment.id for segment in auto.segments if segment.crowd}
     pairs = [
-        (-box_iou(box, tight[segment_id]), place, segment_id)
-        for place, box in rectangles.items()
+        (-box_iou(box, tight[segment_id]), index, segment_id)
+        for index, box in rectangles.items()
         for segment_id in tight
         if segment_id not in crowds
     ]
-    found: dict[int, int] = {}
-    for loss, place, segment_id in sorted(pairs):
-        if -loss >= max(minimum, 1e-9) and place not in found and segment_id not in found.values():
-            found[place] = segment_id
-    return found
+    fits: dict[int, int] = {}
+    for loss, index, segment_id in sorted(pairs):
+        if -loss >= max(minimum, 1e-9) and index not in fits and segment_id not in fits.values():
+            fits[index] = segment_id
+    return fits
 
 
-def painting_order(shapes: Sequence[Shape], priority: Sequence[str], collisions: str) -> list[Shape]:
+def painting_order(shapes: Sequence[MarkPixels], priority: Sequence[str], collisions: str) -> list[MarkPixels]:
     """From the bottom to the top: by `priority`, then the smaller (unless `collisions` is "file"), then file order."""
     return sorted(
-        shapes, key=lambda shape: (-rank(shape, priority), -shape.area if collisions != "file" else 0, shape.place)
+        shapes, key=lambda shape: (-rank(shape, priority), -shape.area if collisions != "file" else 0, shape.index)
     )
 
 
-def rank(shape: Shape, priority: Sequence[str]) -> int:
+def rank(shape: MarkPixels, priority: Sequence[str]) -> int:
     """0 for the first name of the priority list; names that it does not have lie below all that it has."""
     return priority.index(shape.mark.name) if shape.mark.name in priority else len(priority)
 
@@ -183,9 +183,9 @@ def overlay(
     shapes = shapes_of(auto, marks, rules.boxes, rules.box_fit)
     owner, taken = _painted(auto, shapes, rules)
     painted = np.flatnonzero(owner)
-    places = np.zeros(int(auto.ids.max()) + 1, dtype=np.int32)
-    places[[segment.id for segment in auto.segments]] = np.arange(1, len(auto.segments) + 1)
-    under = _under(auto, owner, painted, places, len(marks))
+    column_of = np.zeros(int(auto.ids.max()) + 1, dtype=np.int32)
+    column_of[[segment.id for segment in auto.segments]] = np.arange(1, len(auto.segments) + 1)
+    under = _under(auto, owner, painted, column_of, len(marks))
     for mark, segment, pixels in _entries(under):
         below = "void" if segment == 0 else auto.space[auto.segments[segment - 1].label].name
         taken[marks[mark - 1].name, below] += pixels
@@ -193,13 +193,13 @@ def overlay(
 
     visible = under.sum(axis=1)[1:].tolist()
     members = [
-        _Member(labels[place], 1.0, "custom", mark.crowd, visible[place]) for place, mark in enumerate(marks)
+        _Member(labels[index], 1.0, "custom", mark.crowd, visible[index]) for index, mark in enumerate(marks)
     ] + [
         _Member(target, segment.score, "auto", segment.crowd, verdict.left if verdict.stays else 0)
         for segment, target, verdict in zip(auto.segments, targets, verdicts, strict=True)
     ]
     segments, numbers = _numbered(members, space)
-    ids = np.append(0, numbers[len(marks) :]).astype(np.int32)[places][auto.ids]
+    ids = np.append(0, numbers[len(marks) :]).astype(np.int32)[column_of][auto.ids]
     for verdict in verdicts:
         if verdict.cut is not None:
             ids.reshape(-1)[verdict.cut] = 0
@@ -221,7 +221,7 @@ def overlay(
 class _Verdict:
     """What becomes of one auto segment: `fate` of the `left` pixels that no mark covers, but for those in `cut`.
 
-    cut: flat places of the pixels that become void though the segment stays, for the reason `cut_for`.
+    cut: flat indices of the pixels that become void though the segment stays, for the reason `cut_for`.
     """
 
     fate: str
@@ -274,26 +274,26 @@ def _target(
 
 
 def _painted(
-    auto: PanopticMap, shapes: Sequence[Shape], rules: OverlayRules
+    auto: PanopticMap, shapes: Sequence[MarkPixels], rules: OverlayRules
 ) -> tuple[npt.NDArray[np.int32], Counter[tuple[str, str]]]:
-    """int32 [H, W], 0 or 1 + the place of the mark on top, and what the marks took from each other."""
+    """int32 [H, W], 0 or 1 + the index of the mark on top, and what the marks took from each other."""
     owner = np.zeros(auto.ids.shape, dtype=np.int32)
     taken: Counter[tuple[str, str]] = Counter()
     for shape in painting_order(shapes, rules.priority, rules.collisions):
         region = owner[shape.crop]
-        for place, pixels in enumerate(np.bincount(region[shape.mask]).tolist()):
-            if place == 0 or pixels == 0:
+        for below, pixels in enumerate(np.bincount(region[shape.mask]).tolist()):
+            if below == 0 or pixels == 0:
                 continue
-            below = shapes[place - 1]
-            undecided = rank(shape, rules.priority) == rank(below, rules.priority)
+            other = shapes[below - 1]
+            undecided = rank(shape, rules.priority) == rank(other, rules.priority)
             if rules.collisions == "fail" and undecided and pixels >= rules.min_area:
                 raise AnnotationError(
-                    f"'{shape.mark.name}' overlaps '{below.mark.name}' ({below.mark.where}) in {pixels} pixels",
+                    f"'{shape.mark.name}' overlaps '{other.mark.name}' ({other.mark.where}) in {pixels} pixels",
                     where=shape.mark.where,
                     fix="Mend the outlines, list the names under priority, or set collisions: smaller.",
                 )
-            taken[shape.mark.name, below.mark.name] += pixels
-        region[shape.mask] = shape.place + 1
+            taken[shape.mark.name, other.mark.name] += pixels
+        region[shape.mask] = shape.index + 1
     return owner, taken
 
 
@@ -301,12 +301,12 @@ def _under(
     auto: PanopticMap,
     owner: npt.NDArray[np.int32],
     painted: npt.NDArray[np.int64],
-    places: npt.NDArray[np.int32],
+    column_of: npt.NDArray[np.int32],
     marks: int,
 ) -> npt.NDArray[np.int64]:
     """int64 [marks + 1, segments + 1]: pixels of each auto segment under each mark; 0 is no mark, and auto's void."""
     columns = len(auto.segments) + 1
-    pairs = owner.reshape(-1)[painted].astype(np.int64) * columns + places[auto.ids.reshape(-1)[painted]]
+    pairs = owner.reshape(-1)[painted].astype(np.int64) * columns + column_of[auto.ids.reshape(-1)[painted]]
     return np.bincount(pairs, minlength=(marks + 1) * columns).reshape(marks + 1, columns)
 
 
@@ -354,7 +354,7 @@ def _without(left: int, cut: npt.NDArray[np.int64], reason: str) -> _Verdict:
 def _cut_off(
     auto: PanopticMap, segment: Segment, box: Box, owner: npt.NDArray[np.int32], min_area: int
 ) -> npt.NDArray[np.int64]:
-    """Flat places of the pieces below `min_area` that the marks cut off; pieces that were small before stay."""
+    """Flat indices of the pieces below `min_area` that the marks cut off; pieces that were small before stay."""
     from scipy import ndimage
 
     crop = _crop(box)
@@ -387,21 +387,21 @@ def _flat(
 def _numbered(members: Sequence[_Member], space: LabelSpace) -> tuple[list[Segment], list[int]]:
     """The segments of the result, and the id of each member in it, 0 for none. Stuff of one class shares one."""
     groups: dict[tuple[str, int], list[int]] = {}
-    for place, member in enumerate(members):
+    for index, member in enumerate(members):
         if member.label is not None and member.pixels:
             fuse = member.label in space.stuff_labels and not member.crowd
-            groups.setdefault(("stuff", member.label) if fuse else ("alone", place), []).append(place)
+            groups.setdefault(("stuff", member.label) if fuse else ("alone", index), []).append(index)
     numbers = [0] * len(members)
     segments = []
     for number, group in enumerate(groups.values(), start=1):
-        parts = [members[place] for place in group]
+        parts = [members[index] for index in group]
         pixels = sum(part.pixels for part in parts)
         first = parts[0]  # marks come first: what the person marked of a class makes the whole custom
         score = sum(part.score * part.pixels for part in parts) / pixels if len(parts) > 1 else first.score
         assert first.label is not None
         segments.append(Segment(number, first.label, min(score, 1.0), first.source, first.crowd))
-        for place in group:
-            numbers[place] = number
+        for index in group:
+            numbers[index] = number
     return segments, numbers
 
 
@@ -420,14 +420,14 @@ def _fates(
 
 
 def _dropped_marks(
-    shapes: Sequence[Shape], visible: Sequence[int], owner: npt.NDArray[np.int32], marks: Sequence[Mark]
+    shapes: Sequence[MarkPixels], visible: Sequence[int], owner: npt.NDArray[np.int32], marks: Sequence[Mark]
 ) -> Iterable[Dropped]:
     for shape in shapes:
-        if visible[shape.place]:
+        if visible[shape.index]:
             continue
         above = Counter((owner[shape.crop][shape.mask] - 1).tolist())
         reason = "skipped" if shape.by == "skipped" else "hidden" if shape.area else "empty"
-        by = tuple(dict.fromkeys(marks[place].name for place, _ in above.most_common()))
+        by = tuple(dict.fromkeys(marks[index].name for index, _ in above.most_common()))
         yield Dropped(reason, shape.mark.name, shape.mark.where, shape.area, by)
 
 
@@ -435,10 +435,10 @@ def _dropped_segments(
     auto: PanopticMap, marks: Sequence[Mark], under: npt.NDArray[np.int64], verdicts: Sequence[_Verdict]
 ) -> Iterable[Dropped]:
     areas = auto.areas()
-    for place, (segment, verdict) in enumerate(zip(auto.segments, verdicts, strict=True), start=1):
+    for index, (segment, verdict) in enumerate(zip(auto.segments, verdicts, strict=True), start=1):
         if verdict.stays:
             continue
-        lying = [row for row in np.argsort(-under[:, place], kind="stable").tolist() if under[row, place]]
+        lying = [row for row in np.argsort(-under[:, index], kind="stable").tolist() if under[row, index]]
         by = tuple(dict.fromkeys(marks[row - 1].name for row in lying))
         name = auto.space[segment.label].name
         yield Dropped(verdict.fate, name, f"auto segment {segment.id}", areas[segment.id], by)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ..dataset.card import MARKER, Contents, dataset_card
 from ..dataset.coco_panoptic import Record, read_dataset
@@ -26,7 +26,7 @@ from ..settings import Prepare
 from ..text import and_more, are, count_of, first_lines
 from .inputs import Earlier, Inputs, Photo, Problem, as_files, label_space, mark_counts, read_inputs
 from .overlay import Overlay, overlay
-from .split import PhotoInfo, Split, split
+from .split import Split, split
 
 if TYPE_CHECKING:
     import datasets
@@ -37,22 +37,14 @@ if TYPE_CHECKING:
     from .split import SplitReport
 
 
-class Mixed(NamedTuple):
-    """A foreign photo whose map speaks our names; `name` keeps it apart from our own photos."""
-
-    name: str
-    record: Record
-    map: PanopticMap
-
-
 def mixed(
     records: Iterable[Record],
     space: LabelSpace,
     names: Mapping[str, str | None] | None = None,
     folder: str = "mix",
     min_known: float = 0.5,
-) -> Iterator[Mixed]:
-    """The records in our space, classes matched by name; what we have no name for becomes void.
+) -> Iterator[tuple[str, Record, PanopticMap]]:
+    """A name that none of ours has, the record, and its map in our space: what we have no class for becomes void.
 
     `names` renames theirs to ours first. A photo of which less than `min_known` is left would teach little but void:
     it is passed over.
@@ -66,7 +58,7 @@ def mixed(
         fate = {old: new if new in space.names else None for old, new in fate.items()}
         ours = theirs.relabelled(space, fate).fused_stuff()
         if ours.segments and 1 - ours.void_area / ours.ids.size >= min_known:
-            yield Mixed(f"{folder}/{record.file_name}", record, ours)
+            yield f"{folder}/{record.file_name}", record, ours
 
 
 @dataclass
@@ -185,14 +177,14 @@ class Prepared:
 
     def to_dict(self) -> dict[str, Any]:
         """prepare.json: no times and no absolute paths, so that the same inputs give the same bytes."""
-        told = hashlib.sha256("\n".join(f"{photo.name}\0{photo.digest}" for photo in self.photos).encode())
+        digest = hashlib.sha256("\n".join(f"{photo.name}\0{photo.digest}" for photo in self.photos).encode())
         return {
             "format": 1,
             "settings": plain_settings(self.settings),
             "labeler": self.answers.settings,
             "inputs": {
                 "photos": len(self.photos),
-                "photos_fingerprint": told.hexdigest()[:16],
+                "photos_fingerprint": digest.hexdigest()[:16],
                 "annotations_fingerprint": self.inputs.digest,
             },
             "counts": {
@@ -276,7 +268,7 @@ def _dry_run(settings: Prepare) -> str:
     lines += [f"  and of the labeler {len(things)} things: {and_more(things)}"] if things else []
     lines += [f"  and of the labeler {len(stuff)} stuff: {and_more(stuff)}"] if stuff else []
     if photos:
-        lines += ["", "split: " + str(share_out(settings, inputs, photos, earlier.parts).report)]
+        lines += ["", "split: " + str(split_photos(settings, inputs, photos, earlier.parts).report)]
     lines += _remarks(settings, inputs, labeler)
     problems = [*inputs.problems, *unreadable]
     if problems:
@@ -307,15 +299,6 @@ def _public_name(labeler: Any) -> str:
 
 
 _AHEAD = 8  # merged photos that wait to be written
-
-
-@dataclass(frozen=True)
-class _Merged:
-    """One photo, ready to be written; `photo` is its path, or itself where it was shrunk."""
-
-    photo: Path | Image.Image
-    overlay: Overlay
-    encoded: EncodedMap
 
 
 def prepare_dataset(
@@ -351,7 +334,7 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
     orders, space = label_space(settings, answers.space, inputs.custom)
     names, rules = orders.mapping(answers.space), settings.rules
     earlier = Earlier.of(settings.folder)
-    divided = share_out(settings, inputs, photos, earlier.parts) if splitting else None
+    divided = split_photos(settings, inputs, photos, earlier.parts) if splitting else None
     parts = divided.assignment if divided else {photo.name: earlier.parts.get(photo.name, "train") for photo in photos}
     foreign = _foreign(settings)
     folder = _free_folder([photo.name for photo in photos])
@@ -360,7 +343,8 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
     problems = [*inputs.problems, *labelled.problems]
     tally = Tally(space)
 
-    def merge(photo: Photo) -> _Merged | Problem:
+    def merge(photo: Photo) -> tuple[Path | Image.Image, Overlay, EncodedMap] | Problem:
+        """The photo's path, or itself where it was shrunk; the overlay; its map as the files hold it."""
         marked = inputs.marked.get(photo.name)
         try:
             merged = overlay(answers.read(photo.digest), marked.marks if marked else (), space, names, rules)
@@ -372,23 +356,22 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
         small = merged.map
         if settings.max_size and max(photo.size) > settings.max_size:
             source, small = shrunk(open_image(source), merged.map, settings.max_size)
-        return _Merged(source, merged, encode_map(small))
+        return source, merged, encode_map(small)
 
     earlier.remember(settings.folder)
     coming = read_ahead(merge, photos, threads=min(4, default_threads()), ahead=_AHEAD)
     pairs = progress_bar(zip(photos, coming, strict=True), total=len(photos), what="writing", show=progress)
     with DatasetWriter(settings.folder, space, _DESCRIPTION) as writer:
-        for photo, merged in pairs:
-            if isinstance(merged, Problem):
-                problems.append(merged)
+        for photo, outcome in pairs:
+            if isinstance(outcome, Problem):
+                problems.append(outcome)
                 continue
+            source, merged, encoded = outcome
             part = parts[photo.name]
-            writer.add(
-                part, stored[photo.name], merged.photo, merged.encoded, image_id=ids[photo.name], original=photo.name
-            )
-            tally.add(part, merged.overlay, merged.encoded)
-        for name, record, map in mixed(foreign, space, names, folder):
-            writer.add("train", stored[name], record.photo, map, image_id=ids[name])
+            writer.add(part, stored[photo.name], source, encoded, image_id=ids[photo.name], original=photo.name)
+            tally.add(part, merged, encoded)
+        for name, record, panoptic in mixed(foreign, space, names, folder):
+            writer.add("train", stored[name], record.photo, panoptic, image_id=ids[name])
             tally.mixed += 1
     prepared = Prepared(settings, inputs, answers, space, photos, problems, divided.report if divided else None, tally)
     write_papers(prepared)
@@ -400,21 +383,19 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
 _DESCRIPTION = "Photos with what a person marked on them; a pretrained model labelled the rest."
 
 
-def share_out(settings: Prepare, inputs: Inputs, photos: list[Photo], previous: Mapping[str, str]) -> Split:
+def split_photos(settings: Prepare, inputs: Inputs, photos: list[Photo], previous: Mapping[str, str]) -> Split:
     """Who is in train, val and test; a photo that was assigned before stays."""
-    infos = []
-    for photo in photos:
-        marked = inputs.marked.get(photo.name)
-        classes = {mark.name for mark in marked.marks if not mark.void} if marked else set()
-        infos.append(PhotoInfo(photo.name, classes, photo.fingerprint))
-    there = {photo.name for photo in photos}
+    classes: dict[str, set[str]] = {photo.name: set() for photo in photos}
+    for name in classes.keys() & inputs.marked.keys():
+        classes[name] = {mark.name for mark in inputs.marked[name].marks if not mark.void}
     return split(
-        infos,
+        classes,
         settings.validation,
         seed=settings.seed or 0,
-        previous={name: part for name, part in previous.items() if name in there},
+        previous={name: part for name, part in previous.items() if name in classes},
         test=settings.test,
         pattern=settings.group_pattern,
+        prints={photo.name: photo.fingerprint for photo in photos},
     )
 
 
@@ -480,7 +461,7 @@ def main(args: argparse.Namespace) -> int:
     with clear_errors(settings.folder):
         settings = as_files(settings)
         inputs = read_inputs(settings)
-        answers = AutoLabels.found(args.autolabels or settings.folder / "autolabels")
+        answers = AutoLabels.in_folder(args.autolabels or settings.folder / "autolabels")
         photos, problems = survey(settings.images, inputs.names, progress=True)
         there = [photo for photo in photos if answers.has(photo.digest)]
         lacking = [photo for photo in photos if not answers.has(photo.digest)]

@@ -54,18 +54,18 @@ def export_review(
     with replacing(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
         for number, record in enumerate(records, start=1):
             name = record.file_name if stored_names else known_name(record)
-            map = record.map()
-            images.append({"id": number, "file_name": name, "width": map.width, "height": map.height})
-            count += len(map.segments)
+            panoptic = record.map()
+            images.append({"id": number, "file_name": name, "width": panoptic.width, "height": panoptic.height})
+            count += len(panoptic.segments)
             if format == "coco-panoptic":
                 png = PurePosixPath(name).with_suffix(".png").as_posix()
-                _add(archive, f"annotations/panoptic_default/{png}", encode_ids(map.ids))
-                annotations.append({"image_id": number, "file_name": png, "segments_info": _infos(map)})
+                _add(archive, f"annotations/panoptic_default/{png}", encode_ids(panoptic.ids))
+                annotations.append({"image_id": number, "file_name": png, "segments_info": _infos(panoptic)})
             else:
-                annotations += _shapes(map, number, len(annotations) + 1)
+                annotations += _shapes(panoptic, number, len(annotations) + 1)
         kind = "panoptic" if format == "coco-panoptic" else "instances"
-        told = {"categories": categories, "images": images, "annotations": annotations}
-        _add(archive, f"annotations/{kind}_default.json", json.dumps(told).encode())
+        payload = {"categories": categories, "images": images, "annotations": annotations}
+        _add(archive, f"annotations/{kind}_default.json", json.dumps(payload).encode())
     return count
 
 
@@ -91,29 +91,29 @@ def reviewed(old: PanopticMap, marks: Sequence[Mark], space: LabelSpace) -> Revi
     """What a person made of a map. `space` has the map's classes, and maybe more."""
     before = old.relabelled(space)
     nothing = PanopticMap(np.zeros_like(before.ids), [], space)
-    drawn = overlay(nothing, marks, space, rules=OverlayRules(leakage=None, min_area=0, boxes="rectangle")).map
+    drawn = overlay(nothing, marks, space, rules=OverlayRules(boxes="rectangle").only_pasting()).map
     shared = shared_pixels(before, drawn)
     areas, new_areas = before.areas(), drawn.areas()
     segments: list[Segment] = []
-    found: set[int] = set()
+    kept: set[int] = set()
     for segment in drawn.segments:
         twins = [
             other
             for other in before.segments
             if other.label == segment.label
-            and other.id not in found
+            and other.id not in kept
             and _iou(shared.get((other.id, segment.id), 0), areas[other.id], new_areas[segment.id]) >= SAME
         ]
         if twins:
-            found.add(twins[0].id)
+            kept.add(twins[0].id)
             segments.append(replace(twins[0], id=segment.id))
         else:
             segments.append(segment)
     return Reviewed(
         PanopticMap(drawn.ids, segments, space),
-        kept=len(found),
-        changed=len(segments) - len(found),
-        deleted=len(before.segments) - len(found),
+        kept=len(kept),
+        changed=len(segments) - len(kept),
+        deleted=len(before.segments) - len(kept),
     )
 
 
@@ -292,20 +292,20 @@ def import_main(args: argparse.Namespace) -> int:
     with clear_errors(args.out), DatasetWriter(args.out, space) as writer:
         for name, split in dataset.items():
             for record in split:
-                map = record.map().relabelled(space)
+                panoptic = record.map().relabelled(space)
                 corrected = marks.get(record.file_name)
                 if corrected:
-                    after = reviewed(map, corrected, space)
-                    map = after.map
+                    after = reviewed(panoptic, corrected, space)
+                    panoptic = after.map
                     for what in counts:
                         counts[what] += getattr(after, what)
-                elif corrected is not None and map.segments:
+                elif corrected is not None and panoptic.segments:
                     empty.append(record.file_name)  # more likely never imported than all of it deleted
                 writer.add(
                     name if name in SPLITS else "train",
                     record.file_name,
                     record.photo,
-                    map,
+                    panoptic,
                     image_id=record.image_id if isinstance(record.image_id, int) else None,
                     original=record.original_file,
                 )

@@ -93,15 +93,15 @@ def namesakes(custom: Iterable[str], labeler: LabelSpace) -> list[Namesake]:
     Another spelling ("Traffic_Light", "traffic light") is taken for another class, and reported too.
     """
     mine = list(custom)
-    found = []
+    alike = []
     for name in mine:
         for other in labeler.names:
             if _spelling(name) == _spelling(other) and (name == other or other not in mine):
                 new_name = f"{other} (other)"
                 while new_name in labeler.names or new_name in mine:
                     new_name += "'"
-                found.append(Namesake(name, other, new_name))
-    return found
+                alike.append(Namesake(name, other, new_name))
+    return alike
 
 
 def _spelling(name: str) -> str:
@@ -128,9 +128,9 @@ def partly_marked(photos: Sequence[MarkedPhoto]) -> list[PartlyMarked]:
     """Classes that some of a dataset's photos lack, in order of first appearance. Void marks are no class."""
     names = {photo.photo: {mark.name for mark in photo.marks if not mark.void} for photo in photos}
     classes = dict.fromkeys(mark.name for photo in photos for mark in photo.marks if not mark.void)
-    found = []
+    partly = []
     for name in classes:
         unmarked = tuple(photo for photo, marked in names.items() if name not in marked)
         if unmarked:
-            found.append(PartlyMarked(name, len(names) - len(unmarked), unmarked))
-    return found
+            partly.append(PartlyMarked(name, len(names) - len(unmarked), unmarked))
+    return partly

@@ -7,8 +7,9 @@ import hashlib
 import heapq
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -86,8 +87,8 @@ def pattern_keys(names: Sequence[str], pattern: str | re.Pattern[str]) -> dict[s
             f"the group pattern {compiled.pattern!r} has no group",
             fix=r"Put the part that photos share in brackets: '^(site\d+)_'.",
         )
-    found = ((name, compiled.search(name)) for name in names)
-    return {name: "\0".join(part or "" for part in match.groups()) for name, match in found if match}
+    matches = ((name, compiled.search(name)) for name in names)
+    return {name: "\0".join(part or "" for part in match.groups()) for name, match in matches if match}
 
 
 def _bare(name: str) -> str:
@@ -109,20 +110,6 @@ def _by_key(names: Sequence[str], keys: Sequence[str], why: str) -> Iterator[Tie
 
 PARTS = ("train", "val", "test")
 _ANY = ""
-
-
-@dataclass(frozen=True)
-class PhotoInfo:
-    """What a split needs to know of a photo: its name, the classes that must be on both sides, what it looks like."""
-
-    name: str
-    classes: frozenset[str]
-    fingerprint: Fingerprint | None = None
-
-    def __init__(self, name: str, classes: Iterable[str] = (), fingerprint: Fingerprint | None = None) -> None:
-        object.__setattr__(self, "name", name)
-        object.__setattr__(self, "classes", frozenset(classes))
-        object.__setattr__(self, "fingerprint", fingerprint)
 
 
 @dataclass(frozen=True)
@@ -188,37 +175,37 @@ class Split:
 
 
 def split(
-    photos: Sequence[PhotoInfo],
+    photos: Mapping[str, Set[str]],
     fraction: float = 0.2,
     seed: int = 0,
     previous: Mapping[str, str] | None = None,
     test: float = 0.0,
     pattern: str | re.Pattern[str] | None = None,
+    prints: Mapping[str, Fingerprint] | None = None,
 ) -> Split:
-    """Share photos out: `fraction` to val, `test` to test, the rest to train. The order of `photos` does not matter.
+    """Share photos out: `fraction` to val, `test` to test, the rest to train. Their order does not matter.
 
+    `photos`: name → the classes that must be on both sides. `prints`: what the photos look like, by name.
     Groups are indivisible. The rarest class is served first: a class of two groups or more is on both sides, a class
     of one group is in train. `previous` (name → part) never changes: new photos follow their group, the rest fill up.
     `pattern` is a regular expression; photos whose names agree in its groups stay together.
     """
-    _check(photos, fraction, test, previous)
-    ordered = sorted(photos, key=lambda photo: photo.name)
-    names = [photo.name for photo in ordered]
-    tied = list(ties(names, [photo.fingerprint for photo in ordered], pattern))
+    _check(fraction, test, previous)
+    names = sorted(photos)
+    tied = list(ties(names, [(prints or {}).get(name) for name in names], pattern))
     groups = groups_of(names, tied)
-    by_name = {photo.name: photo for photo in ordered}
     sharing = _Sharing(
-        [_Group([by_name[name] for name in group], seed, previous or {}) for group in groups],
+        [_Group({name: photos[name] for name in group}, seed, previous or {}) for group in groups],
         {"train": 1 - fraction - test, "val": fraction, "test": test},
     )
     sharing.run()
     assignment = {name: (previous or {}).get(name, group.part) for group in sharing.groups for name in group.names}
     largest = max(groups, key=len, default=[])
     present = [part for part in PARTS if part != "test" or test or "test" in assignment.values()]
-    classes = {name: Counter[str]() for name in sorted({c for photo in ordered for c in photo.classes})}
-    for photo in ordered:
-        for name in photo.classes:
-            classes[name][assignment[photo.name]] += 1
+    classes = {name: Counter[str]() for name in sorted({c for marked in photos.values() for c in marked})}
+    for photo, marked in photos.items():
+        for name in marked:
+            classes[name][assignment[photo]] += 1
     report = SplitReport(
         counts={part: sum(value == part for value in assignment.values()) for part in present},
         classes={name: dict(counts) for name, counts in classes.items()},
@@ -238,14 +225,11 @@ def _both_sides(counts: Mapping[str, int]) -> bool:
     return bool(counts.get("train") and counts.get("val"))
 
 
-def _check(photos: Sequence[PhotoInfo], fraction: float, test: float, previous: Mapping[str, str] | None) -> None:
+def _check(fraction: float, test: float, previous: Mapping[str, str] | None) -> None:
     if not (0 < fraction < 1 and 0 <= test < 1 and fraction + test < 1):
         raise DatasetError(
             f"val {fraction} and test {test} leave nothing to train on", fix="Use fractions such as 0.2 and 0.1."
         )
-    twice = [name for name, count in Counter(photo.name for photo in photos).items() if count > 1]
-    if twice:
-        raise DatasetError(f"the photo {twice[0]!r} is there twice", fix="Names must tell photos apart.")
     for name, part in (previous or {}).items():
         if part not in PARTS:
             raise DatasetError(f"{name!r} was in {part!r}, which is no split", fix=did_you_mean(part, PARTS))
@@ -255,7 +239,7 @@ def _check(photos: Sequence[PhotoInfo], fraction: float, test: float, previous: 
 class _Group:
     """Photos that go together. `pinned`: an earlier split has decided (by majority, should it have parted them)."""
 
-    photos: Sequence[PhotoInfo]
+    photos: Mapping[str, Set[str]]
     seed: int
     previous: Mapping[str, str]
     part: str = ""
@@ -263,8 +247,8 @@ class _Group:
     classes: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.names = [photo.name for photo in self.photos]
-        self.classes.update(name for photo in self.photos for name in (*photo.classes, _ANY))
+        self.names = list(self.photos)
+        self.classes.update(name for marked in self.photos.values() for name in (*marked, _ANY))
         before = Counter(self.previous[name] for name in self.names if name in self.previous)
         if before:
             self.part = max(before, key=lambda part: (before[part], -PARTS.index(part)))
@@ -310,14 +294,14 @@ class _Sharing:
         # At equal counts the class of fewer groups first: one of a single group must be in train, come what may.
         queue = [(count, self.total[name], name == _ANY, name) for name, count in left.items()]
         heapq.heapify(queue)
-        places = dict.fromkeys(waiting, 0)
+        heads = dict.fromkeys(waiting, 0)
         while queue:
             count, _, _, name = heapq.heappop(queue)
             if count != left[name] or count == 0:
                 continue  # a newer entry of this class is in the queue
-            while waiting[name][places[name]].part:
-                places[name] += 1
-            group = waiting[name][places[name]]
+            while waiting[name][heads[name]].part:
+                heads[name] += 1
+            group = waiting[name][heads[name]]
             self._put(group, self._choose(name, count))
             for member in group.classes:
                 left[member] -= 1
@@ -392,9 +376,16 @@ def main(args: argparse.Namespace) -> int:
     from ..dataset.writer import reassign
 
     dataset = read_dataset(args.dataset, args.photos)
-    previous = _assignment(read_dataset(args.keep)) if args.keep else None
+    kept = read_dataset(args.keep) if args.keep else {}
+    previous = {record.file_name: name for name in PARTS if name in kept for record in kept[name]}
     result = split(
-        _photos(dataset), args.fraction, seed=args.seed, previous=previous, test=args.test, pattern=args.group
+        _classes(dataset),
+        args.fraction,
+        seed=args.seed,
+        previous=previous,
+        test=args.test,
+        pattern=args.group,
+        prints=_prints(dataset),
     )
     print(result.report)
     if args.dry_run:
@@ -408,25 +399,22 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _assignment(dataset: Mapping[str, PanopticSplit]) -> dict[str, str]:
-
-    return {record.file_name: name for name, split in dataset.items() if name in PARTS for record in split}
-
-
-def _photos(dataset: Mapping[str, PanopticSplit]) -> Sequence[PhotoInfo]:
+def _classes(dataset: Mapping[str, PanopticSplit]) -> dict[str, set[str]]:
     """Classes that a person marked are what must be on both sides. Where nobody says who marked, a person did."""
+    classes: dict[str, set[str]] = {}
+    for record in chain.from_iterable(dataset.values()):
+        if record.file_name in classes:
+            raise DatasetError(f"the photo {record.file_name!r} is there twice", fix="Names must tell photos apart.")
+        classes[record.file_name] = {record.space[s.label].name for s in record.segments if s.source == "custom"}
+    return classes
+
+
+def _prints(dataset: Mapping[str, PanopticSplit]) -> dict[str, Fingerprint]:
     from ..dataset.copies import fingerprint
 
-    records = [record for split in dataset.values() for record in split]
-    prints = list(read_ahead(lambda record: fingerprint(record.photo), records))
-    return [
-        PhotoInfo(
-            record.file_name,
-            {record.space[s.label].name for s in record.segments if s.source == "custom"},
-            entry,
-        )
-        for record, entry in zip(records, prints, strict=True)
-    ]
+    records = list(chain.from_iterable(dataset.values()))
+    prints = read_ahead(lambda record: fingerprint(record.photo), records)
+    return {record.file_name: entry for record, entry in zip(records, prints, strict=True)}
 
 
 def _write(folder: Path, dataset: Mapping[str, PanopticSplit], assignment: Mapping[str, str]) -> None:

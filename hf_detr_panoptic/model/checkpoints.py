@@ -68,14 +68,14 @@ def hub_arguments(name: str | os.PathLike[str], arguments: Mapping[str, Any]) ->
 def read_config(name: str | os.PathLike[str], hub: Mapping[str, Any], changes: Mapping[str, Any]) -> DetrConfig:
     """The configuration of a DETR checkpoint, with some fields changed; of any other model family an error."""
     try:
-        found = cached_file(str(name), "config.json", **_quietly(hub))
+        file = cached_file(str(name), "config.json", **_quietly(hub))
     except OSError as error:  # what transformers makes of the Hub's 404
         raise ModelError(
             f"the checkpoint cannot be found ({str(error).splitlines()[0]})",
             where=str(name),
             fix="Check the name; a private one needs `hf auth login`.",
         ) from error
-    if found is None:
+    if file is None:
         final = Path(name) / "final"
         fix = f"Give {final}." if (final / "config.json").is_file() else "A checkpoint is a folder with one."
         raise ModelError("there is no config.json", where=str(name), fix=fix)
@@ -99,7 +99,7 @@ def check_everything_found(info: Mapping[str, Any], mask_head: set[str], where: 
         "missing": sorted(missing - mask_head if detection else missing),
         "unknown": sorted(key for key in info["unexpected_keys"] if not key.endswith("num_batches_tracked")),
         "of another size": [
-            f"{key} {list(found)}, not {list(wanted)}" for key, found, wanted in sorted(info["mismatched_keys"])
+            f"{key} {list(shape)}, not {list(wanted)}" for key, shape, wanted in sorted(info["mismatched_keys"])
         ],
         "unreadable": [str(message) for message in info.get("error_msgs") or []],
     }

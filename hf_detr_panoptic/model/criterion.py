@@ -54,7 +54,7 @@ class _MaskLosses(torch.autograd.Function):
                 counted = counted.to(logits.dtype)
                 for first in range(start, start + pairs, at_once):
                     chunk = slice(first, min(first + at_once, start + pairs))
-                    wanted = targets.mask(image, matching.target_place[chunk]).to(logits.dtype)
+                    wanted = targets.mask(image, matching.target_index_in_image[chunk]).to(logits.dtype)
                     large = nn.functional.interpolate(
                         logits[None, chunk], size=(height, width), mode="bilinear", align_corners=False
                     )[0]
@@ -244,9 +244,9 @@ def criterion(
     ]
     for suffix, layer, pairs in layers:
         ignored = None if unknown is None else _mostly_unknown(layer.boxes, unknown, targets)
-        found = _class_loss(layer.logits, targets, pairs, ignored, scores, weights, denominators)
-        found |= _box_losses(layer.boxes, targets, pairs, scores, per_box)
-        losses |= {name + suffix: value for name, value in found.items()}
+        of_layer = _class_loss(layer.logits, targets, pairs, ignored, scores, weights, denominators)
+        of_layer |= _box_losses(layer.boxes, targets, pairs, scores, per_box)
+        losses |= {name + suffix: value for name, value in of_layer.items()}
     if mask_logits is not None:
         pairs = matching if mask_matching is None else mask_matching
         losses |= _mask_losses(mask_logits, targets, pairs, scores, per_box, paper)
@@ -286,20 +286,37 @@ def _class_loss(
         weight = weight.masked_fill(ignored, 0.0)
     weight[pairs] = scores[matching.target_index].to(weight.dtype)
     surprise = nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
+    if weights.partial and targets.incomplete is not None:
+        free = torch.ones_like(wanted, dtype=torch.bool)
+        free[pairs] = targets.guessed[matching.target_index] if weights.partial_things else False
+        surprise = _partly_known(logits, wanted, free, targets.incomplete, surprise)
     per_weight = denominators.processes / (denominators.class_weight or 1.0)
 
     detached = logits.detach()
     counts = torch.tensor(targets.counts, dtype=torch.float32, device=logits.device)
     claimed = (detached.argmax(-1) != no_object).sum(1)
-    found = {
+    losses = {
         "loss_ce": (surprise * weight.flatten()).sum() * per_weight,
         "cardinality_error": (claimed - counts).abs().mean(),
     }
     if ignored is not None:
         matched = torch.zeros_like(ignored)
         matched[pairs] = True
-        found["ignored_queries"] = (ignored & ~matched).sum().to(detached.dtype)
-    return found
+        losses["ignored_queries"] = (ignored & ~matched).sum().to(detached.dtype)
+    return losses
+
+
+def _partly_known(logits: Tensor, wanted: Tensor, free: Tensor, incomplete: Tensor, surprise: Tensor) -> Tensor:
+    """−log of what the wanted class and the incomplete ones have together, for `free` queries of incomplete images.
+
+    logits: [B, Q, C + 1]; wanted: int64 [B, Q]; free: bool [B, Q]; incomplete: bool [B, C]; surprise: [B · Q], which
+    stays as it is for all other queries.
+    """
+    allowed = nn.functional.pad(incomplete, (0, 1))[:, None].repeat(1, logits.shape[1], 1)
+    allowed = allowed.scatter(2, wanted[..., None], True)
+    together = logits.masked_fill(~allowed, -torch.inf).logsumexp(-1)
+    asked_less = free & incomplete.any(1)[:, None]
+    return torch.where(asked_less, logits.logsumexp(-1) - together, surprise.view_as(wanted)).flatten()
 
 
 def _box_losses(

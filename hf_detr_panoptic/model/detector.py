@@ -174,25 +174,25 @@ def detect(
     maps = (backbone or model.backbone)(pixel_values, mask)
     feature, valid = maps[-1]
     projected = model.input_projection(feature)
-    places = model.position_embedding(
+    positions = model.position_embedding(
         shape=feature.shape, device=pixel_values.device, dtype=pixel_values.dtype, mask=valid
     )
-    places = places.flatten(2).transpose(1, 2)
+    positions = positions.flatten(2).transpose(1, 2)
     flat_valid = valid.flatten(1)
     if encoder_outputs is None:
         encoder_outputs = model.encoder(
             inputs_embeds=projected.flatten(2).transpose(1, 2),
             attention_mask=flat_valid,
-            spatial_position_embeddings=places,
+            spatial_position_embeddings=positions,
             **kwargs,
         )
     memory: Tensor = encoder_outputs[0]
-    query_places = model.query_position_embeddings.weight.unsqueeze(0).repeat(len(pixel_values), 1, 1)
+    query_positions = model.query_position_embeddings.weight.unsqueeze(0).repeat(len(pixel_values), 1, 1)
     arguments = {
-        "inputs_embeds": torch.zeros_like(query_places) if decoder_inputs_embeds is None else decoder_inputs_embeds,
+        "inputs_embeds": torch.zeros_like(query_positions) if decoder_inputs_embeds is None else decoder_inputs_embeds,
         "attention_mask": decoder_attention_mask,
-        "spatial_position_embeddings": places,
-        "object_queries_position_embeddings": query_places,
+        "spatial_position_embeddings": positions,
+        "object_queries_position_embeddings": query_positions,
         "encoder_hidden_states": memory,
         "encoder_attention_mask": flat_valid,
     }

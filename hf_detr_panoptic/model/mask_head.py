@@ -99,7 +99,7 @@ def masks_for(
     if order == list(range(len(owners))):
         return _masks_in_order(mask_head, bbox_attention, shared, queries, owners, chunk)
     there = torch.tensor(order, device=queries.device)
-    owners = [owners[place] for place in order]
+    owners = [owners[index] for index in order]
     return _masks_in_order(mask_head, bbox_attention, shared, queries[there], owners, chunk)[there.argsort()]
 
 

@@ -53,14 +53,14 @@ class Matching:
     """K pairs of query and target, those of image 0 first, each image's by rising query.
 
     `image_index`, `query_index`, `target_index`: int64 [K] on the device; `target_index` counts through the batch
-    (rows of `Targets.labels`), `target_place` within the image. `counts`: the pairs of each image. `surplus`: targets
-    that no query is left for. `auxiliary`: the matchings of the earlier layers.
+    (rows of `Targets.labels`), `target_index_in_image` within its image. `counts`: the pairs of each image.
+    `surplus`: targets that no query is left for. `auxiliary`: the matchings of the earlier layers.
     """
 
     image_index: Tensor
     query_index: Tensor
     target_index: Tensor
-    target_place: Tensor
+    target_index_in_image: Tensor
     counts: tuple[int, ...]
     surplus: int
     auxiliary: tuple[Matching, ...] = ()
@@ -77,7 +77,7 @@ class Matching:
             self.image_index[kept],
             self.query_index[kept],
             self.target_index[kept],
-            self.target_place[kept],
+            self.target_index_in_image[kept],
             counts,
             self.surplus,
         )
@@ -113,18 +113,18 @@ def match(predictions: Predictions, targets: Targets, costs: MatchCosts | None =
     for layer in range(num_layers):
         pair = target = 0
         for image, (count, matched) in enumerate(zip(targets.counts, counts, strict=True)):
-            queries, places = linear_sum_assignment(matrices[layer, image, :, :count])
+            queries, columns = linear_sum_assignment(matrices[layer, image, :, :count])
             rows = pairs[layer, :, pair : pair + matched]
             rows[0] = image
             rows[1] = torch.from_numpy(queries)
-            rows[2] = torch.from_numpy(places + target)
-            rows[3] = torch.from_numpy(places)
+            rows[2] = torch.from_numpy(columns + target)
+            rows[3] = torch.from_numpy(columns)
             pair += matched
             target += count
     pairs = pairs.to(logits.device, non_blocking=True)
     surplus = len(targets) - sum(counts)
     last, *earlier = (
-        Matching(image, query, target, place, counts, surplus) for image, query, target, place in pairs.unbind()
+        Matching(image, query, target, column, counts, surplus) for image, query, target, column in pairs.unbind()
     )
     return replace(last, auxiliary=tuple(earlier))
 

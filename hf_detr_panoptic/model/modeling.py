@@ -69,15 +69,15 @@ def part_modules(model: DetrForSegmentation, part: str) -> list[nn.Module]:
 
 def _stages(backbone: nn.Module) -> dict[str, list[nn.Module]]:
     """ "layer1" → its module, and so on, of the outermost modules that are named like stages."""
-    found: dict[str, list[nn.Module]] = {}
+    stages: dict[str, list[nn.Module]] = {}
     taken: list[str] = []
     for name, module in backbone.named_modules():
         match = _STAGE.fullmatch(name)
         if match and not any(name.startswith(outer + ".") for outer in taken):
             taken.append(name)
             number = int(match["one"]) if match["one"] else int(match["zero"]) + 1
-            found[f"layer{number}"] = [module]
-    return found
+            stages[f"layer{number}"] = [module]
+    return stages
 
 
 logger = logging.getLogger(__name__)
@@ -327,7 +327,7 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         # Nothing is learnt there: without a graph, and through the backbone whose norms are folded.
         frozen = targets is not None and "detr" in self._frozen
         with torch.no_grad() if frozen else nullcontext():
-            found = detect(
+            detection = detect(
                 self.detr,
                 pixel_values,
                 pixel_mask,
@@ -338,20 +338,20 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
                 all_layers=auxiliary,
                 **kwargs,
             )
-            earlier = self._heads_of(found.earlier_states) if auxiliary else (None, None)
+            earlier = self._heads_of(detection.earlier_states) if auxiliary else (None, None)
         dense = (labels is None and self.with_masks) if output_masks is None else output_masks
         learn_masks = targets is not None and self.with_masks
-        shared = self._shared(found) if dense or learn_masks else None
+        shared = self._shared(detection) if dense or learn_masks else None
         loss, loss_dict, auxiliary_outputs, matched_masks, matching = None, None, None, None, None
         if targets is not None:
-            predictions = Predictions(found.logits, found.boxes, *earlier)
+            predictions = Predictions(detection.logits, detection.boxes, *earlier)
             matching = match(predictions, targets, MatchCosts.from_config(self.config))
             mask_matching = matching
             if self.mask_query_threshold is not None:
-                mask_matching = matching.confident(found.logits, self.mask_query_threshold)
+                mask_matching = matching.confident(detection.logits, self.mask_query_threshold)
             if shared is not None and learn_masks:
                 images = torch.arange(len(pixel_values)).repeat_interleave(torch.tensor(mask_matching.counts))
-                wanted = found.states[mask_matching.image_index, mask_matching.query_index]
+                wanted = detection.states[mask_matching.image_index, mask_matching.query_index]
                 matched_masks = masks_for(self.mask_head, self.bbox_attention, shared, wanted, images)
             loss, loss_dict = criterion(
                 predictions,
@@ -369,17 +369,17 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
                 auxiliary_outputs = [{"logits": layer.logits, "pred_boxes": layer.boxes} for layer in layers]
         pred_masks = None
         if dense and shared is not None:
-            pred_masks = dense_masks(self.mask_head, self.bbox_attention, shared, found.states)
+            pred_masks = dense_masks(self.mask_head, self.bbox_attention, shared, detection.states)
         return PanopticOutput(
             loss=loss,
             loss_dict=loss_dict,
-            logits=found.logits,
-            pred_boxes=found.boxes,
+            logits=detection.logits,
+            pred_boxes=detection.boxes,
             pred_masks=pred_masks,
             auxiliary_outputs=auxiliary_outputs,
-            last_hidden_state=found.states,
-            encoder_last_hidden_state=found.encoder[0],
-            **found.recorded,
+            last_hidden_state=detection.states,
+            encoder_last_hidden_state=detection.encoder[0],
+            **detection.recorded,
             matched_masks=matched_masks,
             matching=matching,
         )
@@ -411,9 +411,14 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         settings = self.settings.changed(**{name: value for name, value in given.items() if value is not None})
         return segment.segment(self, images, settings, precision=precision, batch_size=batch_size)
 
-    def _shared(self, found: Detection) -> SharedMaskFeatures:
+    def _shared(self, detection: Detection) -> SharedMaskFeatures:
         return shared_mask_features(
-            self.mask_head, self.bbox_attention, found.projected, found.memory, found.valid, found.features
+            self.mask_head,
+            self.bbox_attention,
+            detection.projected,
+            detection.memory,
+            detection.valid,
+            detection.features,
         )
 
     def _heads_of(self, states: Tensor | None) -> tuple[Tensor, Tensor]:

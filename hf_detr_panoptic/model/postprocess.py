@@ -31,16 +31,16 @@ class Kept:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def places_above(self, threshold: float) -> list[int]:
-        """The places, among these, of the queries that a higher threshold keeps too."""
+    def indices_above(self, threshold: float) -> list[int]:
+        """The indices, among these, of the queries that a higher threshold keeps too."""
         # In float32, as when they were chosen: there 0.85 is another number than in Python.
         return (torch.tensor(self.scores, dtype=torch.float32) > threshold).nonzero()[:, 0].tolist()
 
-    def at(self, places: list[int]) -> Kept:
+    def at(self, indices: list[int]) -> Kept:
         return Kept(
-            self.queries[places],
-            tuple(self.labels[place] for place in places),
-            tuple(self.scores[place] for place in places),
+            self.queries[indices],
+            tuple(self.labels[index] for index in indices),
+            tuple(self.scores[index] for index in indices),
         )
 
 
@@ -113,13 +113,13 @@ def postprocess(
     fragments = np.append(False, small)[owners]
     if fragments.any():
         # Nobody else loses a pixel when these leave, so the others only grow: one round is enough.
-        heir_places = np.flatnonzero(~small)
+        heir_indices = np.flatnonzero(~small)
         rows = np.flatnonzero(fragments.any(axis=1))
         heirs = np.zeros((len(rows), photo_size[1]), dtype=owners.dtype)
-        if len(heir_places):
-            places = torch.from_numpy(heir_places).to(masks.device)
-            heirs = np.append(0, heir_places + 1).astype(owners.dtype)[
-                _owners(masks[places], rows.tolist(), photo_size, limit)
+        if len(heir_indices):
+            on_device = torch.from_numpy(heir_indices).to(masks.device)
+            heirs = np.append(0, heir_indices + 1).astype(owners.dtype)[
+                _owners(masks[on_device], rows.tolist(), photo_size, limit)
             ]
         owners[rows] = np.where(fragments[rows], heirs, owners[rows])
         areas = np.bincount(owners.reshape(-1), minlength=len(kept) + 1)[1:]
@@ -150,8 +150,8 @@ class KeptMasks:
                 f"the threshold {threshold} is below {self.floor}, the floor that the masks were kept from",
                 fix="Keep them from a lower floor.",
             )
-        places = self.kept.places_above(threshold)
-        return postprocess(self.kept.at(places), self.mask_logits[places], self.space, self.photo_size, settings)
+        indices = self.kept.indices_above(threshold)
+        return postprocess(self.kept.at(indices), self.mask_logits[indices], self.space, self.photo_size, settings)
 
 
 def valid_cells(grid: torch.Size, canvas: tuple[int, int], valid: tuple[int, int]) -> tuple[slice, slice]:
@@ -163,7 +163,7 @@ def valid_cells(grid: torch.Size, canvas: tuple[int, int], valid: tuple[int, int
 
 
 def without_duplicates(kept: Kept, masks: Tensor, space: LabelSpace, settings: Postprocess) -> list[int]:
-    """The places that stay, in their order. Masks are compared on their own grid, the surest query first."""
+    """The indices that stay, in their order. Masks are compared on their own grid, the surest query first."""
     if settings.duplicate >= 1:
         return list(range(len(kept)))
     inside = (masks > _logit(settings.mask_threshold)).flatten(1).float()
@@ -171,16 +171,16 @@ def without_duplicates(kept: Kept, masks: Tensor, space: LabelSpace, settings: P
     areas = shared.diagonal()
     overlap = (shared / (areas[:, None] + areas - shared).clamp(min=1)).cpu()
     staying: list[int] = []
-    for place in sorted(range(len(kept)), key=lambda place: -kept.scores[place]):
-        label = kept.labels[place]
+    for index in sorted(range(len(kept)), key=lambda index: -kept.scores[index]):
+        label = kept.labels[index]
         rivals = [other for other in staying if kept.labels[other] == label and label not in space.stuff_labels]
-        if not any(overlap[place, other] > settings.duplicate for other in rivals):
-            staying.append(place)
+        if not any(overlap[index, other] > settings.duplicate for other in rivals):
+            staying.append(index)
     return sorted(staying)
 
 
 def _owners(masks: Tensor, rows: range | list[int], size: tuple[int, int], limit: float) -> npt.NDArray[np.int16]:
-    """int16 [rows, width]: 1 + the place of the mask with the highest logit above `limit`, else 0.
+    """int16 [rows, width]: 1 + the index of the mask with the highest logit above `limit`, else 0.
 
     Bilinear as `interpolate(masks, size)` at those rows of the photo, but a band of rows at a time: 100 masks of
     a 12-megapixel photo would take 4.8 GB.
@@ -190,8 +190,8 @@ def _owners(masks: Tensor, rows: range | list[int], size: tuple[int, int], limit
     band = max(1, BAND_VALUES.get(masks.device.type, 2**20) // (count * width))
     owners = torch.empty((len(rows), width), dtype=torch.int16)
     for start in range(0, len(rows), band):
-        places = torch.as_tensor(rows[start : start + band], device=masks.device, dtype=torch.float32)
-        source = ((places + 0.5) * (grid_height / height) - 0.5).clamp_(0, grid_height - 1)
+        centres = torch.as_tensor(rows[start : start + band], device=masks.device, dtype=torch.float32)
+        source = ((centres + 0.5) * (grid_height / height) - 0.5).clamp_(0, grid_height - 1)
         upper = source.long()
         lower = (upper + 1).clamp_(max=grid_height - 1)
         weight = (source - upper)[None, :, None]
@@ -214,19 +214,19 @@ def _best(stripe: Tensor, width: int, limit: float) -> Tensor:
         0
     ]
     highest = torch.full_like(values[0], limit)
-    for place, value in zip(present, values, strict=True):
-        owner.masked_fill_(value > highest, place + 1)
+    for index, value in zip(present, values, strict=True):
+        owner.masked_fill_(value > highest, index + 1)
         torch.maximum(highest, value, out=highest)
     return owner
 
 
 def _groups(kept: Kept, space: LabelSpace) -> npt.NDArray[np.int64]:
-    """int64 [K]: the place of the first kept query of the segment that each belongs to."""
+    """int64 [K]: the index of the first kept query of the segment that each belongs to."""
     firsts: dict[int, int] = {}
     return np.array(
         [
-            firsts.setdefault(label, place) if label in space.stuff_labels else place
-            for place, label in enumerate(kept.labels)
+            firsts.setdefault(label, index) if label in space.stuff_labels else index
+            for index, label in enumerate(kept.labels)
         ],
         dtype=np.int64,
     )

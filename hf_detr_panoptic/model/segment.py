@@ -76,13 +76,13 @@ def segment(
     training = model.training
     model.eval()
     try:
-        for places, sizes, pixel_values in _batches(model, _photos(images), batch_size):
+        for indices, sizes, pixel_values in _batches(model, _photos(images), batch_size):
             made = segment_batch(model, pixel_values, sizes, settings, precision=precision)
-            maps.update(zip(places, made, strict=True))
+            maps.update(zip(indices, made, strict=True))
     finally:
         if training:
             model.train()
-    return [maps[place] for place in range(len(maps))]
+    return [maps[index] for index in range(len(maps))]
 
 
 @torch.no_grad()
@@ -138,15 +138,15 @@ def chosen_masks(
     backbone = model._fast.backbone(model, dtype)
     pixels = pixel_values.to(device, dtype, memory_format=torch.channels_last)
     with _autocast(device, precision):
-        found = detect(model.detr, pixels, backbone=backbone)
-        kept = choose(found.logits)
+        detection = detect(model.detr, pixels, backbone=backbone)
+        kept = choose(detection.logits)
         masks: Tensor | None = None
         counts = [len(queries) for queries in kept]
         if sum(counts):
             shared = shared_mask_features(
-                model.mask_head, model.bbox_attention, found.projected, found.memory, None, found.features
+                model.mask_head, model.bbox_attention, detection.projected, detection.memory, None, detection.features
             )
-            states = torch.cat([found.states[image, chosen.queries] for image, chosen in enumerate(kept)])
+            states = torch.cat([detection.states[image, chosen.queries] for image, chosen in enumerate(kept)])
             images = torch.arange(len(kept)).repeat_interleave(torch.tensor(counts))
             masks = masks_for(model.mask_head, model.bbox_attention, shared, states, images)
     each = masks.split(counts) if masks is not None else [pixels.new_zeros(0, 1, 1)] * len(kept)
@@ -193,18 +193,18 @@ def _photos(images: Any) -> Iterator[Photo]:
 def _batches(
     model: DetrForPanopticSegmentation, photos: Iterator[Photo], batch_size: int
 ) -> Iterator[tuple[list[int], list[tuple[int, int]], Tensor]]:
-    """(places, photo sizes, pixel values) of photos with equal size after resizing: nothing is ever padded."""
+    """(indices, photo sizes, pixel values) of photos with equal size after resizing: nothing is ever padded."""
     waiting: dict[tuple[int, ...], list[tuple[int, tuple[int, int], Tensor]]] = {}
 
     def batch(key: tuple[int, ...]) -> tuple[list[int], list[tuple[int, int]], Tensor]:
-        places, sizes, values = zip(*waiting.pop(key), strict=True)
-        return list(places), list(sizes), torch.stack(values)
+        indices, sizes, values = zip(*waiting.pop(key), strict=True)
+        return list(indices), list(sizes), torch.stack(values)
 
-    for place, photo in enumerate(photos):
+    for index, photo in enumerate(photos):
         pixels = as_pixels(photo)
         values = model.preprocess(pixels)
         key = tuple(values.shape)
-        waiting.setdefault(key, []).append((place, (pixels.shape[-2], pixels.shape[-1]), values))
+        waiting.setdefault(key, []).append((index, (pixels.shape[-2], pixels.shape[-1]), values))
         if len(waiting[key]) == batch_size:
             yield batch(key)
         elif sum(map(len, waiting.values())) > max(_MOST_WAITING, batch_size):

@@ -90,10 +90,10 @@ class UniversalLabeler:
         canvas = (int(pixels.shape[-2]), int(pixels.shape[-1]))
         chosen = choose_queries(outputs.class_queries_logits.float(), self.label_space, threshold)
         maps = []
-        for place, (photo, kept) in enumerate(zip(photos, chosen, strict=True)):
+        for index, (photo, kept) in enumerate(zip(photos, chosen, strict=True)):
             size = (photo.height, photo.width)
-            valid = _valid_size(self.processor, inputs, place, size, canvas)
-            masks = outputs.masks_queries_logits[place][kept.queries]
+            valid = _valid_size(self.processor, inputs, index, size, canvas)
+            masks = outputs.masks_queries_logits[index][kept.queries]
             maps.append(merge_masks(kept, masks, self.label_space, size, canvas, valid))
         return maps
 
@@ -116,7 +116,7 @@ def merge_masks(
     winner = torch.zeros(size, dtype=torch.int32, device=mask_logits.device)
     claimed = torch.zeros(size, dtype=torch.bool, device=mask_logits.device)
     alone = []
-    for place, (mask, score) in enumerate(zip(mask_logits, kept.scores, strict=True), start=1):
+    for number, (mask, score) in enumerate(zip(mask_logits, kept.scores, strict=True), start=1):
         # One mask at a time: all of them at the size of a photo would take gigabytes.
         whole = functional.interpolate(mask[None, None].float(), canvas, mode="bilinear", align_corners=False)
         cut = whole[..., : valid[0], : valid[1]]
@@ -125,27 +125,27 @@ def merge_masks(
         alone.append(int(claims.sum()))
         wins = values * score > best
         best = torch.where(wins, values * score, best)
-        winner.masked_fill_(wins, place)
+        winner.masked_fill_(wins, number)
         claimed = torch.where(wins, claims, claimed)
     ids = (winner * claimed).cpu().numpy()
     won = torch.bincount(winner.flatten(), minlength=len(kept) + 1)[1:].tolist()
     shown = np.bincount(ids.reshape(-1), minlength=len(kept) + 1)[1:].tolist()
     staying = np.zeros(len(kept) + 1, dtype=np.int32)
     segments = []
-    for place, (label, score) in enumerate(zip(kept.labels, kept.scores, strict=True), start=1):
-        if shown[place - 1] and won[place - 1] > OVERLAP * alone[place - 1]:
-            segments.append(Segment(place, label, min(max(score, 0.0), 1.0), "model"))
-            staying[place] = place
+    for number, (label, score) in enumerate(zip(kept.labels, kept.scores, strict=True), start=1):
+        if shown[number - 1] and won[number - 1] > OVERLAP * alone[number - 1]:
+            segments.append(Segment(number, label, min(max(score, 0.0), 1.0), "model"))
+            staying[number] = number
     return PanopticMap(staying[ids], segments, space).fused_stuff().compacted()
 
 
 def _valid_size(
-    processor: Any, inputs: Any, place: int, size: tuple[int, int], canvas: tuple[int, int]
+    processor: Any, inputs: Any, index: int, size: tuple[int, int], canvas: tuple[int, int]
 ) -> tuple[int, int]:
     """The (height, width) of the canvas that the photo covers; the rest is padding, on the right and below."""
     mask = inputs.get("pixel_mask")
     if mask is not None:
-        return int(mask[place].any(1).sum()), int(mask[place].any(0).sum())
+        return int(mask[index].any(1).sum()), int(mask[index].any(0).sum())
     edges = dict(processor.size)
     if getattr(processor, "do_pad", False) and processor.do_resize and edges.get("shortest_edge"):
         from transformers.image_transforms import get_size_with_aspect_ratio

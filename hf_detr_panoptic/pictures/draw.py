@@ -85,14 +85,14 @@ RANKS = {"auto": AUTO, "model": MODEL, "custom": CUSTOM}
 
 
 def paint_contours(
-    pixels: Pixels, places: npt.NDArray[np.unsignedinteger[Any]], ranks: npt.NDArray[np.uint8], width: int
+    pixels: Pixels, numbers: npt.NDArray[np.unsignedinteger[Any]], ranks: npt.NDArray[np.uint8], width: int
 ) -> None:
     """Draw into `pixels` [H, W, 3]: custom white beside dark, the model's dark, auto dark and dashed.
 
-    places: [H, W]; ranks: uint8, the rank of each place.
+    numbers: [H, W], the segment of each pixel; ranks: uint8, the rank of each number.
     """
-    columns = places.shape[1]
-    flat = np.ascontiguousarray(places).reshape(-1)
+    columns = numbers.shape[1]
+    flat = np.ascontiguousarray(numbers).reshape(-1)
     beside = np.flatnonzero(flat[1:] != flat[:-1])
     beside = beside[beside % columns != columns - 1]
     below = np.flatnonzero(flat[columns:] != flat[:-columns])
@@ -117,7 +117,7 @@ def _dash(flat: npt.NDArray[np.int64], columns: int, width: int) -> npt.NDArray[
 
 
 def _paint(pixels: Pixels, flat: npt.NDArray[np.int64], color: Color, width: int) -> None:
-    """Squares of `width` pixels around flat places."""
+    """Squares of `width` pixels around flat indices."""
     rows, columns = pixels.shape[:2]
     if width == 1:
         pixels.reshape(-1, 3)[flat] = color
@@ -136,18 +136,18 @@ _GRID = 200  # cells along the longer side: finer than a label, coarse enough to
 
 
 def inscribed_points(
-    places: npt.NDArray[np.unsignedinteger[Any]], count: int
+    numbers: npt.NDArray[np.unsignedinteger[Any]], count: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """places: [H, W], which of the segments 1 … count a pixel belongs to → their points [count, 2] as (x, y), radii.
+    """numbers: [H, W], which of the segments 1 … count a pixel belongs to → their points [count, 2] as (x, y), radii.
 
     A point lies in its segment, and about the radius away from any other segment and from the picture's edge. The
     radius is 0 where a segment is too small for the grid that is searched.
     """
     from scipy import ndimage
 
-    step = max(1, -(-max(places.shape) // _GRID))
-    top, left = (min(step - 1, side - 1) // 2 for side in places.shape)
-    cells = places[top::step, left::step]
+    step = max(1, -(-max(numbers.shape) // _GRID))
+    top, left = (min(step - 1, side - 1) // 2 for side in numbers.shape)
+    cells = numbers[top::step, left::step]
     inside = np.zeros((cells.shape[0] + 2, cells.shape[1] + 2), dtype=bool)
     inner = inside[1:-1, 1:-1]
     inner[:] = True
@@ -157,15 +157,15 @@ def inscribed_points(
     inner[1:] &= down
     inner[:-1] &= down
     distance = ndimage.distance_transform_edt(inside)[1:-1, 1:-1]
-    # One number orders cells by distance, then by place: the maximum of each segment carries its cell along.
+    # One number orders cells by distance, then by index: the maximum of each segment carries its cell along.
     size = cells.size
     order = np.rint(distance.reshape(-1) * 64).astype(np.int64) * size + np.arange(size - 1, -1, -1)
     best = np.full(count + 1, -1, dtype=np.int64)
     np.maximum.at(best, cells.reshape(-1), order)
-    found = best[1:] >= 0
-    chosen = np.where(found, size - 1 - best[1:] % size, 0)
+    there = best[1:] >= 0
+    chosen = np.where(there, size - 1 - best[1:] % size, 0)
     y, x = np.divmod(chosen, cells.shape[1])
-    radius = np.where(found, (distance.reshape(-1)[chosen] + 0.5) * step, 0.0)
+    radius = np.where(there, (distance.reshape(-1)[chosen] + 0.5) * step, 0.0)
     return np.stack([x * step + left, y * step + top], axis=1), radius
 
 
@@ -193,7 +193,7 @@ def place_labels(wanted: Sequence[Wanted], width: int, height: int) -> list[Plac
     """Labels in order of their claim, in the picture and apart; who finds no room goes without."""
     placed: list[Placed] = []
     taken = np.zeros((len(wanted), 4), dtype=np.int64)
-    for place, each in enumerate(wanted):
+    for index, each in enumerate(wanted):
         for text, size in each.texts:
             if size > _HEIGHT * each.radius:
                 continue
@@ -201,7 +201,7 @@ def place_labels(wanted: Sequence[Wanted], width: int, height: int) -> list[Plac
             corner = _free_corner(each, plate, taken[: len(placed)], width, height)
             if corner is not None:
                 taken[len(placed)] = (*corner, corner[0] + plate.shape[1], corner[1] + plate.shape[0])
-                placed.append(Placed(place, *corner, plate))
+                placed.append(Placed(index, *corner, plate))
                 break
     return placed
 
@@ -256,8 +256,8 @@ def legend(entries: Sequence[Entry], void: bool, width: int, size: int) -> Pixel
     columns = max(1, (width - margin) // widest)
     rows = -(-len(lines) // columns)
     canvas = np.full((rows * line_height + size // 2, width, 3), 255, dtype=np.uint8)
-    for place, (text, mark) in enumerate(lines):
-        row, column = place % rows, place // rows
+    for index, (text, mark) in enumerate(lines):
+        row, column = index % rows, index // rows
         x, y = margin + column * ((width - margin) // columns), row * line_height + size // 2
         stamp(canvas, mark, x, y + (line_height - 2 - mark.shape[0]) // 2)
         stamp(canvas, text, x + mark.shape[1], y)
@@ -325,16 +325,16 @@ def draw(
             fix="Draw a map on the photo that it was made for.",
         )
     ordered = _by_size(map)
-    places = _places(map, ordered)
+    numbers = _numbers(map, ordered)
     fills = _fills(map.space, [segment for segment, _ in ordered])
     longest = max(upright.size)
     line = max(1, round(longest / 1000))
-    pixels = np.array(Image.blend(upright, _filled(places, fills, longest), opacity))
+    pixels = np.array(Image.blend(upright, _filled(numbers, fills, longest), opacity))
     ranks = np.array([0, *(RANKS[segment.source] for segment, _ in ordered)], dtype=np.uint8)
-    paint_contours(pixels, places, ranks, line)
+    paint_contours(pixels, numbers, ranks, line)
     size = max(11, round(longest / 50))
     if labels:
-        _paint_labels(pixels, places, map.space, ordered, fills, size)
+        _paint_labels(pixels, numbers, map.space, ordered, fills, size)
     if legend:
         below = _legend(map, ordered, pixels.shape[1], size)
         pixels = np.concatenate([pixels, below])
@@ -346,21 +346,21 @@ def class_color(space: LabelSpace, label: int) -> Color:
     return space[label].color or default_color(label)
 
 
-def _by_size(map: PanopticMap) -> list[tuple[Segment, int]]:
-    areas = map.areas()
-    return sorted(((segment, areas[segment.id]) for segment in map.segments), key=lambda pair: -pair[1])
+def _by_size(panoptic: PanopticMap) -> list[tuple[Segment, int]]:
+    areas = panoptic.areas()
+    return sorted(((segment, areas[segment.id]) for segment in panoptic.segments), key=lambda pair: -pair[1])
 
 
-def _places(map: PanopticMap, ordered: list[tuple[Segment, int]]) -> npt.NDArray[np.unsignedinteger[Any]]:
+def _numbers(panoptic: PanopticMap, ordered: list[tuple[Segment, int]]) -> npt.NDArray[np.unsignedinteger[Any]]:
     """[H, W]: 0 for void, n for the n-th segment."""
     # As long as the largest id, which costs nothing: pages of zeros that nobody touches are never made.
     table: npt.NDArray[np.unsignedinteger[Any]] = np.zeros(
         max((segment.id for segment, _ in ordered), default=0) + 1,
         dtype=np.uint8 if len(ordered) < 255 else np.uint32,
     )
-    for place, (segment, _) in enumerate(ordered, start=1):
-        table[segment.id] = place
-    return table[map.ids]
+    for number, (segment, _) in enumerate(ordered, start=1):
+        table[segment.id] = number
+    return table[panoptic.ids]
 
 
 def _fills(space: LabelSpace, segments: list[Segment]) -> list[Color]:
@@ -381,31 +381,31 @@ def _shade(color: Color, amount: float) -> Color:
     return red, green, blue
 
 
-def _filled(places: npt.NDArray[np.unsignedinteger[Any]], fills: list[Color], longest: int) -> Image.Image:
+def _filled(numbers: npt.NDArray[np.unsignedinteger[Any]], fills: list[Color], longest: int) -> Image.Image:
     """Every pixel in its segment's colour, void in stripes."""
-    height, width = places.shape
+    height, width = numbers.shape
     last = len(fills) + 1
-    void = places == 0
+    void = numbers == 0
     if void.any():
-        stripes = hatch(height, width, max(3, round(longest / 130))).astype(places.dtype)
-        places = places + void * stripes * places.dtype.type(last)
+        stripes = hatch(height, width, max(3, round(longest / 130))).astype(numbers.dtype)
+        numbers = numbers + void * stripes * numbers.dtype.type(last)
     palette = np.array([_VOID[0], *fills, _VOID[1]], dtype=np.uint8)
-    if places.dtype != np.uint8:
-        return Image.fromarray(np.take(palette, places, axis=0))
-    image = Image.fromarray(places)
+    if numbers.dtype != np.uint8:
+        return Image.fromarray(np.take(palette, numbers, axis=0))
+    image = Image.fromarray(numbers)
     image.putpalette(palette.tobytes())
     return image.convert("RGB")
 
 
 def _paint_labels(
     pixels: npt.NDArray[np.uint8],
-    places: npt.NDArray[np.unsignedinteger[Any]],
+    numbers: npt.NDArray[np.unsignedinteger[Any]],
     space: LabelSpace,
     ordered: list[tuple[Segment, int]],
     fills: list[Color],
     size: int,
 ) -> None:
-    points, radii = inscribed_points(places, len(ordered))
+    points, radii = inscribed_points(numbers, len(ordered))
     # What the person marked matters most, and then what is large.
     turns = sorted(range(len(ordered)), key=lambda turn: (ordered[turn][0].source != "custom", -radii[turn]))
     small = max(9, round(size * 0.8))
@@ -423,13 +423,13 @@ def _paint_labels(
         pixels[y : y + placed.plate.shape[0], x : x + edge] = fills[turns[placed.wanted]]
 
 
-def _legend(map: PanopticMap, ordered: list[tuple[Segment, int]], width: int, size: int) -> npt.NDArray[np.uint8]:
+def _legend(panoptic: PanopticMap, ordered: list[tuple[Segment, int]], width: int, size: int) -> npt.NDArray[np.uint8]:
     counts: dict[tuple[int, int], int] = {}
     for segment, _ in ordered:
         key = (segment.label, -RANKS[segment.source])
         counts[key] = counts.get(key, 0) + 1
     entries = []
     for (label, rank), count in sorted(counts.items()):
-        text = f"{label + 1}  {one_line(map.space[label].name, 28)}"
-        entries.append(Entry(f"{text} ({count})" if count > 1 else text, class_color(map.space, label), -rank))
-    return legend(entries, map.void_area > 0, width, size)
+        text = f"{label + 1}  {one_line(panoptic.space[label].name, 28)}"
+        entries.append(Entry(f"{text} ({count})" if count > 1 else text, class_color(panoptic.space, label), -rank))
+    return legend(entries, panoptic.void_area > 0, width, size)

@@ -34,16 +34,16 @@ def panels(
     ]
     tall = max((head.shape[0] + gap // 2 for head in heads if head is not None), default=0)
     rows = [range(start, min(start + across, len(pictures))) for start in range(0, len(pictures), across)]
-    heights = [max(pictures[place].height for place in row) + tall for row in rows]
+    heights = [max(pictures[index].height for index in row) + tall for row in rows]
     canvas = np.full((sum(heights) + gap * (len(rows) + 1), sum(widths) + gap * (across + 1), 3), 255, dtype=np.uint8)
     y = gap
     for row, height in zip(rows, heights, strict=True):
         x = gap
-        for place, width in zip(row, widths, strict=False):
-            head = heads[place]
+        for index, width in zip(row, widths, strict=False):
+            head = heads[index]
             if head is not None:
                 stamp(canvas[:, : x + width], head, x, y)
-            stamp(canvas, np.asarray(pictures[place].convert("RGB")), x, y + tall)
+            stamp(canvas, np.asarray(pictures[index].convert("RGB")), x, y + tall)
             x += width + gap
         y += height + gap
     return Image.fromarray(canvas)
@@ -78,24 +78,24 @@ def difference(
             f"{prediction.width}×{prediction.height}",
             fix="Bring them to one size first.",
         )
-    true_ids, true_places = np.unique(truth.ids, return_inverse=True)
-    found_ids, found_places = np.unique(prediction.ids, return_inverse=True)
-    true_places, found_places = (places.reshape(truth.ids.shape) for places in (true_places, found_places))
+    true_ids, true_indices = np.unique(truth.ids, return_inverse=True)
+    predicted_ids, predicted_indices = np.unique(prediction.ids, return_inverse=True)
+    true_indices, predicted_indices = (own.reshape(truth.ids.shape) for own in (true_indices, predicted_indices))
     table = np.array(
         [
-            [_fault(truth, prediction, t, p, matched, frozenset(excused)) for p in found_ids.tolist()]
+            [_fault(truth, prediction, t, p, matched, frozenset(excused)) for p in predicted_ids.tolist()]
             for t in true_ids.tolist()
         ],
         dtype=np.uint8,
     )
-    kinds = table[true_places, found_places]
+    kinds = table[true_indices, predicted_indices]
     pixels = np.array(ImageOps.autocontrast(photo.convert("L"), cutoff=1).convert("RGB"))
     pixels = (pixels.astype(np.float32) * 0.45 + 120).astype(np.uint8)
     pixels[kinds == UNKNOWN] = pixels[kinds == UNKNOWN] // 2
     size = max(10, round(max(photo.size) / 40))
     for kind, (_, color, pattern) in FAULTS.items():
         _fill(pixels, kinds == kind, color, pattern, max(5, size // 2))
-    _name(pixels, kinds, true_places, found_places, (true_ids, found_ids), truth, prediction, size)
+    _name(pixels, kinds, true_indices, predicted_indices, (true_ids, predicted_ids), truth, prediction, size)
     return Image.fromarray(pixels)
 
 
@@ -103,17 +103,17 @@ def _fault(
     truth: PanopticMap,
     prediction: PanopticMap,
     true_id: int,
-    found_id: int,
+    predicted_id: int,
     matched: Mapping[int, int],
     excused: frozenset[int],
 ) -> int:
     if true_id == 0 or (truth.segment(true_id).crowd and true_id not in matched):
         return UNKNOWN
-    label = None if found_id == 0 else prediction.segment(found_id).label
+    label = None if predicted_id == 0 else prediction.segment(predicted_id).label
     same = truth.segment(true_id).label == label
-    invented = found_id != 0 and found_id not in excused and found_id not in matched.values()
+    invented = predicted_id != 0 and predicted_id not in excused and predicted_id not in matched.values()
     if true_id in matched:
-        if matched[true_id] == found_id:
+        if matched[true_id] == predicted_id:
             return RIGHT if same else WRONG
         return INVENTED if invented and not same else OUTLINE
     if invented:
@@ -141,8 +141,8 @@ def _fill(pixels: Pixels, mask: npt.NDArray[np.bool_], color: Color, pattern: st
 def _name(
     pixels: Pixels,
     kinds: npt.NDArray[np.uint8],
-    true_places: npt.NDArray[np.intp],
-    found_places: npt.NDArray[np.intp],
+    true_indices: npt.NDArray[np.intp],
+    predicted_indices: npt.NDArray[np.intp],
     ids: tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]],
     truth: PanopticMap,
     prediction: PanopticMap,
@@ -150,28 +150,32 @@ def _name(
 ) -> None:
     """Each fault's class at its widest place, where there is room: true, predicted, or "true > predicted"."""
     # A fault is known by its kind and by the segments that it is about.
-    about_true, about_found = np.isin(kinds, (MISSED, WRONG)), np.isin(kinds, (INVENTED, WRONG))
-    keys = np.where(about_true, true_places + 1, 0).astype(np.int64) * (len(ids[1]) + 1)
-    keys += np.where(about_found, found_places + 1, 0)
-    faults, places = np.unique(keys, return_inverse=True)
-    places = places.reshape(keys.shape)
+    about_true, about_predicted = np.isin(kinds, (MISSED, WRONG)), np.isin(kinds, (INVENTED, WRONG))
+    keys = np.where(about_true, true_indices + 1, 0).astype(np.int64) * (len(ids[1]) + 1)
+    keys += np.where(about_predicted, predicted_indices + 1, 0)
+    faults, numbers = np.unique(keys, return_inverse=True)
+    numbers = numbers.reshape(keys.shape)
     if faults[0] != 0:  # nothing is right: no pixel has the key 0
-        faults, places = np.append(0, faults), places + 1
+        faults, numbers = np.append(0, faults), numbers + 1
     if len(faults) == 1:
         return
-    points, radii = inscribed_points(places.astype(np.uint32), len(faults) - 1)
-    areas = np.bincount(places.reshape(-1), minlength=len(faults))[1:]
+    points, radii = inscribed_points(numbers.astype(np.uint32), len(faults) - 1)
+    areas = np.bincount(numbers.reshape(-1), minlength=len(faults))[1:]
     wanted = []
     for turn in np.argsort(-radii, kind="stable").tolist():
-        true_place, found_place = divmod(int(faults[turn + 1]), len(ids[1]) + 1)
+        true_number, predicted_number = divmod(int(faults[turn + 1]), len(ids[1]) + 1)
         names = []
-        if true_place:
-            names.append(one_line(truth.space[truth.segment(int(ids[0][true_place - 1])).label].name, 18))
-        if found_place:
-            names.append(one_line(prediction.space[prediction.segment(int(ids[1][found_place - 1])).label].name, 18))
+        if true_number:
+            names.append(_class_name(truth, ids[0][true_number - 1]))
+        if predicted_number:
+            names.append(_class_name(prediction, ids[1][predicted_number - 1]))
         text = " > ".join(names)
         if legible(text):
             point = (int(points[turn, 0]), int(points[turn, 1]))
             wanted.append(Wanted(point, float(radii[turn]) * 1.5, int(areas[turn]), [(text, size)]))
     for placed in place_labels(wanted, pixels.shape[1], pixels.shape[0]):
         stamp(pixels, placed.plate, placed.x, placed.y)
+
+
+def _class_name(panoptic: PanopticMap, segment_id: int) -> str:
+    return one_line(panoptic.space[panoptic.segment(int(segment_id)).label].name, 18)

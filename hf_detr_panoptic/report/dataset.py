@@ -26,13 +26,13 @@ from ..text import count_of
 from .advice import dataset_advice
 from .thumbnails import Thumbnails
 from .values import (
-    Card,
     DatasetClass,
     DatasetPage,
     Pair,
     Part,
+    PhotoCard,
     Remark,
-    Skipped,
+    SkippedPhoto,
     Thumbnail,
 )
 
@@ -137,7 +137,7 @@ def _look(prints: Mapping[Path, Fingerprint], answers: AutoLabels | None, part: 
     return seen
 
 
-def _card(seen: _Looked, sizes: Thumbnails, both: bool) -> Card:
+def _card(seen: _Looked, sizes: Thumbnails, both: bool) -> PhotoCard:
     thumbnails: list[Thumbnail] = []
     reasons = sorted(seen.reasons, key=lambda reason: -reason.points)
     try:
@@ -149,7 +149,7 @@ def _card(seen: _Looked, sizes: Thumbnails, both: bool) -> Card:
     except HfDetrPanopticError as error:
         if not any(reason.kind == "unreadable" for reason in reasons):
             reasons.insert(0, Reason("unreadable", 2.0, f"cannot be drawn: {error.what}"))
-    return Card(
+    return PhotoCard(
         title=seen.title,
         part=seen.part,
         thumbnails=tuple(thumbnails),
@@ -161,14 +161,14 @@ def _card(seen: _Looked, sizes: Thumbnails, both: bool) -> Card:
 
 def _pairs(looked: Sequence[_Looked]) -> list[Pair]:
     known = [(seen, seen.print) for seen in looked if seen.print is not None]
-    found = []
+    pairs = []
     for i, j, bits in near_pairs([mark for _, mark in known]):
         (one, left), (other, right) = known[i], known[j]
         exact = left.digest == right.digest
         # Two nearly equal photos on one side are a series, which does no harm.
         if exact or one.part != other.part:
-            found.append(Pair(one.title, one.part, other.title, other.part, exact, bits))
-    return sorted(found, key=lambda pair: (not pair.leak, not pair.exact, pair.bits, pair.first))
+            pairs.append(Pair(one.title, one.part, other.title, other.part, exact, bits))
+    return sorted(pairs, key=lambda pair: (not pair.leak, not pair.exact, pair.bits, pair.first))
 
 
 def _tell_of_copies(looked: Sequence[_Looked], pairs: Iterable[Pair]) -> None:
@@ -230,14 +230,14 @@ def _remarks(report: Report) -> list[Remark]:
 
 def _answers(folder: Path) -> AutoLabels | None:
     try:
-        return AutoLabels.found(folder / "autolabels")
+        return AutoLabels.in_folder(folder / "autolabels")
     except DatasetError:
         return None
 
 
-def _skipped(folder: Path) -> list[Skipped]:
+def _skipped(folder: Path) -> list[SkippedPhoto]:
     rows = read_csv(folder / "skipped.csv")
-    return [Skipped(row.get("photo") or "", row.get("what") or "", row.get("fix") or "") for row in rows]
+    return [SkippedPhoto(row.get("photo") or "", row.get("what") or "", row.get("fix") or "") for row in rows]
 
 
 def _settings(folder: Path) -> list[tuple[str, str]]:
@@ -263,7 +263,7 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def _notes(looked: Sequence[_Looked], cards: Sequence[Card], answers: AutoLabels | None) -> list[str]:
+def _notes(looked: Sequence[_Looked], cards: Sequence[PhotoCard], answers: AutoLabels | None) -> list[str]:
     notes = []
     if len(cards) < len(looked):
         notes.append(
@@ -284,10 +284,10 @@ def _ignore(kind: str, where: str, detail: str) -> None:
 
 def suspicions(panoptic: PanopticMap, answer: PanopticMap | None = None) -> list[Reason]:
     """The worst first. `answer`: what the labeler said of the whole photo, before the marks lay over it."""
-    found = [*_empty(panoptic), *_void(panoptic), *_unsure(panoptic), *_tiny(panoptic)]
+    reasons = [*_empty(panoptic), *_void(panoptic), *_unsure(panoptic), *_tiny(panoptic)]
     if answer is not None and answer.ids.shape == panoptic.ids.shape:
-        found += [*_cut(panoptic, answer), *_contradicted(panoptic, answer)]
-    return sorted(found, key=lambda reason: -reason.points)
+        reasons += [*_cut(panoptic, answer), *_contradicted(panoptic, answer)]
+    return sorted(reasons, key=lambda reason: -reason.points)
 
 
 def _empty(panoptic: PanopticMap) -> Iterator[Reason]:

@@ -18,7 +18,7 @@ _JOINERS = "\u200c\u200d"  # invisible, and part of many scripts and of composed
 
 
 @functools.cache
-def environment(package: str) -> Environment:
+def templates(package: str) -> Environment:
     """The templates beside a package's modules. All that they are given is escaped; None is nothing."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

@@ -16,8 +16,8 @@ from ..errors import DatasetError, HfDetrPanopticError, clear_errors
 from ..evaluation.table import YOURS
 from ..text import duration, percent
 from .charts import Chart, line_chart
-from .pages import NOTHING, base64, environment
-from .values import Card, DatasetPage, RunPage, StageReport
+from .pages import NOTHING, base64, templates
+from .values import DatasetPage, PhotoCard, RunPage, StageReport
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def _html(page: DatasetPage | RunPage, **values: Any) -> str:
     here = resources.files(__package__)
     style, script = (here.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     later = [each for card in page.cards[AT_ONCE:] for each in card.thumbnails]
-    template = environment(__package__).get_template("report.html.j2")
+    template = templates(__package__).get_template("report.html.j2")
     html = template.render(
         page=page,
         at_once=AT_ONCE,
@@ -95,7 +95,9 @@ def _html(page: DatasetPage | RunPage, **values: Any) -> str:
     return html.lstrip()
 
 
-def _choices(cards: Sequence[Card], names: Sequence[str]) -> Iterator[tuple[str, str, list[tuple[object, str, int]]]]:
+def _choices(
+    cards: Sequence[PhotoCard], names: Sequence[str]
+) -> Iterator[tuple[str, str, list[tuple[object, str, int]]]]:
     """By what a photo can be chosen: key, title and options (value, text, photos), where there is a choice."""
     used = Counter(label for card in cards for label in set(card.labels))
     parts = Counter(card.part for card in cards)
@@ -197,8 +199,8 @@ def _meant(folder: Path) -> str | None:
     """A sentence about the run, or the dataset as `prepare` writes it, right above or below a folder that is none."""
     whole = folder.resolve()
     near = [whole.parent, *sorted(path for path in whole.iterdir() if path.is_dir())]
-    found = [path for path in near if is_run(path) or ((path / "annotations").is_dir() and _is_dataset(path))]
-    return f"Did you mean {found[0]}?" if found else None
+    meant = [path for path in near if is_run(path) or ((path / "annotations").is_dir() and _is_dataset(path))]
+    return f"Did you mean {meant[0]}?" if meant else None
 
 
 def after_training(run: str | Path) -> str:

@@ -14,7 +14,7 @@ from .. import __version__
 from ..dataset.photos import shrunk
 from ..errors import HfDetrPanopticError
 from ..evaluation.evaluate import Measured, segmented
-from ..evaluation.quality import Matching, PanopticQuality, image_counts, match_segments, overlaps_of
+from ..evaluation.quality import PanopticQuality, SegmentMatching, image_counts, match_segments, overlaps_of
 from ..evaluation.table import AGREEMENT, headline, precision_groups, quality_groups
 from ..files import shown_path, without_paths
 from ..images import open_image
@@ -25,7 +25,7 @@ from ..pictures.draw import class_color, draw
 from ..pictures.panels import difference
 from .advice import run_advice
 from .thumbnails import Thumbnails
-from .values import Card, Curve, Mixed, RunClass, RunPage, Score, StageReport
+from .values import ConfusionTable, Curve, PhotoCard, RunClass, RunPage, Score, StageReport
 
 if TYPE_CHECKING:
     from ..dataset.batches import Row
@@ -40,11 +40,11 @@ _QUALITY |= {"sq": "SQ", "rq": "RQ"}
 
 
 @dataclass
-class _Seen:
+class _Validation:
     """Validation photos that were segmented once more: how good, and what they look like, the worst first."""
 
     result: Mapping[str, Any] = field(default_factory=dict)
-    cards: list[Card] = field(default_factory=list)
+    cards: list[PhotoCard] = field(default_factory=list)
     of: int = 0
 
 
@@ -59,29 +59,31 @@ def run_page(folder: Path, data: str | None, limit: int, progress: bool = False)
     final = folder / "final"
     splits = _splits(recipe, source, notes, insist=data is not None)
     result = run.result
-    seen = _Seen()
+    validation = _Validation()
     if result and "per_class" not in result:
         notes.append("The run has learned to detect, and its masks mean nothing yet: no photo is shown.")
     elif splits is not None and run.is_finished:
-        seen = _segment(final, splits, limit, progress)
-        result = result or seen.result
+        validation = _segment(final, splits, limit, progress)
+        result = result or validation.result
     stages = [_stage(run, name) for name in _stage_names(folder)]
     if not run.is_finished:
         notes.append("The run is not finished: there is no model in final/ yet.")
-    scores, classes = _scores(result), _classes(result, seen, splits)
+    scores, classes = _scores(result), _classes(result, validation, splits)
     quality = headline(result)
-    shown = len(seen.cards)
+    shown = len(validation.cards)
     return RunPage(
         name=folder.resolve().name,
         quality_name=quality,
         scores=scores,
-        precision=_precision(seen.result or result, run.metrics),
+        precision=_precision(validation.result or result, run.metrics),
         classes=classes,
         stages=stages,
-        mixed=_mixed(seen.result),
-        cards=seen.cards,
-        measured=_measured(seen, splits, result),
-        pictured=f"{shown} of {seen.of:,} validation photos, spread evenly over all." if shown < seen.of else "",
+        mixed=_mixed(validation.result),
+        cards=validation.cards,
+        measured=_measured(validation, splits, result),
+        pictured=f"{shown} of {validation.of:,} validation photos, spread evenly over all."
+        if shown < validation.of
+        else "",
         environment=_environment(run.environment),
         settings=_recipe_text(run.plain),
         advice=list(
@@ -92,7 +94,7 @@ def run_page(folder: Path, data: str | None, limit: int, progress: bool = False)
                 scores,
                 classes,
                 stages,
-                seen.result.get("mix_ups", ()),
+                validation.result.get("mix_ups", ()),
                 None if splits is None else len(splits.val),
                 run.is_finished,
             )
@@ -118,45 +120,47 @@ def _splits(recipe: Recipe, source: str, notes: list[str], insist: bool) -> Spli
         return None
 
 
-def _segment(final: Path, splits: Splits, limit: int, progress: bool) -> _Seen:
+def _segment(final: Path, splits: Splits, limit: int, progress: bool) -> _Validation:
     from accelerate import PartialState
 
     from ..model.modeling import DetrForPanopticSegmentation
 
     count = min(limit, len(splits.val))
     if not count:
-        return _Seen(of=len(splits.val))
+        return _Validation(of=len(splits.val))
     indices = np.unique(np.linspace(0, len(splits.val) - 1, count).round().astype(int)).tolist()
     rows = [splits.val[index] for index in indices]
     model = DetrForPanopticSegmentation.from_pretrained(final).to(PartialState().device).eval()  # type: ignore[arg-type]
     sizes = Thumbnails(3 * len(rows))
     measured = Measured(splits.space)
-    pages: list[tuple[float, Card]] = []
+    pages: list[tuple[float, PhotoCard]] = []
     done = segmented(model, rows, splits.space, batch_size=4)
     for row, truth, prediction in progress_bar(done, total=len(rows), what="segmenting", show=progress):
         measured.add(row.image_id, prediction, truth)
         pages.append(_card(row, truth, prediction, sizes))
     pages.sort(key=lambda page: page[0])
-    return _Seen(measured.compute(), [card for _, card in pages], len(splits.val))
+    return _Validation(measured.compute(), [card for _, card in pages], len(splits.val))
 
 
-def _card(row: Row, truth: PanopticMap, prediction: PanopticMap, sizes: Thumbnails) -> tuple[float, Card]:
+def _card(row: Row, truth: PanopticMap, prediction: PanopticMap, sizes: Thumbnails) -> tuple[float, PhotoCard]:
     """The photo's own PQ, 2 where there is nothing to measure, and its card."""
     pairs = overlaps_of(prediction, truth)
     quality = PanopticQuality(truth.space).add(image_counts(prediction, truth, truth.space, pairs=pairs)).compute()
     matching = match_segments(prediction, truth, pairs)
     photo = open_image(row.photo)
     small, small_truth = shrunk(photo, truth, sizes.side)
-    _, small_found = shrunk(photo, prediction, sizes.side)
+    _, small_prediction = shrunk(photo, prediction, sizes.side)
     pictures = (
         sizes.encode("truth", draw(small, small_truth, opacity=0.45, legend=False)),
-        sizes.encode("prediction", draw(small, small_found, opacity=0.45, legend=False)),
-        sizes.encode("difference", difference(small, small_truth, small_found, matching.matched, matching.excused)),
+        sizes.encode("prediction", draw(small, small_prediction, opacity=0.45, legend=False)),
+        sizes.encode(
+            "difference", difference(small, small_truth, small_prediction, matching.matched, matching.excused)
+        ),
     )
     reasons = _faults(matching, truth, prediction)
     pq = quality["pq"]
     labels = sorted({segment.label for side in (truth, prediction) for segment in side.segments})
-    card = Card(
+    card = PhotoCard(
         title=getattr(row, "original_file", None) or getattr(row, "file_name", None) or row.where,
         part="",
         thumbnails=pictures,
@@ -168,7 +172,7 @@ def _card(row: Row, truth: PanopticMap, prediction: PanopticMap, sizes: Thumbnai
     return (2.0 if pq is None else pq), card
 
 
-def _faults(matching: Matching, truth: PanopticMap, prediction: PanopticMap) -> dict[str, list[str]]:
+def _faults(matching: SegmentMatching, truth: PanopticMap, prediction: PanopticMap) -> dict[str, list[str]]:
     """What the difference shows, in words."""
 
     def named(side: PanopticMap, ids: set[int]) -> list[str]:
@@ -176,10 +180,10 @@ def _faults(matching: Matching, truth: PanopticMap, prediction: PanopticMap) -> 
         return [f"{name} × {count}" if count > 1 else name for name, count in sorted(counts.items())]
 
     wrong: Counter[str] = Counter()
-    for true_id, found_id in matching.matched.items():
-        true, found = truth.segment(true_id).label, prediction.segment(found_id).label
-        if true != found:
-            wrong[f"{truth.space[true].name} seen as {prediction.space[found].name}"] += 1
+    for true_id, predicted_id in matching.matched.items():
+        true_label, predicted_label = truth.segment(true_id).label, prediction.segment(predicted_id).label
+        if true_label != predicted_label:
+            wrong[f"{truth.space[true_label].name} seen as {prediction.space[predicted_label].name}"] += 1
     faults = {
         "missed": named(truth, matching.missed),
         "invented": named(prediction, matching.invented),
@@ -208,12 +212,12 @@ def _precision(result: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[st
     }
 
 
-def _classes(result: Mapping[str, Any], seen: _Seen, splits: Splits | None) -> list[RunClass]:
+def _classes(result: Mapping[str, Any], validation: _Validation, splits: Splits | None) -> list[RunClass]:
     rows: Sequence[Mapping[str, Any]] = result.get("per_class") or ()
     space = splits.space if splits is not None else None
     photos, marked = (None, None) if splits is None else (_photos(splits.train), _marked(splits.val))
     precision: dict[str, dict[str, float | None]] = {
-        kind: {row["name"]: row["ap"] for row in (seen.result.get(kind) or {}).get("per_class", ())}
+        kind: {row["name"]: row["ap"] for row in (validation.result.get(kind) or {}).get("per_class", ())}
         for kind in ("box", "mask")
     }
     return [
@@ -259,21 +263,21 @@ def _marked(rows: Sequence[Row]) -> set[str]:
     }
 
 
-def _mixed(result: Mapping[str, Any]) -> Mixed | None:
-    return Mixed(**result["confusion"]) if result.get("confusion") else None
+def _mixed(result: Mapping[str, Any]) -> ConfusionTable | None:
+    return ConfusionTable(**result["confusion"]) if result.get("confusion") else None
 
 
-def _measured(seen: _Seen, splits: Splits | None, result: Mapping[str, Any]) -> str:
+def _measured(validation: _Validation, splits: Splits | None, result: Mapping[str, Any]) -> str:
     if splits is None:
         return "As the run measured it at its end; the dataset was not at hand."
-    count = len(seen.cards)
-    if count == seen.of:
-        return f"On all {seen.of:,} validation photos."
-    if result is seen.result:
-        return f"On {count:,} of {seen.of:,} validation photos."
+    count = len(validation.cards)
+    if count == validation.of:
+        return f"On all {validation.of:,} validation photos."
+    if result is validation.result:
+        return f"On {count:,} of {validation.of:,} validation photos."
     if not count:
         return f"PQ on all {len(splits.val):,} validation photos."
-    return f"PQ on all {seen.of:,} validation photos; AP and what is taken for what on {count:,} of them."
+    return f"PQ on all {validation.of:,} validation photos; AP and what is taken for what on {count:,} of them."
 
 
 def _stage_names(folder: Path) -> list[str]:

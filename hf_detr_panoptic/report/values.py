@@ -21,7 +21,7 @@ class Thumbnail:
 
 
 @dataclass(frozen=True)
-class Card:
+class PhotoCard:
     """A photo in the gallery. `labels`: the classes on it; `reasons`: why it stands where it stands.
 
     `kinds`: one short word for each reason, to filter by.
@@ -112,7 +112,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedPhoto:
     """What is not in the dataset, and why."""
 
     photo: str
@@ -127,11 +127,11 @@ class DatasetPage:
     name: str
     classes: Sequence[DatasetClass]
     parts: Mapping[str, Part]
-    cards: Sequence[Card] = ()
+    cards: Sequence[PhotoCard] = ()
     remarks: Sequence[Remark] = ()
     pairs: Sequence[Pair] = ()
     pairs_total: int = 0
-    skipped: Sequence[Skipped] = ()
+    skipped: Sequence[SkippedPhoto] = ()
     skipped_total: int = 0
     settings: Sequence[tuple[str, str]] = ()
     advice: Sequence[Advice] = ()
@@ -196,7 +196,7 @@ class RunClass:
 
 
 @dataclass(frozen=True)
-class Mixed:
+class ConfusionTable:
     """Segments by true (row) and predicted (column) class, those missed by row, those invented by column."""
 
     names: Sequence[str]
@@ -222,8 +222,8 @@ class RunPage:
     precision: Mapping[str, Sequence[Score]]
     classes: Sequence[RunClass]
     stages: Sequence[StageReport]
-    mixed: Mixed | None = None
-    cards: Sequence[Card] = ()
+    mixed: ConfusionTable | None = None
+    cards: Sequence[PhotoCard] = ()
     measured: str = ""
     pictured: str = ""
     environment: Sequence[tuple[str, str]] = ()

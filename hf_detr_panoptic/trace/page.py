@@ -91,9 +91,9 @@ def check_out(out: Path, photo: Path) -> None:
 
 def html_page(title: str, about: str, sections: Sequence[Section]) -> str:
     """One file that needs no other. Whatever a name holds comes out as text."""
-    from ..report.pages import environment
+    from ..report.pages import templates
 
-    template = environment(__package__).get_template("page.html.j2")
+    template = templates(__package__).get_template("page.html.j2")
     return template.render(mark=MARK, title=title, about=about, sections=sections)
 
 

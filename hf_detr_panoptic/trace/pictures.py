@@ -39,7 +39,7 @@ from .trace import MOVES
 if TYPE_CHECKING:
     from ..panoptic_map import Segment
     from ..settings import Postprocess
-    from .trace import Shape, Trace, TracedImage, TracedShape
+    from .trace import Sizes, Trace, TracedImage, TracedShape
 
 Grid = npt.NDArray[np.floating[Any]]
 
@@ -131,7 +131,7 @@ def work_table(trace: Trace) -> Table:
     return Table(("module", "stock computes", "segment computes", "how often"), rows, shapes=(0, 1, 2))
 
 
-def shape(sizes: Shape | None) -> str:
+def shape(sizes: Sizes | None) -> str:
     """(256, 28, 34)"""
     return "not called" if sizes is None else f"({', '.join(map(str, sizes))})"
 
@@ -300,14 +300,14 @@ def _queries_of(word: str, panoptic: PanopticMap, made: dict[Segment, int]) -> l
     by_id = {str(segment.id): query for segment, query in made.items()}
     if word in by_id:
         return [by_id[word]]
-    found = [query for segment, query in made.items() if panoptic.space[segment.label].name == word]
-    if not found:
+    queries = [query for segment, query in made.items() if panoptic.space[segment.label].name == word]
+    if not queries:
         names = dict.fromkeys(panoptic.space[segment.label].name for segment in made)
         raise LabelError(
             f"the map has no segment {word!r}",
             fix=did_you_mean(word, [*names, *by_id]) if made else "No query passed: try a lower --threshold.",
         )
-    return found
+    return queries
 
 
 def _title(image: TracedImage, query: int) -> str:
@@ -329,13 +329,13 @@ def _levels(image: TracedImage) -> list[tuple[str, Grid]]:
 
 def _self_attention(photo: Image.Image, image: TracedImage, queries: Sequence[int]) -> Image.Image:
     """A point within each chosen segment; the middle where there is none."""
-    places = np.zeros(image.map.ids.shape, dtype=np.uint32)
+    numbers = np.zeros(image.map.ids.shape, dtype=np.uint32)
     names = []
     for segment, query in zip(image.map.segments, image.queries, strict=True):
         if query in queries:
             names.append(image.map.space[segment.label].name)
-            places[image.map.mask(segment.id)] = len(names)
-    spots = inscribed_points(places, len(names))[0].tolist() if names else [[photo.width // 2, photo.height // 2]]
+            numbers[image.map.mask(segment.id)] = len(names)
+    spots = inscribed_points(numbers, len(names))[0].tolist() if names else [[photo.width // 2, photo.height // 2]]
     height, width = image.memory.shape[-2:]
     points = []
     for (x, y), name in zip(spots, names or ["the middle"], strict=True):

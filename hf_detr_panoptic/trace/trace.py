@@ -17,7 +17,7 @@ from transformers.models.detr.modeling_detr import DetrForSegmentation
 from ..errors import ModelError
 from ..labels import LabelSpace
 from ..model.detector import check_finite, check_pixels, detect
-from ..model.mask_head import masks_for, shared_mask_features
+from ..model.mask_head import masks_for
 from ..model.postprocess import Kept, choose_queries, postprocess, valid_cells, without_duplicates
 from ..panoptic_map import PanopticMap
 from ..settings import Postprocess
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from ..model.modeling import DetrForPanopticSegmentation
 
 Array = npt.NDArray[np.float32]
-Shape = tuple[int, ...]
-Shapes = Mapping[str, Shape]
+Sizes = tuple[int, ...]
+Shapes = Mapping[str, Sizes]
 
 MOVES = (
     "The backbone",
@@ -56,8 +56,8 @@ class TracedShape:
     move: int
     what: str
     module: str
-    tensor: Shape
-    one_image: Shape
+    tensor: Sizes
+    one_image: Sizes
     stride: int | None
     tells: str
 
@@ -70,8 +70,8 @@ class ComparedWork:
     """
 
     module: str
-    stock: Shape | None
-    ours: Shape | None
+    stock: Sizes | None
+    ours: Sizes | None
     tells: str
 
 
@@ -368,13 +368,13 @@ class _Recorder:
         self.see("object queries", words["object_queries_position_embeddings"])
 
     def _self_attention(self, module: nn.Module, inputs: Any, words: dict[str, Any]) -> None:
-        places = words["hidden_states"] + words["position_embeddings"]
-        self.keep("self_attention", attention_of(module, places, places, words["attention_mask"]))
+        positions = words["hidden_states"] + words["position_embeddings"]
+        self.keep("self_attention", attention_of(module, positions, positions, words["attention_mask"]))
 
     def _cross_attention(self, module: nn.Module, inputs: Any, words: dict[str, Any]) -> None:
         queries = words["hidden_states"] + words["position_embeddings"]
-        places = words["key_value_states"] + words["encoder_position_embeddings"]
-        self.keep("cross_attention", attention_of(module, queries, places, words["attention_mask"]))
+        positions = words["key_value_states"] + words["encoder_position_embeddings"]
+        self.keep("cross_attention", attention_of(module, queries, positions, words["attention_mask"]))
 
     def _memory(self, module: nn.Module, inputs: Any) -> None:
         self.see("memory", inputs[1])
@@ -419,15 +419,12 @@ def _masks_of_kept(
     model: DetrForPanopticSegmentation, pixels: Tensor, mask: Tensor | None, kept: list[Kept]
 ) -> Tensor | None:
     """What `segment` computes of masks."""
-    found = detect(model.detr, pixels, mask, backbone=model._fast.backbone(model, model.dtype))
+    detection = detect(model.detr, pixels, mask, backbone=model._fast.backbone(model, model.dtype))
     if not any(map(len, kept)):
         return None
-    shared = shared_mask_features(
-        model.mask_head, model.bbox_attention, found.projected, found.memory, found.valid, found.features
-    )
-    states = torch.cat([own[chosen.queries] for own, chosen in zip(found.states, kept, strict=True)])
+    states = torch.cat([own[chosen.queries] for own, chosen in zip(detection.states, kept, strict=True)])
     owners = torch.arange(len(kept)).repeat_interleave(torch.tensor([len(chosen) for chosen in kept]))
-    return masks_for(model.mask_head, model.bbox_attention, shared, states, owners)
+    return masks_for(model.mask_head, model.bbox_attention, model._shared(detection), states, owners)
 
 
 def _image(
@@ -484,14 +481,14 @@ def _best_classes(logits: Tensor, space: LabelSpace) -> tuple[Tensor, Tensor]:
 
 def _queries_of_segments(panoptic: PanopticMap, kept: Kept, masks: Array) -> tuple[int, ...]:
     """Of each segment the kept query of its class that won most of its pixels. masks: [K, …] over the map."""
-    found = []
+    queries = []
     for segment in panoptic.segments:
         same = [index for index, label in enumerate(kept.labels) if label == segment.label]
         pixels = np.flatnonzero(panoptic.mask(segment.id))
         pixels = pixels[:: max(1, len(pixels) // _PIXELS_ASKED)]
         winners = _bilinear(masks[same], pixels, (panoptic.height, panoptic.width)).argmax(0)
-        found.append(int(kept.queries[same[np.bincount(winners).argmax()]]))
-    return tuple(found)
+        queries.append(int(kept.queries[same[np.bincount(winners).argmax()]]))
+    return tuple(queries)
 
 
 def _bilinear(masks: Array, pixels: npt.NDArray[np.int64], size: tuple[int, int]) -> Array:

@@ -96,13 +96,13 @@ def heaviest_batch(dataset: PanopticDataset, size: int) -> dict[str, Any]:
     """
     rows: Any = dataset.rows
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index].segments))
-    places = (order * size)[:size]
+    indices = (order * size)[:size]
     sizes = [row.size for row in rows if getattr(row, "size", None)]
     if size > 1 and len(sizes) == len(rows):
         by_shape = sorted(range(len(rows)), key=lambda index: sizes[index][0] / sizes[index][1])
-        places += [by_shape[0], by_shape[-1]]
+        indices += [by_shape[0], by_shape[-1]]
     items = []
-    for index in places:
+    for index in indices:
         drawn = [dataset[epoch, index] for epoch in range(4)]
         items.append(max(drawn, key=lambda item: item["pixel_values"].numel()))
     return {name: values[:size] for name, values in collate_for_training(items).items()}
@@ -110,11 +110,11 @@ def heaviest_batch(dataset: PanopticDataset, size: int) -> dict[str, Any]:
 
 def ran_out_of_memory(error: BaseException) -> bool:
     """On a GPU, or where a CPU's memory is limited; also when another process says so."""
-    told = str(error)
+    message = str(error)
     return (
         isinstance(error, torch.OutOfMemoryError | MemoryError)
-        or "out of memory" in told
-        or "DefaultCPUAllocator" in told
+        or "out of memory" in message
+        or "DefaultCPUAllocator" in message
     )
 
 

@@ -42,7 +42,7 @@ class Tracker(Protocol):
     """What takes figures by name, and photos with the model's maps of them, at a step of the whole run."""
 
     def log(self, figures: Mapping[str, float], step: int) -> None: ...
-    def show(self, title: str, found: Sequence[tuple[Row, PanopticMap]], step: int) -> None: ...
+    def show(self, title: str, predictions: Sequence[tuple[Row, PanopticMap]], step: int) -> None: ...
 
 
 class Interruption:
@@ -81,13 +81,13 @@ class StopOnSignal(TrainerCallback):
         self.stopped: int | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        told = self.interruption.signal or 0
+        number = self.interruption.signal or 0
         if args.world_size > 1:
-            answer = torch.tensor(told, device=args.device)
+            answer = torch.tensor(number, device=args.device)
             torch.distributed.all_reduce(answer, torch.distributed.ReduceOp.MAX)
-            told = int(answer)
-        if told:
-            self.stopped = told
+            number = int(answer)
+        if number:
+            self.stopped = number
             # An evaluation that is due at this step decides about the best checkpoint: it is made, and then saved.
             control.should_save = control.should_training_stop = True
 
@@ -220,9 +220,9 @@ class Tracking(TrainerCallback):
             if row.get(kind) is not None
         }
         self._send(state, figures)
-        found = self.few_maps() if state.is_world_process_zero else ()
-        if found:
-            self.tracker.show(f"{self.stage}/validation", found, self.steps_before + state.global_step)
+        predictions = self.few_maps() if state.is_world_process_zero else ()
+        if predictions:
+            self.tracker.show(f"{self.stage}/validation", predictions, self.steps_before + state.global_step)
 
     def _send(self, state: Any, figures: Mapping[str, float]) -> None:
         if state.is_world_process_zero and figures:
@@ -308,8 +308,8 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
         return device.type.upper()
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text(encoding="utf-8", errors="replace").splitlines() if told.is_file() else []
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name") and ":" in line]
     return f"CPU ({models[0]})" if models and models[0] else "CPU"
 
@@ -396,9 +396,9 @@ class Trackers:
         """Figures by name, at a step of the whole run."""
         self._each("log", lambda name, tracker: tracker.log(dict(figures), step=step))
 
-    def show(self, title: str, found: Sequence[tuple[Row, PanopticMap]], step: int) -> None:
+    def show(self, title: str, predictions: Sequence[tuple[Row, PanopticMap]], step: int) -> None:
         """Truth and prediction of a few photos, side by side."""
-        picture = grid(found)
+        picture = truth_beside_prediction(predictions)
         self._each("log_images", lambda name, tracker: _log_picture(name, tracker, title, picture, step))
 
     def finish(self) -> None:
@@ -413,7 +413,7 @@ class Trackers:
                 del self._trackers[name]
 
 
-def grid(found: Sequence[tuple[Row, PanopticMap]]) -> Image.Image:
+def truth_beside_prediction(predictions: Sequence[tuple[Row, PanopticMap]]) -> Image.Image:
     """A row a photo: the truth, and what the model makes of it."""
     from ..dataset.photos import shrunk
     from ..images import open_image
@@ -421,9 +421,9 @@ def grid(found: Sequence[tuple[Row, PanopticMap]]) -> Image.Image:
     from ..pictures.panels import panels
 
     pictures = []
-    for row, prediction in found:
+    for row, prediction in predictions:
         photo = open_image(row.photo)
-        pictures += [draw(*shrunk(photo, map, PICTURE_SIDE)) for map in (row.map(), prediction)]
+        pictures += [draw(*shrunk(photo, panoptic, PICTURE_SIDE)) for panoptic in (row.map(), prediction)]
     return panels(pictures, ["truth", "prediction"] + [""] * (len(pictures) - 2), columns=2)
 
 

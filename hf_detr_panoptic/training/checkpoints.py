@@ -53,8 +53,8 @@ def read_marker(folder: Path) -> dict[str, Any]:
 
 def checkpoints(output: str | Path) -> list[Path]:
     """Every checkpoint of a stage, whole or not, by rising step."""
-    found = [path for path in Path(output).glob("checkpoint-*") if path.is_dir() and _NAME.fullmatch(path.name)]
-    return sorted(found, key=step_of)
+    folders = [path for path in Path(output).glob("checkpoint-*") if path.is_dir() and _NAME.fullmatch(path.name)]
+    return sorted(folders, key=step_of)
 
 
 def last_complete(output: str | Path) -> Path | None:

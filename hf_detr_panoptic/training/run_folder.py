@@ -39,7 +39,7 @@ def dataset_record(parts: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
     return {name: {"photos": len(rows), "fingerprint": _fingerprint(rows)} for name, rows in parts.items()}
 
 
-def check_dataset(output: str | Path, parts: Mapping[str, Sequence[Row]]) -> None:
+def check_same_dataset(output: str | Path, parts: Mapping[str, Sequence[Row]]) -> None:
     """Raise when a run that has begun in this folder learns from something else."""
     path = Path(output) / DATASET
     if not path.is_file():
@@ -57,7 +57,7 @@ def check_dataset(output: str | Path, parts: Mapping[str, Sequence[Row]]) -> Non
 
 
 def write_dataset_record(output: str | Path, parts: Mapping[str, Sequence[Row]]) -> None:
-    """dataset.json: what `check_dataset` compares with, and how many segments there are, for the model card."""
+    """dataset.json: what `check_same_dataset` compares with, and how many segments there are, for the model card."""
     content = dataset_record(parts) | {"segments": segment_counts(parts)}
     write_json(Path(output) / DATASET, content, indent=2, durable=True)
 

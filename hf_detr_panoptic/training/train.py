@@ -108,23 +108,23 @@ def splits_of(recipe: Recipe) -> Splits:
     if not isinstance(source, str):
         source = str(_prepared(recipe))
     if Path(source).is_dir() and not _is_parquet(Path(source)):
-        found: dict[str, Any] = dict(read_dataset(source))
-        space: LabelSpace = next(iter(found.values())).space
+        parts: dict[str, Any] = dict(read_dataset(source))
+        space: LabelSpace = next(iter(parts.values())).space
     else:
         from ..dataset.rows import load_panoptic, rows_of
 
         datasets = load_panoptic(source)
         space = datasets.label_space
-        found = {name: rows_of(datasets[name], space) for name in datasets}
-    val = "val" if "val" in found else "validation"
+        parts = {name: rows_of(datasets[name], space) for name in datasets}
+    val = "val" if "val" in parts else "validation"
     for name in ("train", val):
-        if name not in found:
+        if name not in parts:
             raise DatasetError(
-                f"there is no split {name!r}, only {', '.join(map(str, found))}",
+                f"there is no split {name!r}, only {', '.join(map(str, parts))}",
                 where=source,
                 fix="Share the photos out: `hf-detr-panoptic split`.",
             )
-    splits = Splits(found["train"], found[val], space)
+    splits = Splits(parts["train"], parts[val], space)
     return splits if recipe.labels is None else only_labels(splits, recipe.labels)
 
 
@@ -212,6 +212,7 @@ def plan(recipe: Recipe) -> str:
         arguments = stage.training_arguments
         length = arguments.get("num_train_epochs")
         words = f"{length:g} epochs" if length is not None else f"{arguments.get('max_steps')} steps"
+        words += f", at least {stage.min_steps} steps" if stage.min_steps else ""
         rate = f"learning rate {arguments['learning_rate']:g}"
         lines.append(f"{stage.name:10}" + ("skipped" if stage.skip else f"{words}, {rate}"))
     if recipe.push:

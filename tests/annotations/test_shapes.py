@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from hf_detr_panoptic.annotations.shapes import Canvas, Ellipse, Pixels, Polygons, Rectangle, Runs, Several, draw
+from hf_detr_panoptic.annotations.shapes import Canvas, Ellipse, Pixels, Polygons, Rectangle, Runs, Several, rasterised
 from hf_detr_panoptic.errors import AnnotationError
 
 SAME = Canvas(8, 6, 8, 6)
@@ -16,7 +16,7 @@ DOUBLE = Canvas(16, 12, 8, 6)
 
 
 def pixels(shape, canvas=SAME):
-    return coco_mask.decode(draw(shape, canvas, "here")[0])
+    return coco_mask.decode(rasterised(shape, canvas, "here")[0])
 
 
 def test_a_circle_has_the_pixels_whose_centres_it_holds():
@@ -69,8 +69,8 @@ def test_marks_are_scaled_to_a_resized_photo():
     doubled = np.kron(pixels(ring), np.ones((2, 2)))
     assert np.array_equal(pixels(ring, DOUBLE), doubled)
     assert np.array_equal(pixels(Pixels(pixels(ring).astype(bool)), DOUBLE), doubled)
-    assert np.array_equal(pixels(Runs(draw(ring, SAME, "here")[0]), DOUBLE), doubled)
-    assert draw(Rectangle(1, 1, 4, 3), DOUBLE, "here") == (None, (2, 2, 8, 6))
+    assert np.array_equal(pixels(Runs(rasterised(ring, SAME, "here")[0]), DOUBLE), doubled)
+    assert rasterised(Rectangle(1, 1, 4, 3), DOUBLE, "here") == (None, (2, 2, 8, 6))
     assert np.array_equal(pixels(Ellipse(3, 3, 2, 2), DOUBLE), pixels(Ellipse(6, 6, 4, 4), Canvas(16, 12, 16, 12)))
 
 
@@ -95,4 +95,4 @@ def test_parts_are_united():
 )
 def test_nothing_is_an_error(shape, what):
     with pytest.raises(AnnotationError, match=what):
-        draw(shape, SAME, "here")
+        rasterised(shape, SAME, "here")

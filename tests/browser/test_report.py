@@ -14,13 +14,13 @@ from hf_detr_panoptic.report.report import AT_ONCE, dataset_report, run_report
 from hf_detr_panoptic.report.thumbnails import Thumbnails
 from hf_detr_panoptic.report.values import (
     Advice,
-    Card,
+    ConfusionTable,
     Curve,
     DatasetClass,
     DatasetPage,
-    Mixed,
     Pair,
     Part,
+    PhotoCard,
     Remark,
     RunClass,
     RunPage,
@@ -34,7 +34,7 @@ TITLES = ["a\"quoted' photo.jpg", "🏗️👷🏽‍♀️.jpg", "two\nlines.jp
 MANY = 2000
 
 
-def cards(count: int) -> list[Card]:
+def cards(count: int) -> list[PhotoCard]:
     """Scenes with their truth, as large as so many may be; every third has the class `EVIL`."""
     sizes = Thumbnails(count)
     pictures: list[tuple[Thumbnail, tuple[int, ...]]] = []
@@ -50,7 +50,7 @@ def cards(count: int) -> list[Card]:
         title = TITLES[place] if place < len(TITLES) else f"site/{place}.jpg"
         own = (*labels, len(NAMES) - 1) if place % 3 == 0 else labels
         part, reason = ("val", "much void") if place % 5 == 0 else ("train", "low score")
-        listed.append(Card(title, part, (thumbnail,), own, (f"{reason}, {EVIL}",), (reason,)))
+        listed.append(PhotoCard(title, part, (thumbnail,), own, (f"{reason}, {EVIL}",), (reason,)))
     return listed
 
 
@@ -99,7 +99,7 @@ def a_run() -> RunPage:
         precision={"box": [Score("all", (0.3, 0.5, 0.3), size)]},
         classes=rows,
         stages=[stage],
-        mixed=Mixed(NAMES, matched, [1] * size, [2] * size),
+        mixed=ConfusionTable(NAMES, matched, [1] * size, [2] * size),
         cards=three,
         settings="model: x\nstages:\n  detection: {}\n",
         version="0",

@@ -18,7 +18,7 @@ from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.dataset.coco_panoptic import read_dataset, read_split
 from hf_detr_panoptic.demo import demo as demo_step
 from hf_detr_panoptic.demo.demo import DemoSettings, demo, demo_recipe
-from hf_detr_panoptic.demo.figures import Labelled, grouped, merged_quality, mergings, without_void
+from hf_detr_panoptic.demo.figures import LabelledScene, by_groups, merged_quality, mergings, without_void
 from hf_detr_panoptic.demo.photos import Place
 from hf_detr_panoptic.demo.scenes import SITE, TEACHER
 from hf_detr_panoptic.errors import HfDetrPanopticError
@@ -134,7 +134,7 @@ def test_what_a_rule_adds_is_counted() -> None:
     """A car of score .6 that is none: below the threshold it is void, without that rule an invention."""
     truth = square(SITE, SITE.index("truck"), "custom", side=8)
     auto = square(TEACHER, TEACHER.index("car"), "auto", score=0.6)
-    photo = Labelled("a.jpg", auto, (), truth)
+    photo = LabelledScene("a.jpg", auto, (), truth)
     quality = merged_quality([photo], mergings(OverlayRules()))
     assert quality["all rules"]["all"] == 0.0  # the truck was missed
     ways = mergings(OverlayRules())
@@ -150,7 +150,7 @@ def test_groups_are_means_over_their_own_classes() -> None:
     wrong = square(SITE, SITE.index("car"), "model")
     quality.update(wrong, square(SITE, SITE.index("truck"), "custom"))
     expected = {"all": 1 / 3, "things": 1 / 3, "stuff": None, "your classes": 1.0, "the teacher's classes": 0.0}
-    assert grouped(quality.compute()) == pytest.approx(expected)
+    assert by_groups(quality.compute()) == pytest.approx(expected)
 
 
 # --- the road

@@ -19,7 +19,7 @@ from PIL import Image
 
 from hf_detr_panoptic.errors import HubError, RunError
 from hf_detr_panoptic.hub.cards import handler_source, model_card_files
-from hf_detr_panoptic.hub.pictures import Pictures, write_pictures
+from hf_detr_panoptic.hub.pictures import CardPictures, write_pictures
 
 
 @pytest.fixture(scope="module")
@@ -260,14 +260,14 @@ def test_no_picture_from_outside_of_the_run(tmp_path: Path) -> None:
     (run / "pictures").mkdir()
     (run / "pictures" / "a.png").symlink_to(tmp_path / "private.png")
     with pytest.raises(HubError, match="lies outside of the run"):
-        Pictures.read(run)
+        CardPictures.read(run)
     (run / "pictures" / "a.png").unlink()
     entry = dict.fromkeys(("photo", "prediction", "panel"), "../../private.png")
     (run / "pictures" / "pictures.json").write_text(
         json.dumps({"split": "val", "threshold": 0.3, "pictures": [entry]})
     )
     with pytest.raises(HubError, match="lies outside of the run"):
-        Pictures.read(run)
+        CardPictures.read(run)
 
 
 @pytest.mark.parametrize("license", ["CC BY 4.0", "apache 2", "", "mit\nwidget: []", "Apache-2.0"])

@@ -12,7 +12,7 @@ import yaml
 
 from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.hub.push import finished_run, published_recipe
-from hf_detr_panoptic.hub.repository import Upload, without_places
+from hf_detr_panoptic.hub.repository import Upload, without_private_paths
 from hf_detr_panoptic.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def test_the_demo_comes_after_the_model(signed_in: HubServer, run: Path, capsys:
 )
 def test_paths_of_a_recipe(path: str, published: str) -> None:
     data = {"data": {"images": path, "keep": [path], "merge": {"wall": [path]}}, "stages": [{"deepspeed": path}]}
-    found = without_places(data, Path("/srv/anna/here"), ["Anna", "root"])
+    found = without_private_paths(data, Path("/srv/anna/here"), ["Anna", "root"])
     assert found["data"]["images"] == found["stages"][0]["deepspeed"] == published
     assert found["data"]["keep"] == found["data"]["merge"]["wall"] == [path]  # names of classes
 
@@ -177,7 +177,7 @@ def test_paths_of_a_recipe(path: str, published: str) -> None:
 def test_a_relative_path_that_is_there_loses_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "anna" / "photos").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert without_places("anna/photos", tmp_path, ["anna"]) == "photos"
+    assert without_private_paths("anna/photos", tmp_path, ["anna"]) == "photos"
 
 
 @pytest.mark.parametrize("error", [KeyError, OSError])  # before Python 3.13, and since

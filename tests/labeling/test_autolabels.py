@@ -85,16 +85,16 @@ def test_the_folder_tells_settings_apart(tmp_path: Path) -> None:
 
 
 def test_read_without_a_model(answers: AutoLabels, tmp_path: Path) -> None:
-    found = AutoLabels.found(tmp_path)
+    found = AutoLabels.in_folder(tmp_path)
     assert found.folder == answers.folder
     assert found.space == SPACE
     assert found.settings == {"format": 1, "fingerprint": "abc", "threads": 2}
     assert np.array_equal(found.read("d1").ids, IDS)
     with pytest.raises(DatasetError, match="no auto-labels are here"):
-        AutoLabels.found(tmp_path / "nowhere")
+        AutoLabels.in_folder(tmp_path / "nowhere")
     AutoLabels.open(tmp_path, SPACE, {"fingerprint": "other"})
     with pytest.raises(DatasetError, match=r"auto-labels of 2 runs lie here .* Name the folder of one"):
-        AutoLabels.found(tmp_path)
+        AutoLabels.in_folder(tmp_path)
 
 
 def test_a_failed_write_leaves_nothing(answers: AutoLabels, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from hf_detr_panoptic.dataset.copies import Fingerprint
 from hf_detr_panoptic.errors import ModelError
 from hf_detr_panoptic.labeling.autolabels import AutoLabels
 from hf_detr_panoptic.labeling.inputs import Photo, survey
-from hf_detr_panoptic.labeling.labeler import label, labeler_settings, plan
+from hf_detr_panoptic.labeling.labeler import label, labeler_settings, plan_batches
 
 SPACE = LabelSpace([Category("any", True, source="auto")])
 
@@ -74,9 +74,9 @@ def answers_in(folder: Path, labeler: Recorder) -> AutoLabels:
 
 def test_batches_are_of_one_size_and_every_photo_is_in_one(tmp_path: Path) -> None:
     photos = photos_in(tmp_path / "photos", [(30, 20), (60, 40), (20, 30), (30, 20), (45, 30)])
-    by_own_size = [[photo.name for photo in batch] for batch in plan(Recorder(), photos, 2)]
+    by_own_size = [[photo.name for photo in batch] for batch in plan_batches(Recorder(), photos, 2)]
     assert by_own_size == [["000.png", "003.png"], ["001.png"], ["002.png"], ["004.png"]]
-    by_processed_size = [[photo.name for photo in batch] for batch in plan(Resizing(), photos, 3)]
+    by_processed_size = [[photo.name for photo in batch] for batch in plan_batches(Resizing(), photos, 3)]
     assert by_processed_size == [["000.png", "001.png", "003.png"], ["004.png"], ["002.png"]]
 
 
@@ -93,8 +93,10 @@ def test_any_plan(entries, batch_size, random) -> None:
     photos = [photo(f"{place:02}", size, f"{content} {size}") for place, (content, size) in enumerate(entries)]
     shuffled = list(photos)
     random.shuffle(shuffled)
-    batches = plan(Resizing(), photos, batch_size)
-    assert plan(Resizing(), shuffled, batch_size) == batches  # the order in which they are given does not matter
+    batches = plan_batches(Resizing(), photos, batch_size)
+    assert (
+        plan_batches(Resizing(), shuffled, batch_size) == batches
+    )  # the order in which they are given does not matter
     labelled = [photo.digest for batch in batches for photo in batch]
     assert sorted(labelled) == sorted({photo.digest for photo in photos})  # each content once
     assert all(len(batch) <= batch_size for batch in batches)

@@ -42,12 +42,12 @@ class Halves:
 @pytest.fixture
 def masks(site: Path) -> Path:
     """The site's marks as masks of classes: for all photos but the first."""
-    told = json.loads((site / "marks.json").read_text())
+    payload = json.loads((site / "marks.json").read_text())
     folder = site / "masks"
     folder.mkdir()
-    for image in told["images"][1:]:
+    for image in payload["images"][1:]:
         mask = Image.new("L", (image["width"], image["height"]))
-        for mark in told["annotations"]:
+        for mark in payload["annotations"]:
             if mark["image_id"] == image["id"]:
                 ImageDraw.Draw(mask).polygon(mark["segmentation"][0], fill=mark["category_id"])
         mask.save(folder / f"{Path(image['file_name']).stem}.png")

@@ -78,3 +78,13 @@ def test_a_foreign_dataset_is_split_into_a_new_folder_only(
     assert "--out" in capsys.readouterr().err
     assert main(["split", str(dataset), "--out", str(tmp_path / "new")]) == 0
     assert check_dataset(tmp_path / "new").ok
+
+
+def test_a_name_in_two_splits_is_an_error(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["split", str(dataset)]) == 0
+    path = dataset / "annotations" / "panoptic_val.json"
+    content = json.loads(path.read_text())
+    content["images"][0]["file_name"] = read_dataset(dataset)["train"][0].file_name
+    path.write_text(json.dumps(content))
+    assert main(["split", str(dataset), "--dry-run"]) == 2
+    assert "is there twice" in capsys.readouterr().err

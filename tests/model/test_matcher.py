@@ -43,7 +43,9 @@ def test_agrees_with_stock(counts):
         for start in [sum(counts[:image])]
         for query, place in zip(queries.tolist(), places.tolist(), strict=True)
     ]
-    found = torch.stack([matching.image_index, matching.query_index, matching.target_index, matching.target_place], 1)
+    found = torch.stack(
+        [matching.image_index, matching.query_index, matching.target_index, matching.target_index_in_image], 1
+    )
     assert found.tolist() == [list(pair) for pair in pairs]
     assert matching.counts == tuple(min(9, count) for count in counts)
     assert matching.surplus == sum(max(0, count - 9) for count in counts)

@@ -55,7 +55,7 @@ def test_the_threshold_itself_is_not_enough():
 def test_a_score_is_compared_in_the_precision_it_was_computed_in():
     score = float(np.float32(0.85))  # a little above Python's 0.85, and not above float32's
     assert score > 0.85
-    assert kept(0, 1, scores=[score, 0.9]).places_above(0.85) == [1]
+    assert kept(0, 1, scores=[score, 0.9]).indices_above(0.85) == [1]
 
 
 def test_a_query_whose_best_column_is_a_hole_is_dropped():

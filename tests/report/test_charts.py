@@ -8,10 +8,10 @@ import re
 import pytest
 
 from hf_detr_panoptic.report.charts import line_chart, ticks
-from hf_detr_panoptic.report.pages import environment
+from hf_detr_panoptic.report.pages import templates
 from hf_detr_panoptic.report.values import Curve
 
-MACROS = environment("hf_detr_panoptic.report").get_template("charts.html.j2").module
+MACROS = templates("hf_detr_panoptic.report").get_template("charts.html.j2").module
 
 
 def drawn(title: str, *curves: Curve, percent: bool, best: float | None = None) -> str:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
-from hf_detr_panoptic.report.pages import environment, visible
+from hf_detr_panoptic.report.pages import templates, visible
 
-PAGES = environment("hf_detr_panoptic.report")
+PAGES = templates("hf_detr_panoptic.report")
 
 
 def rendered(source: str, **values: object) -> str:

@@ -11,21 +11,21 @@ from html.parser import HTMLParser
 import pytest
 from markupsafe import escape
 
-from hf_detr_panoptic.report.report import AT_ONCE, dataset_report, duration, run_report
+from hf_detr_panoptic.report.report import AT_ONCE, dataset_report, run_report
 from hf_detr_panoptic.report.values import (
     Advice,
-    Card,
+    ConfusionTable,
     Curve,
     DatasetClass,
     DatasetPage,
-    Mixed,
     Pair,
     Part,
+    PhotoCard,
     Remark,
     RunClass,
     RunPage,
     Score,
-    Skipped,
+    SkippedPhoto,
     StageReport,
     Thumbnail,
 )
@@ -70,8 +70,8 @@ class Page(HTMLParser):
         return sum(tag == name for tag, _ in self.tags)
 
 
-def a_card(place: int = 0) -> Card:
-    return Card(f"{EVIL}{place}", "train", (PICTURE, PICTURE), (0,), (EVIL,), (EVIL,), EVIL)
+def a_card(place: int = 0) -> PhotoCard:
+    return PhotoCard(f"{EVIL}{place}", "train", (PICTURE, PICTURE), (0,), (EVIL,), (EVIL,), EVIL)
 
 
 def a_dataset(cards: int = 2) -> DatasetPage:
@@ -86,7 +86,7 @@ def a_dataset(cards: int = 2) -> DatasetPage:
         remarks=[Remark("error", EVIL, EVIL, 7, (EVIL,))],
         pairs=[Pair(EVIL, "train", "b.jpg", "val", False, 12)],
         pairs_total=1,
-        skipped=[Skipped(EVIL, EVIL, EVIL)],
+        skipped=[SkippedPhoto(EVIL, EVIL, EVIL)],
         skipped_total=900,
         settings=[(EVIL, EVIL)],
         advice=[Advice(EVIL, EVIL)],
@@ -122,7 +122,7 @@ def a_run(cards: int = 2) -> RunPage:
                 2048,
             )
         ],
-        mixed=Mixed([EVIL, "sky", "x"], [[3, 2, 0], [0, 5, 0], [0, 0, 0]], [4, 1, 0], [2, 0, 0]),
+        mixed=ConfusionTable([EVIL, "sky", "x"], [[3, 2, 0], [0, 5, 0], [0, 0, 0]], [4, 1, 0], [2, 0, 0]),
         cards=[a_card(place) for place in range(cards)],
         measured=EVIL,
         pictured=EVIL,
@@ -219,8 +219,3 @@ def test_empty_pages_say_so() -> None:
     for words in ("There is no photo to show", "Nothing was skipped", "No photo is there twice", "Nothing: lists"):
         assert words in nothing
     assert "Nothing was written down" in run_report(RunPage("r", "panoptic quality", [], {}, [], []))
-
-
-def test_duration() -> None:
-    said = [duration(seconds) for seconds in (0.4, 59.6, 3599, 7500)]
-    assert said == ["0 s", "1 min 00 s", "59 min 59 s", "2 h 05 min"]

@@ -15,7 +15,7 @@ from PIL import Image
 
 from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
 from hf_detr_panoptic.errors import DatasetError
-from hf_detr_panoptic.training.run_folder import check_dataset, dataset_record, write_dataset_record
+from hf_detr_panoptic.training.run_folder import check_same_dataset, dataset_record, write_dataset_record
 from hf_detr_panoptic.training.stages import run_stages
 
 
@@ -56,10 +56,10 @@ def a_photo(folder: Path) -> None:
 @pytest.mark.parametrize("change", [one_pixel_of_a_map, a_class, a_photo])
 def test_any_change_is_noticed(dataset: Path, tmp_path: Path, change: Callable[[Path], None]) -> None:
     write_dataset_record(tmp_path / "run", read_dataset(dataset))
-    check_dataset(tmp_path / "run", read_dataset(dataset))
+    check_same_dataset(tmp_path / "run", read_dataset(dataset))
     change(dataset)
     with pytest.raises(DatasetError, match="maps of train are not those.*another `output`"):
-        check_dataset(tmp_path / "run", read_dataset(dataset))
+        check_same_dataset(tmp_path / "run", read_dataset(dataset))
 
 
 def test_it_may_move_and_be_rewritten(dataset: Path, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_it_may_move_and_be_rewritten(dataset: Path, tmp_path: Path) -> None:
     moved = dataset.rename(tmp_path / "elsewhere")
     for path in moved.rglob("*.png"):
         path.touch()
-    check_dataset(tmp_path / "run", read_dataset(moved))
+    check_same_dataset(tmp_path / "run", read_dataset(moved))
 
 
 def test_embedded_photos_and_maps() -> None:
@@ -104,4 +104,4 @@ def test_segments_are_counted_for_the_card(shapes_folder: Path, tmp_path: Path) 
     told = json.loads((tmp_path / "dataset.json").read_text())
     assert told["segments"]["val"] == {str(label): {"custom": 3} for label in range(4)}
     assert {split: told[split]["photos"] for split in ("train", "val")} == {"train": 7, "val": 3}
-    check_dataset(tmp_path, {"train": splits["train"], "val": splits["val"]})
+    check_same_dataset(tmp_path, {"train": splits["train"], "val": splits["val"]})

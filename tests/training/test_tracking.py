@@ -19,7 +19,7 @@ from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.panoptic_map import PanopticMap, Segment
 from hf_detr_panoptic.pictures.draw import draw
 from hf_detr_panoptic.recipe import Recipe
-from hf_detr_panoptic.training.callbacks import Trackers, grid, trackers_of, tracking
+from hf_detr_panoptic.training.callbacks import Trackers, trackers_of, tracking, truth_beside_prediction
 
 SPACE = LabelSpace([Category("pipe", True), Category("sky", False)])
 
@@ -52,13 +52,13 @@ def test_figures_and_a_picture_in_one_run(tmp_path: Path) -> None:
     assert [(e.step, round(e.value, 3)) for e in told.Scalars("finetune/pq/steel beam")] == [(3, 0.3), (7, 0.7)]
     pictures = told.Images("finetune/validation")
     assert [picture.step for picture in pictures] == [3, 7]
-    assert Image.open(io.BytesIO(pictures[0].encoded_image_string)).size == grid(found).size
+    assert Image.open(io.BytesIO(pictures[0].encoded_image_string)).size == truth_beside_prediction(found).size
 
 
 def test_truth_is_left_of_the_prediction(tmp_path: Path) -> None:
     """Two rows; the photo of 1200 pixels is shown smaller."""
     rows = [row(tmp_path, "a.png", 40, 60), row(tmp_path, "b.png", 300, 1200)]
-    picture = np.asarray(grid([(rows[0], nothing(40, 60)), (rows[1], nothing(300, 1200))]))
+    picture = np.asarray(truth_beside_prediction([(rows[0], nothing(40, 60)), (rows[1], nothing(300, 1200))]))
     truth, prediction = (np.asarray(draw(open_image(rows[0].photo), m)) for m in (rows[0].map(), nothing(40, 60)))
     assert 2 * 480 < picture.shape[1] < 2 * 600
 

@@ -39,14 +39,14 @@ def words_of_png(data: bytes) -> npt.NDArray[np.int32]:
 def listed(segments_info: Iterable[Mapping[str, Any]], categories: Iterable[int]) -> list[Listed]:
     """The entries of one `segments_info`, checked: ids once each, categories known."""
     known = frozenset(categories)
-    found: dict[int, Listed] = {}
+    by_id: dict[int, Listed] = {}
     for entry in segments_info:
         for key in ("id", "category_id"):
             if not isinstance(entry.get(key), numbers.Integral):
                 raise ValueError(f"a segment's {key} is {entry.get(key)!r}, not a whole number")
         source = str(entry.get("source") or SOURCES[0])
         segment = Listed(int(entry["id"]), int(entry["category_id"]), bool(entry.get("iscrowd")), source)
-        if segment.id in found:
+        if segment.id in by_id:
             raise ValueError(f"segment {segment.id} is listed twice")
         if segment.label not in known:
             raise ValueError(f"segment {segment.id} is of category {segment.label}, which is not among the categories")
@@ -54,8 +54,8 @@ def listed(segments_info: Iterable[Mapping[str, Any]], categories: Iterable[int]
             raise ValueError(
                 f"segment {segment.id} has the source '{segment.source}', not one of {', '.join(SOURCES)}"
             )
-        found[segment.id] = segment
-    return list(found.values())
+        by_id[segment.id] = segment
+    return list(by_id.values())
 
 
 def count_pair(

@@ -105,7 +105,7 @@ def count(
     def tally(label: int, source: str) -> list[int]:
         return tallies.setdefault((label, source), [0, 0, 0, 0])
 
-    found: set[int] = set()
+    matched: set[int] = set()
     hits: set[int] = set()
     for (true_id, predicted_id), shared in pairs.items():
         target, segment = true_segments.get(true_id), predicted.get(predicted_id)
@@ -117,14 +117,14 @@ def count(
             row = tally(target.label, target.source)
             row[0] += 1
             row[3] += (shared * ONE) // union
-            found.add(true_id)
+            matched.add(true_id)
             hits.add(predicted_id)
 
     crowds: dict[int, int] = {}  # of several crowds of one class only the last is forgiven, as in panopticapi
     for target in true_segments.values():
         if target.crowd:
             crowds[target.label] = target.id
-        elif target.id not in found:
+        elif target.id not in matched:
             tally(target.label, target.source)[2] += 1
 
     for segment in predicted.values():

@@ -81,13 +81,13 @@ class PanopticQuality(evaluate.Metric):
         if len(names) != len(categories):
             raise ValueError("an id occurs twice in categories")
         total: Counts = {}
-        for place, (guess, truth) in enumerate(zip(predictions, references, strict=True)):
+        for index, (guess, truth) in enumerate(zip(predictions, references, strict=True)):
             try:
                 counts = count_pair(
                     truth["png"], truth["segments_info"], guess["png"], guess["segments_info"], names, json_areas
                 )
             except ValueError as error:
-                raise ValueError(f"image {place}: {error}") from None
+                raise ValueError(f"image {index}: {error}") from None
             add(total, counts)
         yours = [entry["id"] for entry in categories if entry.get("source") == SOURCES[0]]
         return summarise(total, names, things, yours)
@@ -96,9 +96,9 @@ class PanopticQuality(evaluate.Metric):
 def _stored(side: str, images: Any) -> list[dict[str, Any]]:
     """COCO's entries without what the metric does not read, such as the box; what is not given is null."""
     stored = []
-    for place, image in enumerate(images or []):
+    for index, image in enumerate(images or []):
         if not isinstance(image, dict) or not {"png", "segments_info"} <= image.keys():
-            raise ValueError(f'{side}[{place}] is not {{"png": bytes, "segments_info": [...]}}')
+            raise ValueError(f'{side}[{index}] is not {{"png": bytes, "segments_info": [...]}}')
         wanted = ("id", "category_id", "iscrowd", "area", "source")
         info = [{key: entry.get(key) for key in wanted} for entry in image["segments_info"]]
         stored.append({"png": image["png"], "segments_info": info})
