@@ -22,7 +22,7 @@ from ..errors import HfDetrPanopticError, ModelError
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
 from ..text import count_of, percent
-from .evaluate import Batch, _measured, loaded_model
+from .evaluate import LoadedBatch, _measured, loaded_model
 from .metric.counting import ONE, Counts, overlaps
 from .quality import Progress, image_counts
 
@@ -126,7 +126,7 @@ def calibrate(
     shifts = sorted(grid, key=lambda shift: (abs(shift[0]) + abs(shift[1]), shift))  # of equals the smallest
     cases = [*itertools.product(shifts, thresholds), *(((0.0, 0.0), threshold) for threshold in _REFERENCES)]
 
-    def find(batch: Batch) -> list[_Reached]:
+    def find(batch: LoadedBatch) -> list[_Reached]:
         return _reached(model, batch, cases, precision)
 
     def reduce(found: _Reached, truth: PanopticMap) -> _Counted:
@@ -209,7 +209,7 @@ def _write(row: npt.NDArray[np.float64], counts: Counts) -> None:
 
 
 def _reached(
-    model: DetrForPanopticSegmentation, batch: Batch, cases: Sequence[Case], precision: str
+    model: DetrForPanopticSegmentation, batch: LoadedBatch, cases: Sequence[Case], precision: str
 ) -> list[_Reached]:
     """Detector once, masks once for all queries that pass in any case."""
     import torch
