@@ -26,6 +26,10 @@ COMMANDS = {
     "export-review": ("labeling.review:export", "a dataset to CVAT, for a person to correct"),
     "import-review": ("labeling.review:import", "what was corrected in CVAT, into a new dataset"),
     "evaluate": ("evaluation.evaluate", "how good is a model, or a folder of predictions? PQ, AP, mix-ups"),
+    "calibrate": (
+        "evaluation.calibrate",
+        "a model shifted so that the thresholds of plain clients show your classes",
+    ),
     "report": ("report.report", "a dataset or a run as one HTML file: tables, curves, photos, the worst first"),
     "predict": ("predict", "a model on photos: overlays, COCO panoptic files, masks"),
     "trace": ("trace.page", "how a model sees one photo: DETR's seven moves, with true shapes and pictures"),

@@ -129,6 +129,11 @@ class LabelSpace(Sequence[Category]):
         return frozenset(range(len(self))) - self.thing_labels
 
     @functools.cached_property
+    def custom_labels(self) -> frozenset[int]:
+        """The classes that the person marks."""
+        return frozenset(label for label, category in enumerate(self.categories) if category.source == "custom")
+
+    @functools.cached_property
     def _labels(self) -> dict[str, int]:
         return {category.name: label for label, category in enumerate(self.categories)}
 

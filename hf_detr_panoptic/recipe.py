@@ -116,6 +116,11 @@ class Recipe(Settings):
         PostprocessChanges(),
         "what the model remembers for `segment`, and is evaluated with; null: as the checkpoint says",
     )
+    calibrate: bool = setting(
+        False,
+        "whether the last stage ends by shifting the class logits, so that the thresholds of plain clients show what "
+        "the best one shows; chosen on the validation photos, see `hf-detr-panoptic calibrate`",
+    )
     push: Push | None = setting(None, "what goes to the Hub; null: nothing")
     stages: Stages = Field(default_factory=lambda: Stages.read({}))
 
@@ -158,6 +163,9 @@ class Recipe(Settings):
             raise wrong("data is empty", "Name a dataset's folder, or a dataset of the Hub.", "data")
         if not self.stages.to_run:
             raise wrong("every stage is skipped: nothing is left to run", "Take `skip: true` out of one.", "stages")
+        if self.calibrate and self.stages.to_run[-1].name == "detection":
+            what = "there is nothing to calibrate: detection is the last stage, and its masks mean nothing yet"
+            raise wrong(what, "Run mask_head too, or leave it out.", "calibrate")
         return self
 
     def save(self, path: str | Path, header: str = "") -> None:

@@ -395,9 +395,9 @@ _EVERYWHERE: Mapping[str, Any] = {
     "save_total_limit": 2,
 }
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "detection": {"num_train_epochs": 30.0, "learning_rate": 1e-4, "metric_for_best_model": "box_ap"},
-    "mask_head": {"num_train_epochs": 25.0, "learning_rate": 1e-4, "metric_for_best_model": "pq"},
-    "finetune": {"num_train_epochs": 10.0, "learning_rate": 1e-5, "metric_for_best_model": "pq"},
+    "detection": {"num_train_epochs": 30.0, "learning_rate": 1e-4, "metric_for_best_model": "box_ap_yours_and_all"},
+    "mask_head": {"num_train_epochs": 25.0, "learning_rate": 1e-4, "metric_for_best_model": "pq_yours_and_all"},
+    "finetune": {"num_train_epochs": 10.0, "learning_rate": 1e-5, "metric_for_best_model": "pq_yours_and_all"},
 }
 _BACKBONE_RATE: Mapping[str, float | None] = {"detection": 1e-5, "mask_head": None, "finetune": 1e-6}
 _DROP: Mapping[str, float] = {"detection": 0.8, "mask_head": 0.6, "finetune": 0.7}
@@ -405,10 +405,14 @@ _DROP: Mapping[str, float] = {"detection": 0.8, "mask_head": 0.6, "finetune": 0.
 _PARTS = ("stem", "layer1", "layer2", "layer3", "layer4", "backbone", "transformer", "heads", "detr", "mask_head")
 
 # What an evaluation of each stage gives to choose the best checkpoint by (`evaluate.eval_metrics`).
+# Those with "yours" are about the person's classes, or the mean of these and all.
+_BOX_METRICS = ("box_ap", "box_ap50", "box_ap75", "box_ap_things", "box_ap_stuff", "box_ap_yours")
+_MAP_METRICS = ("pq", "sq", "rq", "pq_things", "pq_stuff", "pq_yours")
+YOURS_AND_ALL = "_yours_and_all"
 METRICS: Mapping[str, tuple[str, ...]] = {
-    "detection": ("box_ap", "box_ap50", "box_ap75", "box_ap_things", "box_ap_stuff"),
-    "mask_head": ("pq", "sq", "rq", "pq_things", "pq_stuff"),
-    "finetune": ("pq", "sq", "rq", "pq_things", "pq_stuff"),
+    "detection": (*_BOX_METRICS, f"box_ap{YOURS_AND_ALL}"),
+    "mask_head": (*_MAP_METRICS, f"pq{YOURS_AND_ALL}"),
+    "finetune": (*_MAP_METRICS, f"pq{YOURS_AND_ALL}"),
 }
 
 # Where min_steps has made a run longer, each evaluation and checkpoint stands for at least so many steps.

@@ -311,6 +311,7 @@ def write_run(
             "label": label,
             "name": category.name,
             "isthing": category.isthing,
+            "yours": category.source == "custom",
             **quality(value),
             "tp": 1,
             "fp": 0,
@@ -319,14 +320,16 @@ def write_run(
         for label, (category, value) in enumerate(zip(HOSTILE, (0.5, None, 0.625, 0.1234), strict=True))
     ]
     average = {"ap": 0.4567, "ap50": 0.7, "ap75": 0.5, "n": 4}
+    box = dict.fromkeys(("all", "things", "stuff"), average) | {"yours": {**average, "ap": 0.3, "n": 2}}
     result = {
         **quality(0.53125),
+        "yours": quality(0.75, 1),
         "things": quality(0.616, 1),
         "stuff": quality(0.299, 2),
         "per_class": rows,
         "sources": dict.fromkeys(sources, quality(0.25, 2)) | {"custom": quality(0.75, 1)} if len(sources) > 1
         else {source: quality(0.53125) for source in sources},
-        "box": dict.fromkeys(("all", "things", "stuff"), average) | {"per_class": []},
+        "box": {**box, "per_class": []},
     }  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps({"final": result, "stages": {"finetune": result}}))
     stages = {

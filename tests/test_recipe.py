@@ -46,9 +46,9 @@ def test_the_stages_of_the_design() -> None:
     assert finetune.training_arguments["learning_rate"] == 1e-5
     assert finetune.backbone_learning_rate == 1e-6
     assert [stage.training_arguments["metric_for_best_model"] for stage in (detection, mask_head, finetune)] == [
-        "box_ap",
-        "pq",
-        "pq",
+        "box_ap_yours_and_all",
+        "pq_yours_and_all",
+        "pq_yours_and_all",
     ]
     assert {stage.freeze for stage in (detection, mask_head, finetune)} == {("stem", "layer1")}
 

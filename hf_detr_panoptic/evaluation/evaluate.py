@@ -214,12 +214,16 @@ def box_precision(
 def eval_metrics(mode: str, result: Mapping[str, Any]) -> dict[str, float]:
     """The figures of an evaluation that a Trainer logs and chooses the best checkpoint by; nothing found is 0."""
     if mode == "boxes":
-        figures = {"box_ap": result["all"]["ap"], "box_ap50": result["all"]["ap50"], "box_ap75": result["all"]["ap75"]}
-        figures |= {"box_ap_things": result["things"]["ap"], "box_ap_stuff": result["stuff"]["ap"]}
+        whole, key, all_classes = "box_ap", "ap", result["all"]
+        figures = {"box_ap": all_classes["ap"], "box_ap50": all_classes["ap50"], "box_ap75": all_classes["ap75"]}
     else:
-        figures = {key: result[key] for key in ("pq", "sq", "rq")}
-        figures |= {"pq_things": result["things"]["pq"], "pq_stuff": result["stuff"]["pq"]}
-    whole = next(iter(figures))
+        whole, key, all_classes = "pq", "pq", result
+        figures = {name: result[name] for name in ("pq", "sq", "rq")}
+    figures |= {f"{whole}_{group}": result[group][key] for group in ("things", "stuff")}
+    yours = (result.get("yours") or {}).get(key)
+    if yours is not None:
+        mean = (yours + (all_classes[key] or 0.0)) / 2
+        figures = {f"{whole}_yours": yours, f"{whole}_yours_and_all": mean, **figures}
     return {
         f"eval_{name}": value if value is not None and math.isfinite(value) else 0.0
         for name, value in figures.items()

@@ -73,10 +73,12 @@ class PanopticQuality:
     def compute(self) -> dict[str, Any]:
         """Fractions, None where a group is empty: pq, sq, rq and n (classes averaged) of all, `things` and `stuff`,
 
-        `per_class` with tp, fp and fn, and `sources`: against what the person marked ("custom") and what the labeler
-        added ("auto"), as far as the truth has any. The latter is agreement with the labeler, not quality.
+        and of `yours`, the person's classes, if the label space has any; `per_class` with tp, fp and fn; `sources`:
+        against what the person marked ("custom") and what the labeler added ("auto"), as far as the truth has any.
+        The latter is agreement with the labeler, not quality.
         """
-        return summarise(self.counts, dict(enumerate(self.space.names)), self.space.thing_labels)
+        space = self.space
+        return summarise(self.counts, dict(enumerate(space.names)), space.thing_labels, space.custom_labels)
 
 
 def image_counts(
@@ -254,7 +256,8 @@ class AveragePrecision:
     def compute(self) -> dict[str, Any]:
         """`box` and `mask`, each with `things`, `stuff` and `all`: ap, ap50, ap75 as fractions, n classes averaged,
 
-        and `per_class`. None where the truth has no such object; `mask` is None if any image came without masks.
+        `yours`, if the label space has classes of the person's, and `per_class`. None where the truth has no such
+        object; `mask` is None if any image came without masks.
         """
         with_masks = all(side.masks is not None for sides in self.images.values() for side in sides)
         return {"box": self._quality("bbox"), "mask": self._quality("segm") if with_masks else None}
@@ -277,8 +280,10 @@ class AveragePrecision:
             of_class = precision[:, :, label]
             row = {"label": label, "name": category.name, "isthing": category.isthing}
             rows.append({**row, **_averaged(of_class[:, :, None])})
-        things, stuff = (sorted(labels) for labels in (self.space.thing_labels, self.space.stuff_labels))
+        space = self.space
+        things, stuff, yours = map(sorted, (space.thing_labels, space.stuff_labels, space.custom_labels))
         return {
+            **({"yours": _averaged(precision[:, :, yours])} if yours else {}),
             "things": _averaged(precision[:, :, things]),
             "stuff": _averaged(precision[:, :, stuff]),
             "all": _averaged(precision),

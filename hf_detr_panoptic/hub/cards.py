@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..dataset.card import PACKAGE, Contents, Markdown, dataset_card, render
 from ..dataset.photos import bare_photo
 from ..errors import HfDetrPanopticError, HubError
-from ..evaluation.table import AGREEMENT, headline
+from ..evaluation.table import AGREEMENT, YOURS, headline, precision_groups, quality_groups
 from ..settings import Prepare
 from ..text import count_of, duration, percent
 from ..training.run_folder import Run, read_prepared
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 PIPELINE_THRESHOLD = 0.9  # transformers.pipelines.image_segmentation, under test
 
 _HANDLER = Path(__file__).with_name("handler.py")
-_AGAINST = {"custom": "on what people marked", "auto": AGREEMENT, "model": "on what a model predicted"}
 
 
 def checked_license(license: str | None) -> str | None:
@@ -156,7 +155,8 @@ def _model_card(run: Run, repository: str, license: str | None, data: str | None
         stages=run.recipe.to_dict()["stages"],
         settings=settings,
         threshold=float(settings.get("threshold", 0.85)),
-        groups=_groups(run.result),
+        groups=quality_groups(run.result),
+        precision_groups=precision_groups,
         agreement=AGREEMENT,
         only_agreement=headline(run.result) == AGREEMENT,
         pictures=pictures,
@@ -182,32 +182,22 @@ def _bare(picture: Path) -> bytes | Path:
     return bare.content if bare.said_more else picture
 
 
-def _groups(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """What quality is told of: all, things and stuff, and by whose truth if there are several."""
-    groups = [("all", result), *((name, result.get(name) or {}) for name in ("things", "stuff"))]
-    sources = result.get("sources") or {}
-    if len(sources) > 1:
-        groups += [(_AGAINST[key], group or {}) for key, group in sources.items() if key in _AGAINST]
-    return groups
-
-
 def _eval_results(result: Mapping[str, Any], data: str | None) -> list[EvalResult]:
     """The model-index: percentages, as papers print them."""
     from huggingface_hub import EvalResult
 
     suffix = f" ({AGREEMENT})" if headline(result) == AGREEMENT else ""
-    figures: list[tuple[str, str, Any]] = [
-        (key, f"{key.upper()}{suffix}", result.get(key)) for key in ("pq", "sq", "rq")
-    ]
+    figures: list[tuple[str, str, Any]] = [("pq_yours", f"PQ on {YOURS}", (result.get("yours") or {}).get("pq"))]
+    figures += [(key, f"{key.upper()}{suffix}", result.get(key)) for key in ("pq", "sq", "rq")]
     for group in ("things", "stuff"):
         figures.append((f"pq_{group}", f"PQ, {group}{suffix}", (result.get(group) or {}).get("pq")))
     sources = result.get("sources") or {}
     if len(sources) > 1:
-        names = {"custom": "PQ on what people marked", "auto": f"PQ, {AGREEMENT}"}
-        figures += [(f"pq_{key}", name, (sources.get(key) or {}).get("pq")) for key, name in names.items()]
+        figures.append(("pq_auto", f"PQ, {AGREEMENT}", (sources.get("auto") or {}).get("pq")))
     for kind in ("box", "mask"):
-        average = (result.get(kind) or {}).get("all") or {}
-        figures.append((f"{kind}_ap", f"{kind} AP", average.get("ap")))
+        groups = result.get(kind) or {}
+        figures.append((f"{kind}_ap_yours", f"{kind} AP on {YOURS}", (groups.get("yours") or {}).get("ap")))
+        figures.append((f"{kind}_ap", f"{kind} AP", (groups.get("all") or {}).get("ap")))
     return [
         EvalResult(
             task_type="image-segmentation",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -97,7 +98,8 @@ def segment_batch(
     if precision not in PRECISIONS:
         raise ModelError(f"precision is {precision!r}", fix=did_you_mean(precision, PRECISIONS))
     space = model.label_space
-    each = _chosen_masks(model, pixel_values, settings.threshold, precision)
+    choose = partial(choose_queries, space=space, threshold=settings.threshold)
+    each = chosen_masks(model, pixel_values, choose, precision)
     return [
         postprocess(chosen, masks, space, size, settings)
         for (chosen, masks), size in zip(each, photo_sizes, strict=True)
@@ -115,7 +117,8 @@ def keep_masks(model: DetrForPanopticSegmentation, photo: Any, floor: float = 0.
     model.eval()
     try:
         ((_, (size,), pixel_values),) = _batches(model, _photos([photo]), batch_size=1)
-        ((chosen, masks),) = _chosen_masks(model, pixel_values, floor)
+        choose = partial(choose_queries, space=model.label_space, threshold=floor)
+        ((chosen, masks),) = chosen_masks(model, pixel_values, choose)
     finally:
         if training:
             model.train()
@@ -123,17 +126,20 @@ def keep_masks(model: DetrForPanopticSegmentation, photo: Any, floor: float = 0.
     return KeptMasks(chosen, masks.float().cpu(), model.label_space, size, settings, floor)
 
 
-def _chosen_masks(
-    model: DetrForPanopticSegmentation, pixel_values: Tensor, threshold: float, precision: str = "fp32"
+def chosen_masks(
+    model: DetrForPanopticSegmentation,
+    pixel_values: Tensor,
+    choose: Callable[[Tensor], list[Kept]],
+    precision: str = "fp32",
 ) -> list[tuple[Kept, Tensor]]:
-    """Image by image the queries that pass, and their mask logits [K, h, w]."""
+    """Image by image the queries that `choose` takes of the logits [B, Q, C + 1], and their mask logits [K, h, w]."""
     dtype = torch.bfloat16 if precision == "bf16" else model.dtype
     device = model.device
     backbone = model._fast.backbone(model, dtype)
     pixels = pixel_values.to(device, dtype, memory_format=torch.channels_last)
     with _autocast(device, precision):
         detection = detect(model.detr, pixels, backbone=backbone)
-        kept = choose_queries(detection.logits, model.label_space, threshold)
+        kept = choose(detection.logits)
         masks: Tensor | None = None
         counts = [len(queries) for queries in kept]
         if sum(counts):

@@ -154,7 +154,7 @@ def _on_balance(classes: Sequence[RunClass], scores: Sequence[Score]) -> Iterato
         )
     if invented > 3 * max(missed, 1) and invented > 0.3 * (found + invented):
         yield Advice(f"{invented:,} segments are invented and {missed:,} missed: a higher threshold is more careful.")
-    _, segmentation, recognition = scores[0].values if scores else (None, None, None)
+    _, segmentation, recognition = next((row.values for row in scores if row.name == "all"), (None, None, None))
     if segmentation is not None and recognition is not None and segmentation < 0.7 and recognition > 0.6:
         yield Advice(
             f"What is found is cut badly (SQ {100 * segmentation:.0f}): train the mask head longer, or on larger "

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError, HfDetrPanopticError, clear_errors
+from ..evaluation.table import YOURS
 from ..text import duration, percent
 from .charts import Chart, line_chart
 from .pages import NOTHING, base64, templates
@@ -55,8 +56,11 @@ def run_report(run: RunPage) -> str:
     """The page of a training run."""
     from ..pictures.panels import FAULTS
 
-    shown = [(row.values[0], f"PQ, {row.name}") for row in run.scores[:3]]
-    shown += [(rows[0].values[0], f"{kind} AP") for kind, rows in run.precision.items() if rows]
+    yours = sum(row.name == YOURS for row in run.scores)
+    shown = [(row.values[0], f"PQ, {row.name}") for row in run.scores[: yours + 3]]
+    for kind, rows in run.precision.items():
+        shown += [(row.values[0], f"{kind} AP, {YOURS}") for row in rows if row.name == YOURS]
+        shown += [(row.values[0], f"{kind} AP") for row in rows if row.name != YOURS][:1]
     tiles = [(NOTHING if value is None else f"{percent(value)}%", what) for value, what in shown]
     spent = [stage.seconds for stage in run.stages if stage.seconds is not None]
     if spent:

@@ -16,7 +16,7 @@ from ..errors import HfDetrPanopticError
 from ..evaluation.evaluate import Measured, segmented
 from ..evaluation.incomplete import left_out
 from ..evaluation.quality import PanopticQuality, SegmentMatching, image_counts, match_segments, overlaps_of
-from ..evaluation.table import AGREEMENT, headline
+from ..evaluation.table import AGREEMENT, headline, precision_groups, quality_groups
 from ..files import shown_path, without_paths
 from ..images import open_image
 from ..labels import LabelSpace, default_color
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 _LOSSES = {"loss": "all", "loss_ce": "class", "loss_bbox": "box", "loss_giou": "GIoU", "loss_mask": "mask",
            "loss_dice": "dice"}  # fmt: skip
-_QUALITY = {"box_ap": "box AP", "pq": "PQ", "sq": "SQ", "rq": "RQ"}
-_AGAINST = {"custom": "on what a person marked", "auto": AGREEMENT, "model": "on what a model predicted"}
+_QUALITY = {"box_ap": "box AP", "box_ap_yours": "box AP, your classes", "pq": "PQ", "pq_yours": "PQ, your classes"}
+_QUALITY |= {"sq": "SQ", "rq": "RQ"}
 
 
 @dataclass
@@ -199,11 +199,7 @@ def _faults(matching: SegmentMatching, truth: PanopticMap, prediction: PanopticM
 def _scores(result: Mapping[str, Any]) -> list[Score]:
     if result.get("pq") is None:
         return []
-    groups = [("all", result), ("things", result["things"]), ("stuff", result["stuff"])]
-    sources = result.get("sources") or {}
-    if len(sources) > 1:
-        groups += [(_AGAINST[source], group) for source, group in sources.items()]
-    return [Score(name, (group["pq"], group["sq"], group["rq"]), group["n"]) for name, group in groups]
+    return [Score(name, (group["pq"], group["sq"], group["rq"]), group["n"]) for name, group in quality_groups(result)]
 
 
 def _precision(result: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, list[Score]]:
@@ -212,8 +208,8 @@ def _precision(result: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[st
     tables = {kind: result.get(kind) or (detection.get("box") if kind == "box" else None) for kind in ("box", "mask")}
     return {
         kind: [
-            Score(name, (table[name]["ap"], table[name]["ap50"], table[name]["ap75"]), table[name]["n"])
-            for name in ("all", "things", "stuff")
+            Score(name, (group["ap"], group["ap50"], group["ap75"]), group["n"])
+            for name, group in precision_groups(table)
         ]
         for kind, table in tables.items()
         if table

@@ -111,10 +111,13 @@ RECIPE = "recipe.yaml"
 _NUMBER = (int, float)
 _EACH = "*"  # whatever the key
 _QUALITY = dict.fromkeys(("pq", "sq", "rq", "n"), _NUMBER)
-_CLASS = {**dict.fromkeys(("label", "tp", "fp", "fn"), _NUMBER), **_QUALITY, "name": str, "isthing": bool}
-_PRECISION = {group: dict.fromkeys(("ap", "ap50", "ap75", "n"), _NUMBER) for group in ("all", "things", "stuff")}
+_CLASS = {**dict.fromkeys(("label", "tp", "fp", "fn"), _NUMBER), **_QUALITY, "name": str}
+_CLASS |= dict.fromkeys(("isthing", "yours"), bool)
+_GROUPS = ("yours", "all", "things", "stuff")
+_PRECISION = {group: dict.fromkeys(("ap", "ap50", "ap75", "n"), _NUMBER) for group in _GROUPS}
 _RESULT = {
     **_QUALITY,
+    "yours": _QUALITY,
     "things": _QUALITY,
     "stuff": _QUALITY,
     "sources": {_EACH: _QUALITY},

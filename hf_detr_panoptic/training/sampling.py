@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..dataset.batches import EpochSampler, Row, collate
 from ..dataset.transforms import rng_of
 from ..errors import DatasetError, RecipeError
 from ..labels import LabelSpace
-from ..settings import Stage
+from ..settings import YOURS_AND_ALL, Stage
 from ..text import and_more
 
 logger = logging.getLogger(__name__)
@@ -63,16 +63,28 @@ def check_splits(splits: Splits, stages: Iterable[Stage]) -> None:
 
 
 def _check_metric(stage: Stage, splits: Splits) -> None:
-    """Things or stuff alone can be measured only where there are some; crowds do not count."""
+    """Things, stuff or the person's classes alone can be measured only where there are some; crowds do not count."""
     whole, _, group = str(stage.training_arguments["metric_for_best_model"]).rpartition("_")
-    if group in ("things", "stuff"):
-        present = {splits.space[s.label].isthing for row in splits.val for s in row.segments if not s.crowd}
-        if (group == "things") not in present:
-            raise RecipeError(
-                f"the best checkpoint shall be found by its {group}, and the split val has none",
-                where=f"stages.{stage.name}.metric_for_best_model",
-                fix=f"Write `{whole.removeprefix('eval_')}`.",
-            )
+    space = splits.space
+    groups = {"things": space.thing_labels, "stuff": space.stuff_labels, "yours": space.custom_labels}
+    if group in groups and not _has_any(splits.val, groups[group]):
+        named = "classes that people mark" if group == "yours" else group
+        raise RecipeError(
+            f"the best checkpoint shall be found by its {named}, and the split val has none",
+            where=f"stages.{stage.name}.metric_for_best_model",
+            fix=f"Write `{whole.removeprefix('eval_')}`.",
+        )
+
+
+def measurable(metric: str, rows: Sequence[Row], space: LabelSpace) -> str:
+    """The mean of the person's classes and all is that of all where nothing of the person's can be measured."""
+    if not metric.endswith(YOURS_AND_ALL) or _has_any(rows, space.custom_labels):
+        return metric
+    return metric.removesuffix(YOURS_AND_ALL)
+
+
+def _has_any(rows: Sequence[Row], labels: Container[int]) -> bool:
+    return any(segment.label in labels and not segment.crowd for row in rows for segment in row.segments)
 
 
 # A key of the dataset: (epoch, index), or with "filler" (epoch, index, True).

@@ -22,6 +22,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from ..dataset.batches import PanopticDataset
 from ..dataset.paste import labels_to_paste
 from ..errors import DatasetError, HfDetrPanopticError, RecipeError, did_you_mean, says_a_full_disk
+from ..evaluation.calibrate import Calibration, calibrate
 from ..evaluation.evaluate import box_precision, panoptic_quality
 from ..labels import LabelSpace
 from ..model.criterion import write_losses
@@ -383,13 +384,26 @@ class _Stage:
         if stopping.stopped is not None:
             raise Interrupted(stopping.stopped, self.recipe.output)
         trainer.settle()
+        calibration = self._calibrated() if self._is_last and self.recipe.calibrate else None
         trainer.measure()
-        end = self._end(trainer, results)
+        end = self._end(trainer, results, calibration)
         if main:
             self.model.save_pretrained(self.folder)
             end.mark()
         PartialState().wait_for_everyone()
         return end
+
+    @property
+    def _is_last(self) -> bool:
+        return self.stage.name == self.recipe.stages.to_run[-1].name
+
+    def _calibrated(self) -> Calibration:
+        precision = "bf16" if self.args.bf16_full_eval else "fp32"
+        # Photo by photo: of each there are more masks than an evaluation needs.
+        calibration = calibrate(self.model, self.splits.val, batch_size=1, precision=precision)
+        for line in calibration.lines():
+            self.say(f"{self.stage.name}: {line}")
+        return calibration
 
     def _patience_is_over(self, resumed: Path) -> bool:
         """Whether the stage was ended by early stopping, and killed before it was saved."""
@@ -405,7 +419,7 @@ class _Stage:
         self.model.to(self.args.device)  # type: ignore[arg-type]
         trainer.average = None
 
-    def _end(self, trainer: PanopticTrainer, results: Results) -> StageEnd:
+    def _end(self, trainer: PanopticTrainer, results: Results, calibration: Calibration | None) -> StageEnd:
         history = trainer.state.log_history
         metric = str(self.args.metric_for_best_model).removeprefix("eval_")
         values = [(entry[f"eval_{metric}"], entry["epoch"]) for entry in history if f"eval_{metric}" in entry]
@@ -413,6 +427,8 @@ class _Stage:
         best = max(reversed(values), key=lambda value: sign * value[0], default=(None, None))  # of equals the later
         assert trainer.last_result is not None
         result = trainer.last_result if self.model.with_masks else {"pq": None, "box": trainer.last_result}
+        if calibration is not None:
+            result = {**result, "calibration": calibration.to_dict()}
         return StageEnd(
             name=self.stage.name,
             folder=self.folder,

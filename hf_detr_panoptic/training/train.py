@@ -227,7 +227,7 @@ def plan(recipe: Recipe) -> str:
 
 def summary(ends: Sequence[StageEnd], recipe: Recipe) -> str:
     """What each stage ended with, best and last, and what to type next."""
-    from ..evaluation.table import headline
+    from ..evaluation.table import headline, quality_groups
     from ..text import percent
 
     lines = [f"{'':10}  {'measured by':<12}  {'best':>6}  {'at epoch':>8}  {'last':>6}"]
@@ -237,8 +237,8 @@ def summary(ends: Sequence[StageEnd], recipe: Recipe) -> str:
         lines.append(f"{end.name:10}  {row}")
     result = ends[-1].result
     if result.get("pq") is not None:
-        groups = ", ".join(f"{name} {percent(result[name]['pq'])}" for name in ("things", "stuff"))
-        lines.append(f"{headline(result)}: {percent(result['pq'])} ({groups})")
+        told = ", ".join(f"{name} {percent(group.get('pq'))}" for name, group in quality_groups(result))
+        lines.append(f"{headline(result)}: {told}")
     final = Path(recipe.output) / "final"
     data = recipe.prepared_folder or recipe.data
     lines += ["", f"The model: {final}", f"Next: hf-detr-panoptic evaluate --model {final} --data {data}"]

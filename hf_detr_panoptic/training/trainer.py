@@ -28,7 +28,7 @@ from ..settings import Stage
 from . import checkpoints
 from .batch_size import evaluation_memory_error, ran_out_of_memory
 from .callbacks import Cost
-from .sampling import RankBatches, WithFillers, collate_for_training, is_filler, sampler_of
+from .sampling import RankBatches, WithFillers, collate_for_training, is_filler, measurable, sampler_of
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, backbone_learning_rate: float | None) -> list[Any]:
@@ -160,6 +160,8 @@ class PanopticTrainer(Trainer):
         self.keep_checkpoints = args.save_total_limit
         # Trainer would remove the old checkpoint before the new one counts, and the last one after an interruption.
         args.save_total_limit = None
+        if args.metric_for_best_model is not None:
+            args.metric_for_best_model = measurable(args.metric_for_best_model, eval_rows, model.label_space)
         self._losses: dict[str, torch.Tensor] = {}
         self._steps_since_log = 0
         self._batches: RankBatches | None = None

@@ -53,7 +53,7 @@ def write(folder: Path, name: str, side: int, cases) -> Side:
         ]
         annotations.append({"image_id": image_id, "file_name": f"{image_id}.png", "segments_info": info})
     categories = [
-        {"id": CATEGORY[label], "name": category.name, "isthing": int(category.isthing)}
+        {"id": CATEGORY[label], "name": category.name, "isthing": int(category.isthing), "source": category.source}
         for label, category in enumerate(SPACE)
     ]
     (folder / f"{name}.json").write_text(json.dumps({"annotations": annotations, "categories": categories}))
@@ -159,10 +159,10 @@ def test_the_table_says_what_is_measured(sides, tmp_path):
     assert text.endswith("and 1 class that occurs on neither side")
     write_per_class(result, tmp_path / "new" / "classes.csv")
     header, pipe, sky, rust = (tmp_path / "new" / "classes.csv").read_text().splitlines()
-    assert header == "label,name,isthing,pq,sq,rq,tp,fp,fn"
-    assert pipe.startswith(f"0,pipe,True,{result['per_class'][0]['pq']}")
-    assert rust == "2,rust,True,,,,0,0,0"
-    assert sky.startswith("1,sky,False,")
+    assert header == "label,name,isthing,yours,pq,sq,rq,tp,fp,fn"
+    assert pipe.startswith(f"0,pipe,True,True,{result['per_class'][0]['pq']}")
+    assert rust == "2,rust,True,True,,,,0,0,0"
+    assert sky.startswith("1,sky,False,True,")
 
 
 def test_truth_of_the_labeler_alone_is_called_agreement(sides):

@@ -175,12 +175,18 @@ def run(dataset: Path, tmp_path: Path) -> Path:
 
 def test_a_run_by_numbers(run: Path, dataset: Path) -> None:
     measured = evaluate_model(str(run / "final"), str(dataset))
-    kept = ("pq", "sq", "rq", "n", "things", "stuff", "per_class", "sources")  # what training writes down
+    kept = ("pq", "sq", "rq", "n", "yours", "things", "stuff", "per_class", "sources")  # what training writes down
     (run / "metrics.json").write_text(json.dumps({"final": {key: measured[key] for key in kept}}))
     page = run_page(run, None, 50)
-    assert page.scores[0].values == (measured["pq"], measured["sq"], measured["rq"])
-    assert [score.name for score in page.scores[3:]] == ["on what a person marked", "agreement with the labeler"]
-    assert page.precision["mask"][0].values[0] == measured["mask"]["all"]["ap"]
+    names = ["your classes", "all", "things", "stuff", "agreement with the labeler"]
+    assert [score.name for score in page.scores] == names
+    assert page.scores[0].values == tuple(measured["yours"][key] for key in ("pq", "sq", "rq"))
+    assert page.scores[1].values == (measured["pq"], measured["sq"], measured["rq"])
+    assert [row.name for row in page.precision["mask"]] == names[:4]
+    assert [row.values[0] for row in page.precision["mask"][:2]] == [
+        measured["mask"]["yours"]["ap"],
+        measured["mask"]["all"]["ap"],
+    ]
     assert page.mixed is not None
     assert page.mixed.missed == measured["confusion"]["missed"]
     detection, finetune = page.stages

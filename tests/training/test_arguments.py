@@ -48,7 +48,7 @@ def test_arguments_on_a_cpu(stage: str, tmp_path: Path) -> None:
     assert arguments.eval_strategy == arguments.save_strategy == IntervalStrategy.EPOCH
     assert arguments.load_best_model_at_end
     assert arguments.greater_is_better
-    assert arguments.metric_for_best_model == ("box_ap" if stage == "detection" else "pq")
+    assert arguments.metric_for_best_model == f"{'box_ap' if stage == 'detection' else 'pq'}_yours_and_all"
     assert arguments.lr_scheduler_type == SchedulerType.CONSTANT_WITH_WARMUP
     assert not arguments.average_tokens_across_devices
     assert not arguments.remove_unused_columns

@@ -110,5 +110,13 @@ def test_no_photos(model: DetrForPanopticSegmentation) -> None:
 @pytest.mark.parametrize(("stage", "mode"), [("detection", "boxes"), ("mask_head", "maps"), ("finetune", "maps")])
 def test_figures_have_the_names_that_a_recipe_may_choose_by(stage: str, mode: str) -> None:
     group = dict.fromkeys(("pq", "sq", "rq", "ap", "ap50", "ap75"), 0.5)
-    figures = eval_metrics(mode, group | dict.fromkeys(("all", "things", "stuff"), group))
+    whole = group | dict.fromkeys(("all", "things", "stuff"), group)
+    yours = group | {"pq": 0.25, "ap": 0.25}
+    figures = eval_metrics(mode, whole | {"yours": yours})
     assert {name.removeprefix("eval_") for name in figures} == set(METRICS[stage])
+    (mean,) = (value for name, value in figures.items() if name.endswith("_yours_and_all"))
+    assert mean == 0.375
+    # Without classes of the person's, or where none of theirs can be measured, there is no such figure.
+    nothing = dict.fromkeys(group)
+    for others in (whole, whole | {"yours": nothing}):
+        assert {name for name in eval_metrics(mode, others) if "yours" in name} == set()

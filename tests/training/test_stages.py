@@ -23,6 +23,7 @@ from transformers import DetrForSegmentation
 from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
 from hf_detr_panoptic.dataset.writer import DatasetWriter
 from hf_detr_panoptic.errors import DatasetError, HfDetrPanopticError, RecipeError
+from hf_detr_panoptic.evaluation.calibrate import Calibration, Figures, shift_logits
 from hf_detr_panoptic.images import open_image
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.model.postprocess import choose_queries, postprocess
@@ -268,6 +269,7 @@ def test_an_early_end_is_kept_after_a_kill(make: Make, splits: Splits, tmp_path:
 
     def falling(self: Any, rows: Any = None) -> dict[str, Any]:
         groups = {name: {"ap": next(figures, 0.4), "ap50": 0.0, "ap75": 0.0} for name in ("all",)}
+        groups["yours"] = groups["all"]
         self.last_result = groups | {name: {"ap": 0.0, "ap50": 0.0, "ap75": 0.0} for name in ("things", "stuff")}
         return self.last_result
 
@@ -282,6 +284,32 @@ def test_an_early_end_is_kept_after_a_kill(make: Make, splits: Splits, tmp_path:
     assert (end.steps, end.best, end.best_epoch) == (8, 0.5, 1.0)
     assert same(folder, folder / "checkpoint-4")
     assert checkpoints.last_complete(folder) == folder / "checkpoint-8"
+
+
+def test_the_last_stage_ends_calibrated(make: Make, splits: Splits, tmp_path: Path, monkeypatch: Any) -> None:
+    """Of the class head's bias, what was chosen; the figures are those of the shifted model, at its new threshold."""
+    figures = Figures(0.5, 0.5)
+    told = Calibration(-0.5, 1.0, (0.85, 0.9), 3, 3, figures, figures, 0.5, figures, figures)
+
+    def chosen(model: Any, rows: Any, **settings: Any) -> Calibration:
+        assert rows is splits.val
+        shift_logits(model, told.no_object, told.yours)
+        model.settings = model.settings.changed(threshold=0.85)
+        return told
+
+    monkeypatch.setattr(stages, "calibrate", chosen)
+    plain = run_stages(make(tmp_path / "plain"), splits, say=str)
+    ends = run_stages(make(tmp_path / "run", calibrate=True), splits, say=str)
+    assert "calibration" not in plain[-1].result
+    assert ["calibration" in end.result for end in ends] == [False, False, True]
+    assert ends[-1].result["calibration"]["no_object"] == -0.5
+    before, after = weights(tmp_path / "plain" / "final"), weights(tmp_path / "run" / "final")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert before.keys() == after.keys()
+    assert changed == {name for name in before if name.endswith("class_labels_classifier.bias")}
+    custom = [category.source == "custom" for category in splits.space]
+    (name,) = changed
+    assert (after[name] - before[name]).tolist() == pytest.approx([float(own) for own in custom] + [-0.5], abs=1e-6)
 
 
 @pytest.mark.parametrize("writer", [(stages, "claim_folder"), (DetrForPanopticSegmentation, "save_pretrained")])

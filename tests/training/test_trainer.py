@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from transformers import DetrForSegmentation, Trainer, TrainerCallback, Training
 
 from hf_detr_panoptic.dataset.batches import PanopticDataset, collate
 from hf_detr_panoptic.errors import RecipeError
+from hf_detr_panoptic.labels import LabelSpace
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.settings import Stage
 from hf_detr_panoptic.training.arguments import training_arguments
-from hf_detr_panoptic.training.sampling import Splits
+from hf_detr_panoptic.training.sampling import Splits, measurable
 from hf_detr_panoptic.training.stages import prepare_model, rehearse, total_steps
 from hf_detr_panoptic.training.trainer import PanopticTrainer, dropping_rate, parameter_groups, trainable_line
 
@@ -54,7 +56,29 @@ def test_it_ends_with_the_best_checkpoint(
     assert differing(trainer.model, tmp_path / "checkpoint-4") == []
 
 
-NO_GROUPS = {"things": {"pq": None}, "stuff": {"pq": None}}
+NO_GROUPS = {"things": {"pq": None}, "stuff": {"pq": None}, "yours": {"pq": 0.5}}
+
+
+@pytest.mark.parametrize(("written", "best"), [({}, 8), ({"metric_for_best_model": "pq"}, 4)])
+def test_the_best_is_that_of_the_persons_classes_and_all(
+    written: dict[str, str], best: int, model_folder: Path, splits: Splits, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """(0.6 + 0.2) / 2 is less than (0.5 + 0.5) / 2; a recipe that names a metric keeps it."""
+    trainer = trainer_for(model_folder, splits, tmp_path, num_train_epochs=2, **written)
+    measured = iter([{"pq": 0.6, "yours": {"pq": 0.2}}, {"pq": 0.5, "yours": {"pq": 0.5}}])
+    monkeypatch.setattr(
+        trainer, "measure", lambda rows=None: dict.fromkeys(("sq", "rq"), 0.5) | NO_GROUPS | next(measured)
+    )
+    trainer.train()
+    assert trainer.state.best_model_checkpoint == str(tmp_path / f"checkpoint-{best}")
+
+
+def test_without_classes_of_the_persons_it_is_that_of_all(splits: Splits) -> None:
+    of_nobody = LabelSpace([replace(category, source="auto") for category in splits.space])
+    assert measurable("eval_pq_yours_and_all", splits.val, splits.space) == "eval_pq_yours_and_all"
+    assert measurable("eval_pq_yours_and_all", splits.val, of_nobody) == "eval_pq"
+    assert measurable("box_ap_yours_and_all", [], splits.space) == "box_ap"
+    assert measurable("pq_things", splits.val, of_nobody) == "pq_things"
 
 
 def test_stock_trainer_ends_with_other_weights(model_folder: Path, splits: Splits, tmp_path: Path) -> None:

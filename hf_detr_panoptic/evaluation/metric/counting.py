@@ -152,30 +152,43 @@ def add(total: Counts, counts: Mapping[tuple[int, str], Count]) -> None:
         total[key] = Count(*row) if before is None else Count(*map(sum, zip(before, row, strict=True)))
 
 
-def summarise(counts: Counts, names: Mapping[int, str], things: Iterable[int]) -> dict[str, Any]:
+def summarise(
+    counts: Counts, names: Mapping[int, str], things: Iterable[int], yours: Iterable[int] = ()
+) -> dict[str, Any]:
     """PQ, SQ and RQ of everything, things, stuff, each class and each source of truth, as fractions.
 
-    `names` gives the labels, in the order of the result, their names. A class that neither side has is left out of the
-    means, and out of a source's mean one without truth of that source, of which there can be only false positives;
-    what has nothing to average is None.
+    `names` gives the labels, in the order of the result, their names. `yours` are the labels of the classes that the
+    person marks: with any, each row says whether it is one, and the result's `yours` is the mean of theirs, whatever
+    the truth's source. A class that neither side has is left out of the means, and out of a source's mean one without
+    truth of that source. Where a class has truth of one source alone, all that is invented of it counts against that
+    one. What has nothing to average is None.
     """
-    thing_labels = frozenset(things)
+    thing_labels, your_labels = frozenset(things), frozenset(yours)
     rows = []
     for label, name in names.items():
         row = _class_row(_summed(counts, label, SOURCES))
-        rows.append({"label": label, "name": name, "isthing": label in thing_labels, **row})
+        whose = {"yours": label in your_labels} if your_labels else {}
+        rows.append({"label": label, "name": name, "isthing": label in thing_labels, **whose, **row})
     sources = {}
     for source in SOURCES:
-        own = [counts[label, source] for label in names if (label, source) in counts]
-        if with_truth := [_class_row(count) for count in own if count.tp + count.fn]:
+        if with_truth := [_class_row(count) for label in names if (count := _of_source(counts, label, source))]:
             sources[source] = _mean(with_truth)
     return {
         **_mean(rows),
+        **({"yours": _mean([row for row in rows if row["label"] in your_labels])} if your_labels else {}),
         "things": _mean([row for row in rows if row["isthing"]]),
         "stuff": _mean([row for row in rows if not row["isthing"]]),
         "per_class": rows,
         "sources": sources,
     }
+
+
+def _of_source(counts: Counts, label: int, source: str) -> Count | None:
+    """What a class's truth of one source met; None without such truth."""
+    with_truth = [each for each in SOURCES if (row := counts.get((label, each))) and row.tp + row.fn]
+    if source not in with_truth:
+        return None
+    return _summed(counts, label, SOURCES) if len(with_truth) == 1 else counts[label, source]
 
 
 def _summed(counts: Counts, label: int, sources: Iterable[str]) -> Count:

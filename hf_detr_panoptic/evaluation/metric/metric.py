@@ -8,7 +8,7 @@ import datasets
 import evaluate
 
 from .annotations import count_pair
-from .counting import Counts, add, summarise
+from .counting import SOURCES, Counts, add, summarise
 
 DESCRIPTION = """
 Panoptic quality (PQ = SQ × RQ) of Kirillov et al., equal to panopticapi's numbers on the same pixels: a predicted
@@ -20,11 +20,12 @@ Args:
     predictions: one dict an image: `png`, the bytes of a COCO panoptic id PNG (id = R + 256·G + 256²·B, 0 is void),
         and `segments_info`, a list of {"id", "category_id"}.
     references: the same for the truth; `iscrowd`, `area` and `source` ("custom" or "auto") are read where given.
-    categories: COCO's list of {"id", "name", "isthing"}.
+    categories: COCO's list of {"id", "name", "isthing"}; `source` "custom" says which classes people marked.
     json_areas: take the truth's areas from `segments_info` as panopticapi does, stale or not, instead of the pixels.
 Returns:
     pq, sq, rq and n (classes averaged) as fractions, the same in `things` and `stuff`, `per_class` with tp, fp and fn
-    (`label` is the category's id) and `sources`. What has nothing to average is None.
+    (`label` is the category's id), `sources`, and `yours`, of the classes that people marked, if there are any. What
+    has nothing to average is None.
 Examples:
     >>> quality = evaluate.load("metric")
     >>> side = {"png": open("000000142238.png", "rb").read(), "segments_info": [{"id": 7, "category_id": 1}]}
@@ -88,7 +89,8 @@ class PanopticQuality(evaluate.Metric):
             except ValueError as error:
                 raise ValueError(f"image {index}: {error}") from None
             add(total, counts)
-        return summarise(total, names, things)
+        yours = [entry["id"] for entry in categories if entry.get("source") == SOURCES[0]]
+        return summarise(total, names, things, yours)
 
 
 def _stored(side: str, images: Any) -> list[dict[str, Any]]:
