@@ -119,7 +119,8 @@ def calibrate(
     Every process of a launch calls this alike. A model that was shifted remembers the first threshold. Of very many
     photos some are taken, spread evenly.
     """
-    rows = [rows[place * len(rows) // _MOST] for place in range(_MOST)] if len(rows) > _MOST else rows
+    rows = [row for row in rows if not row.incomplete]  # where nobody looked, nobody knows what is right
+    rows = [rows[index * len(rows) // _MOST] for index in range(_MOST)] if len(rows) > _MOST else rows
     space = model.label_space
     offsets = _YOURS if space.custom_labels else np.zeros(1)
     grid = itertools.product(_NO_OBJECT.tolist(), offsets.tolist())
@@ -129,7 +130,7 @@ def calibrate(
     def find(batch: LoadedBatch) -> list[_Reached]:
         return _reached(model, batch, cases, precision)
 
-    def reduce(found: _Reached, truth: PanopticMap) -> _Counted:
+    def reduce(found: _Reached, truth: PanopticMap, _: tuple[str, ...]) -> _Counted:
         return found.counted(cases, truth, space, model.settings)
 
     counted = list(_measured(model, rows, batch_size, find, reduce, progress).values())
