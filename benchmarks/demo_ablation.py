@@ -17,6 +17,20 @@ recipe may follow; they hold in every variant. The table has the mean over the s
     stock         DetrForSegmentation and Trainer: the same labels, rates and batches, as many minutes, in one stage
     ceiling       the same training on perfect labels
 
+    python benchmarks/demo_ablation.py --marked 60 --seeds 0
+
+With --marked N only the first N photos are marked, and nobody has looked at the others: the labeler's answer is all
+that they have, and they are never in val. All variants train as many steps as all photos make in the recipe's epochs.
+
+    all marked    all photos are, for comparison
+    left out      the others are not learnt from
+    as looked at  the others teach that nothing of the person's classes is on them
+    partial       the others are incomplete for these classes: the loss asks nothing about them there
+    things        beside partial: a thing that the labeler named there may be one of these classes, too
+    + paste       marked things are pasted into half of the photos
+    + half        half of each batch are marked photos
+    + more        0.7 of each batch and of the pasting, and 1.5 times the steps
+
 Stock gets a fresh class head, as `ignore_mismatched_sizes` gives it, no augmentation, and a step count that fills the
 minutes of the pipeline's run on this machine; its maps are made by our post-processing, which is kind to it.
 """
@@ -26,6 +40,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import shutil
 import statistics
 import tempfile
@@ -42,7 +57,7 @@ from hf_detr_panoptic.demo.demo import (
     copy_teacher,
     demo_recipe,
     make_dataset,
-    measure_held_out,
+    measure,
     settle,
     take_photos,
     teacher_of,
@@ -57,6 +72,7 @@ from hf_detr_panoptic.demo.figures import (
     without_void,
 )
 from hf_detr_panoptic.demo.photos import Place
+from hf_detr_panoptic.demo.scenes import CUSTOM
 from hf_detr_panoptic.panoptic_map import PanopticMap
 from hf_detr_panoptic.recipe import Recipe
 from hf_detr_panoptic.settings import STAGES, OverlayRules
@@ -79,6 +95,8 @@ class Variant:
     after: str | None = None
     fresh_rows: bool = False
     stock: bool = False
+    others: str = "marked"  # or left out, looked at, incomplete: photos beyond the first so many
+    longer: float = 1.0
 
 
 VARIANTS = {
@@ -94,12 +112,31 @@ VARIANTS = {
     "ceiling": Variant(lambda photo, rules: photo.truth),
 }
 
+PASTE = ("--augmentation.paste", "0.5")
+HALF = ("--marked_share", "0.5")
+MORE = ("--augmentation.paste", "0.7", "--marked_share", "0.7")
+THINGS = ("--losses.partial_things", "true")
+MARKED_VARIANTS = {
+    "all marked": Variant(),
+    "left out": Variant(others="left out"),
+    "left out + paste": Variant(others="left out", flags=PASTE),
+    "as looked at": Variant(others="looked at"),
+    "as looked at + paste": Variant(others="looked at", flags=PASTE),
+    "partial": Variant(others="incomplete"),
+    "partial + paste": Variant(others="incomplete", flags=PASTE),
+    "as looked at + paste + half": Variant(others="looked at", flags=(*PASTE, *HALF)),
+    "partial + paste + half": Variant(others="incomplete", flags=(*PASTE, *HALF)),
+    "things + paste + half": Variant(others="incomplete", flags=(*PASTE, *HALF, *THINGS)),
+    "partial + more": Variant(others="incomplete", flags=MORE, longer=1.5),
+}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--variants", default=",".join(VARIANTS), metavar="A,B", help="(all)")
+    parser.add_argument("--variants", metavar="A,B", help="(all)")
+    parser.add_argument("--marked", type=int, metavar="N", help="only the first N photos are marked")
     parser.add_argument("--seeds", default="0,1,2", metavar="N,N", help="(%(default)s)")
     parser.add_argument("--photos", type=int, default=DemoSettings.photos, help="(%(default)s)")
     parser.add_argument("--held-out", type=int, default=DemoSettings.held_out, help="(%(default)s)")
@@ -111,9 +148,12 @@ def main() -> None:
         "--results", type=Path, default=Path("demo_ablation.jsonl"), metavar="FILE", help="(%(default)s)"
     )
     given, flags = parser.parse_known_args()
-    chosen = [name.strip() for name in given.variants.split(",")]
-    if unknown := [name for name in chosen if name not in VARIANTS]:
-        parser.error(f"there is no variant {unknown[0]!r}; known: {', '.join(VARIANTS)}")
+    variants = VARIANTS if given.marked is None else MARKED_VARIANTS
+    chosen = [name.strip() for name in given.variants.split(",")] if given.variants else list(variants)
+    if unknown := [name for name in chosen if name not in variants]:
+        parser.error(f"there is no variant {unknown[0]!r}; known: {', '.join(variants)}")
+    if given.marked is not None and not 2 <= given.marked <= given.photos:
+        parser.error(f"--marked cannot be {given.marked}: one is learnt from, one validated on, of {given.photos}")
     settle()
     print(machine(), flush=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -126,20 +166,22 @@ def main() -> None:
                 teacher=given.teacher,
                 recipe=given.recipe,
             )
-            Site(settings, flags, given.scale, given.results).run(chosen)
-    told = Results(given.results).of(key_of(settings, flags, given.scale))
+            Site(settings, flags, given.scale, given.results, given.marked).run(chosen)
+    told = Results(given.results).of(key_of(settings, flags, given.scale, given.marked))
     print()
     show("PQ of the model on held-out photos", [line for line in told if line["kind"] == "model"])
-    print()
-    show("PQ of the merged labels", [line for line in told if line["kind"] == "labels"])
+    if labels := [line for line in told if line["kind"] == "labels"]:
+        print()
+        show("PQ of the merged labels", labels)
 
 
-def key_of(settings: DemoSettings, flags: Sequence[str], scale: float) -> dict[str, Any]:
+def key_of(settings: DemoSettings, flags: Sequence[str], scale: float, marked: int | None = None) -> dict[str, Any]:
     """What must be the same for runs to stand in one table: everything but variant and seed."""
     recipe = demo_recipe(replace(settings, seed=0), Place(Path("demo")), flags).to_dict()
     return {
         "photos": settings.photos,
         "held_out": settings.held_out,
+        "marked": marked,
         "scale": scale,
         "teacher": hashlib.sha256((teacher_of(settings) / "model.safetensors").read_bytes()).hexdigest()[:12],
         "recipe": hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12],
@@ -166,29 +208,32 @@ class Results:
 class Site:
     """One seed's photos, labels and runs."""
 
-    def __init__(self, settings: DemoSettings, flags: Sequence[str], scale: float, results: Path) -> None:
-        self.settings, self.flags, self.scale = settings, tuple(flags), scale
+    def __init__(
+        self, settings: DemoSettings, flags: Sequence[str], scale: float, results: Path, marked: int | None = None
+    ) -> None:
+        self.settings, self.flags, self.scale, self.marked = settings, tuple(flags), scale, marked
+        self.variants = VARIANTS if marked is None else MARKED_VARIANTS
         self.place = Place(settings.out)
-        self.results, self.key = Results(results), key_of(settings, flags, scale)
+        self.results, self.key = Results(results), key_of(settings, flags, scale, marked)
 
     def run(self, names: Sequence[str]) -> None:
         lines = [line for line in self.results.of(self.key) if line["seed"] == self.settings.seed]
         done = {line["variant"]: line for line in lines if line["kind"] == "model"}
-        needed = any(VARIANTS[name].stock or VARIANTS[name].after for name in names if name not in done)
+        needed = any(self.variants[name].stock or self.variants[name].after for name in names if name not in done)
         if needed and not ("pipeline" in done and self._folder("pipeline").is_dir()):
             done.pop("pipeline", None)
             names = [*dict.fromkeys(["pipeline", *names])]  # it sets the minutes, and others go on from its stages
         if all(name in done for name in names):
             return
         self._prepare()
-        if not any(line["kind"] == "labels" for line in lines):
+        if self.marked is None and not any(line["kind"] == "labels" for line in lines):
             rules = mergings(self._recipe().prepare.rules)
             for name, quality in merged_quality(labelled_photos(self.place), rules).items():
                 self._add("labels", name, pq=quality)
-        for name in sorted(names, key=list(VARIANTS).index):
+        for name in sorted(names, key=list(self.variants).index):
             if name not in done:
                 print(f"\n== {name}, seed {self.settings.seed}", flush=True)
-                done[name] = self._train(name, VARIANTS[name], done)
+                done[name] = self._train(name, self.variants[name], done)
 
     def _prepare(self) -> None:
         """As the demo does it, once a seed."""
@@ -205,8 +250,14 @@ class Site:
     def _train(self, name: str, variant: Variant, done: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         folder = self._folder(name)
         shutil.rmtree(folder, ignore_errors=True)  # what was cut off has no minutes
-        recipe = scaled(self._recipe(variant.flags), self.scale)
+        recipe = self._recipe(variant.flags)
+        if self.marked is not None:
+            recipe = in_steps(recipe, self._steps_per_epoch(recipe))
+        recipe = scaled(recipe, self.scale * variant.longer)
         data, start = self.place.data, self.place.teacher
+        if variant.others != "marked":
+            assert self.marked is not None
+            data = partly_marked(self.place, self.marked, variant.others, recipe.prepare.rules, folder / "data")
         if variant.labels is not None:
             data = relabelled(self.place, variant.labels, recipe.prepare.rules, folder / "data")
         if variant.fresh_rows:
@@ -226,11 +277,20 @@ class Site:
         else:
             final = start
         seconds = saved + time.perf_counter() - began
-        figures = measure_held_out(final, self.place.held_out)
+        figures = measure(final, self.place.held_out)
         return self._add("model", name, pq=figures["pq"], ap=figures["ap"], seconds=round(seconds, 1))
 
+    def _steps_per_epoch(self, recipe: Recipe) -> dict[str, int]:
+        """Of each stage, with all photos marked."""
+        from hf_detr_panoptic.dataset.coco_panoptic import read_split
+
+        photos = len(read_split(self.place.data, "train"))
+        batches = {stage.name: stage.training_arguments["per_device_train_batch_size"] for stage in recipe.stages}
+        return {name: math.ceil(photos / (size * self.settings.processes)) for name, size in batches.items()}
+
     def _folder(self, name: str) -> Path:
-        return self.place.folder / "variants" / name.replace(" ", "-")
+        where = "variants" if self.marked is None else f"marked-{self.marked}"
+        return self.place.folder / where / "-".join(name.replace("+", "").split())
 
     def _add(self, kind: str, variant: str, **figures: Any) -> dict[str, Any]:
         line = {"kind": kind, "variant": variant, "seed": self.settings.seed, **self.key, **figures}
@@ -245,6 +305,18 @@ def gone_on(recipe: Recipe, run: Path, last: str) -> tuple[Recipe, float]:
     ends = [StageEnd.read(stage_folder(run, name)) for name in taken]
     left = recipe.model_copy(update={"model": str(ends[-1].folder), "stages": recipe.stages.changed(**stages)})
     return left, sum(end.seconds or 0 for end in ends)
+
+
+def in_steps(recipe: Recipe, per_epoch: Mapping[str, int]) -> Recipe:
+    """Every stage in as many steps as its epochs have where an epoch has so many."""
+    changed = {}
+    for stage in recipe.stages:
+        arguments = dict(stage.training_arguments)
+        epochs = arguments.pop("num_train_epochs", None)
+        if epochs is not None:
+            arguments["max_steps"] = round(epochs * per_epoch[stage.name])
+            changed[stage.name] = stage.model_copy(update={"training_arguments": arguments})
+    return recipe.changed(stages=recipe.stages.changed(**changed))
 
 
 def scaled(recipe: Recipe, scale: float) -> Recipe:
@@ -275,6 +347,36 @@ def relabelled(place: Place, labels: Relabel, rules: OverlayRules, folder: Path)
                 names = {old: old if old in space.names else None for old in map.space.names}
                 same = map.relabelled(space, names)
                 writer.add(name, record.file_name, record.photo, same, image_id=int(record.image_id))
+    return folder
+
+
+def partly_marked(place: Place, marked: int, others: str, rules: OverlayRules, folder: Path) -> Path:
+    """The prepared dataset as if a person had marked the first photos alone; val has none of the others."""
+    from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
+    from hf_detr_panoptic.dataset.writer import DatasetWriter
+
+    splits = read_dataset(place.data)
+    space = next(iter(splits.values())).space
+    sides = {record.original_file or record.file_name: (name, record) for name, of in splits.items() for record in of}
+    photos = list(labelled_photos(place))
+    seen = photos[:marked]
+    if all(sides[photo.name][0] == "train" for photo in seen):
+        sides[seen[-1].name] = ("val", sides[seen[-1].name][1])
+    elif all(sides[photo.name][0] == "val" for photo in seen):
+        sides[seen[0].name] = ("train", sides[seen[0].name][1])
+    yours = [name for name in CUSTOM.names if name in space.names]
+    with DatasetWriter(folder, space) as writer:
+        for photo in seen if others == "left out" else photos:
+            side, record = sides[photo.name]
+            more: dict[str, Any] = {}
+            if photo in seen:
+                map = record.map()
+            else:
+                side, map = "train", photo.believed(rules)
+                names = {old: old if old in space.names else None for old in map.space.names}
+                map = map.relabelled(space, names)
+                more = {"incomplete": yours} if others == "incomplete" else {}
+            writer.add(side, record.file_name, record.photo, map, image_id=int(record.image_id), **more)
     return folder
 
 
@@ -390,7 +492,7 @@ def show(title: str, lines: Sequence[Mapping[str, Any]]) -> None:
         cells = [cell([run["pq"][group] for run in runs]) for group in GROUPS]
         minutes = [run["seconds"] / 60 for run in runs if "seconds" in run]
         rows.append([name, len(runs), *cells, f"{statistics.mean(minutes):.1f}" if minutes else ""])
-    order = [*VARIANTS, *(row[0] for row in rows)]
+    order = [*VARIANTS, *MARKED_VARIANTS, *(row[0] for row in rows)]
     rows.sort(key=lambda row: order.index(row[0]))
     print_table([title, "seeds", *GROUPS, "minutes"], rows)
     ours, best = (

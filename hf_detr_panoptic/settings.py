@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -261,6 +262,19 @@ class Augmentation(Settings):
         "most, such as [0.1, 2.0]; of what is larger a window is kept",
     )
     jitter_size: Side | None = setting(None, "the window of scale_jitter; null: 1024")
+    paste: float = setting(
+        0.0, "how often things that you marked on other training photos are pasted in, before all else", ge=0, le=1
+    )
+    paste_most: Side = setting(3, "how many at most")
+    paste_scale: Annotated[tuple[float, float], Field(strict=False)] = setting(
+        (0.8, 1.25), "how large, against their size in their own photo: least and most"
+    )
+    paste_shift: float = setting(
+        0.08, "how far up or down from their own height in the photo, as a share of it; sideways anywhere", ge=0, le=1
+    )
+    paste_classes: Names | None = setting(
+        None, "of which classes; null: all your things. Leave out what lies on one background only, such as cracks"
+    )
 
     PAPER: ClassVar[Mapping[str, Any]] = {
         "short_sides": tuple(range(480, 801, 32)),
@@ -274,7 +288,7 @@ class Augmentation(Settings):
     def _can_be_drawn(self) -> Self:
         if self.crop and () in (self.crop_sides, self.short_sides):
             raise wrong("crop needs short_sides and crop_sides", "Write `crop: 0` to do without.", "crop")
-        for key in ("crop_window", "scale_jitter"):
+        for key in ("crop_window", "scale_jitter", "paste_scale"):
             pair = getattr(self, key)
             if pair and not 0 < pair[0] <= pair[1]:
                 shown = " to ".join(f"{value:g}" for value in pair)
@@ -299,7 +313,10 @@ class Augmentation(Settings):
 
 
 class Losses(Settings):
-    """What each loss weighs in the total, by the suffix of its name in the loss dict; the defaults are the paper's."""
+    """What each loss weighs in the total, by the suffix of its name in the loss dict; the defaults are the paper's.
+
+    `partial` and `partial_things` say what the class loss asks where nobody has looked for some of the classes.
+    """
 
     ce: float = setting(1.0, "class", ge=0)
     bbox: float = setting(5.0, "L1 of boxes", ge=0)
@@ -307,6 +324,12 @@ class Losses(Settings):
     mask: float = setting(1.0, "focal loss of masks", ge=0)
     dice: float = setting(1.0, "dice loss of masks", ge=0)
     no_object: float = setting(0.1, "the class loss of queries that found nothing", ge=0)
+    partial: bool = setting(
+        True, "on a photo that is incomplete for some classes, a query that found nothing may also say one of these"
+    )
+    partial_things: bool = setting(
+        False, "and there a query whose target is a thing that the labeler named may say one of these, too"
+    )
 
 
 class Postprocess(Settings):
@@ -388,6 +411,9 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     "finetune": ("pq", "sq", "rq", "pq_things", "pq_stuff"),
 }
 
+# Where min_steps has made a run longer, each evaluation and checkpoint stands for at least so many steps.
+EVAL_EVERY = 250
+
 # Keys of one stage alone: elsewhere they would do nothing.
 ONLY_IN: Mapping[str, str] = {"mask_queries": "mask_head", "threshold": "mask_head"}
 
@@ -455,9 +481,26 @@ class Stage(Settings):
     )
     repeat_factor: float | None = setting(
         None,
-        "photos with a class that is in less than this share of photos are seen more often; null: all once",
+        "photos with one of your classes that is in less than this share of photos are seen more often; "
+        "null: all once",
         gt=0,
         le=1,
+    )
+    marked_share: float | None = setting(
+        None,
+        "this share of each batch are photos on which you marked something, the rest others; an epoch keeps its "
+        "length; null: all once",
+        gt=0,
+        le=1,
+    )
+    min_steps: Whole | None = setting(
+        None, "train longer where that makes fewer optimizer steps than this: so few photos need more epochs", ge=1
+    )
+    eval_every: Whole | None = setting(
+        None,
+        "evaluations and checkpoints at the ends of epochs wait until so many steps have passed; "
+        f"null: {EVAL_EVERY} with min_steps, else none waits",
+        ge=1,
     )
     training_arguments: dict[str, Any]
 
@@ -517,6 +560,23 @@ class Stage(Settings):
     def with_arguments(self, **training_arguments: Any) -> Stage:
         """The same stage with some TrainingArguments replaced, unchecked: for what is found out at run time."""
         return self.model_copy(update={"training_arguments": {**self.training_arguments, **training_arguments}})
+
+    def length(self, steps_per_epoch: int) -> dict[str, float]:
+        """TrainingArguments' num_train_epochs, or max_steps, once `min_steps` is reached: in whole epochs."""
+        least = self.min_steps or 0
+        if "max_steps" in self.training_arguments:
+            return {"max_steps": max(self.training_arguments["max_steps"], least)}
+        epochs: float = self.training_arguments["num_train_epochs"]
+        enough = epochs * steps_per_epoch >= least
+        return {"num_train_epochs": epochs if enough else math.ceil(least / steps_per_epoch)}
+
+    def evaluates_after(self, step: int, steps_per_epoch: int, total_steps: int) -> bool:
+        """Whether the epoch that ends with this step is evaluated and saved: the first after each `eval_every` steps.
+
+        The last one always is.
+        """
+        every = self.eval_every or (EVAL_EVERY if self.min_steps else 1)
+        return step >= total_steps or step // every > max(step - steps_per_epoch, 0) // every
 
     def drop_step(self, total_steps: int, steps_per_epoch: float) -> int | None:
         """After how many optimizer steps the learning rates fall to a tenth; None: never, or after the last."""
@@ -603,6 +663,12 @@ def _check_together(name: str, theirs: Mapping[str, Any], ours: Mapping[str, Any
         raise wrong("bf16 and fp16 are both asked for", "Keep one of them.", "fp16")
     if ours.get("lr_drop") is not None and "lr_scheduler_type" in theirs:
         raise wrong("lr_drop and lr_scheduler_type both rule the learning rate", "Keep one of them.", "lr_drop")
+    if ours.get("marked_share") is not None and ours.get("repeat_factor") is not None:
+        raise wrong(
+            "marked_share and repeat_factor both say how often a photo is seen", "Keep one of them.", "repeat_factor"
+        )
+    if ours.get("eval_every") is not None and theirs.get("eval_strategy", "epoch") != "epoch":
+        raise wrong("eval_every is for evaluations at the ends of epochs", "Write `eval_steps`.", "eval_every")
     if theirs.get("dataloader_num_workers") == 0:
         for key in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
             if theirs.get(key):

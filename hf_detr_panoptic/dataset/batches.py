@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, Sampler
 
-from ..errors import DatasetError
 from ..images import open_image
 from ..panoptic_map import PanopticMap, Segment
-from ..preprocess import Preprocess, as_pixels, pad
+from ..preprocess import Preprocess, pad
 from ..settings import Augmentation
-from .transforms import Draw, make_labels, rng_of
+from .paste import Donors
+from .transforms import Draw, make_labels, pixels_of, rng_of
 
 
 class Row(Protocol):
@@ -42,7 +42,7 @@ class PanopticDataset(Dataset[dict[str, Any]]):
     """Photos and targets, ready for the model: `dataset[epoch, index]`, or `dataset[index]` for epoch 0.
 
     An item has `pixel_values`, float32 [3, h, w], and `labels` (see `make_labels`). What an augmentation draws depends
-    on (seed, epoch, image id) alone.
+    on (seed, epoch, image id) alone. What is pasted, if anything is, comes from other rows of these.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class PanopticDataset(Dataset[dict[str, Any]]):
             self.preprocess.shortest_edge or 800, self.preprocess.longest_edge
         )
         self.seed = seed
+        self.donors = Donors(rows, self.augmentation) if self.augmentation.paste else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -79,17 +80,14 @@ class PanopticDataset(Dataset[dict[str, Any]]):
         incomplete: Sequence[str] = (),
     ) -> dict[str, Any]:
         """What `dataset[epoch, index]` is for a row of these."""
-        pixels = as_pixels(photo)
-        height, width = pixels.shape[-2:]
-        if (height, width) != (panoptic.height, panoptic.width):
-            raise DatasetError(
-                f"the photo is {width}×{height}, its map {panoptic.width}×{panoptic.height}",
-                where=where,
-                fix="Scale marks and photo together; `hf-detr-panoptic check` finds all such photos.",
-            )
+        pixels = pixels_of(photo, panoptic, where)
+        if self.donors is not None:
+            rng = rng_of(self.seed, epoch, image_id, "paste")
+            pixels, panoptic = self.donors.paste(pixels, panoptic, image_id, rng)
         rng = rng_of(self.seed, epoch, image_id)
-        draw = Draw.of(self.augmentation, height, width, self.preprocess, rng)
+        draw = Draw.of(self.augmentation, panoptic.height, panoptic.width, self.preprocess, rng)
         ids = draw.ids(panoptic.ids)
+        things = panoptic.space.thing_labels
         return {
             "pixel_values": draw.photo(pixels, self.preprocess),
             "labels": make_labels(
@@ -98,6 +96,7 @@ class PanopticDataset(Dataset[dict[str, Any]]):
                 image_id=image_id,
                 where=where,
                 incomplete=[panoptic.space.index(name) for name in incomplete],
+                things=things,
             ),
         }
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torchvision.transforms.v2 import functional as tvf
 
 from ..errors import DatasetError
-from ..panoptic_map import Segment, boxes_of_ids
-from ..preprocess import Preprocess, Size
+from ..panoptic_map import SEGMENT_SOURCES, PanopticMap, Segment, boxes_of_ids
+from ..preprocess import Preprocess, Size, as_pixels
 from ..settings import Augmentation
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in torchvision and Pillow
@@ -80,8 +81,8 @@ class Draw:
     def ids(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """int32 [H, W] → int32 [h, w]: each pixel the id at its own centre, which is where bilinear looks too."""
         top, left, height, width = self.window
-        rows = top + _centres(height, self.size[0])
-        columns = left + _centres(width, self.size[1])
+        rows = top + centres(height, self.size[0])
+        columns = left + centres(width, self.size[1])
         return ids[rows][:, columns[::-1] if self.flip else columns]
 
     def _tinted(self, values: torch.Tensor, levels: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
@@ -136,13 +137,26 @@ def _jittered(augmentation: Augmentation, height: int, width: int, rng: random.R
     return window, (new[0], new[1])
 
 
-def _centres(old: int, new: int) -> npt.NDArray[np.int64]:
+def centres(old: int, new: int) -> npt.NDArray[np.int64]:
     """The pixel of `old` in which the centre of each pixel of `new` lies.
 
     Torch's "nearest-exact" in whole numbers. Its plain "nearest" takes the upper left corner instead, and so shifts
     the map against the photo by up to half a pixel, to the right and downwards.
     """
     return (2 * np.arange(new, dtype=np.int64) + 1) * old // (2 * new)
+
+
+def pixels_of(photo: Image.Image, panoptic: PanopticMap, where: str) -> torch.Tensor:
+    """A photo as uint8 [3, H, W], which must be as large as its map."""
+    pixels = as_pixels(photo)
+    height, width = pixels.shape[-2:]
+    if (height, width) != (panoptic.height, panoptic.width):
+        raise DatasetError(
+            f"the photo is {width}×{height}, its map {panoptic.width}×{panoptic.height}",
+            where=where,
+            fix="Scale marks and photo together; `hf-detr-panoptic check` finds all such photos.",
+        )
+    return pixels
 
 
 def rng_of(*key: object) -> random.Random:
@@ -158,12 +172,14 @@ def make_labels(
     image_id: int | str,
     where: str | None = None,
     incomplete: Sequence[int] = (),
+    things: Collection[int] = (),
 ) -> dict[str, Any]:
     """What the model should find on a photo whose map, resized with it, is `ids`: int32 [h, w].
 
     `panoptic` is the map itself; `class_labels` int64 [N], `segment_ids` int64 [N], `iscrowd` int64 [N], `scores`
     float32 [N], `boxes` float32 [N, 4]: centre, width and height as shares of the map, tight around its pixels.
     `incomplete` int64 [K]: the labels that nobody may have looked for here, empty where the photo is complete.
+    `sources` int64 [N]: places in SEGMENT_SOURCES; `isthing` int64 [N]: whether the label is among `things`.
     Segments without a pixel are left out. An id that is not among the segments is an error.
     """
     tight = boxes_of_ids(ids)
@@ -187,6 +203,8 @@ def make_labels(
         "segment_ids": torch.tensor([segment.id for segment in kept], dtype=torch.int64),
         "iscrowd": torch.tensor([int(segment.crowd) for segment in kept], dtype=torch.int64),
         "scores": torch.tensor([segment.score for segment in kept], dtype=torch.float32),
+        "sources": torch.tensor([SEGMENT_SOURCES.index(segment.source) for segment in kept], dtype=torch.int64),
+        "isthing": torch.tensor([int(segment.label in things) for segment in kept], dtype=torch.int64),
         "valid_size": torch.tensor([height, width]),
         "incomplete": torch.tensor(incomplete, dtype=torch.int64),
         "image_id": torch.tensor(image_id) if isinstance(image_id, int) else image_id,

@@ -286,6 +286,10 @@ def _class_loss(
         weight = weight.masked_fill(ignored, 0.0)
     weight[pairs] = scores[matching.target_index].to(weight.dtype)
     surprise = nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
+    if weights.partial and targets.incomplete is not None:
+        free = torch.ones_like(wanted, dtype=torch.bool)
+        free[pairs] = targets.guessed[matching.target_index] if weights.partial_things else False
+        surprise = _partly_known(logits, wanted, free, targets.incomplete, surprise)
     per_weight = denominators.processes / (denominators.class_weight or 1.0)
 
     detached = logits.detach()
@@ -300,6 +304,19 @@ def _class_loss(
         matched[pairs] = True
         losses["ignored_queries"] = (ignored & ~matched).sum().to(detached.dtype)
     return losses
+
+
+def _partly_known(logits: Tensor, wanted: Tensor, free: Tensor, incomplete: Tensor, surprise: Tensor) -> Tensor:
+    """−log of what the wanted class and the incomplete ones have together, for `free` queries of incomplete images.
+
+    logits: [B, Q, C + 1]; wanted: int64 [B, Q]; free: bool [B, Q]; incomplete: bool [B, C]; surprise: [B · Q], which
+    stays as it is for all other queries.
+    """
+    allowed = nn.functional.pad(incomplete, (0, 1))[:, None].repeat(1, logits.shape[1], 1)
+    allowed = allowed.scatter(2, wanted[..., None], True)
+    together = logits.masked_fill(~allowed, -torch.inf).logsumexp(-1)
+    asked_less = free & incomplete.any(1)[:, None]
+    return torch.where(asked_less, logits.logsumexp(-1) - together, surprise.view_as(wanted)).flatten()
 
 
 def _box_losses(

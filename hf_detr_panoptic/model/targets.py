@@ -4,8 +4,10 @@
 
 A label is a dict. Ours: `class_labels` int64 [N], `boxes` float [N, 4] (centre, width and height as shares of the
 *visible* part), `panoptic` int32 [H, W] (0 is void) with `segment_ids` int [N]; optional `valid_size` (h, w),
-`crowd_ids` (or `iscrowd` [N]), `scores` float [N]. Hugging Face's `masks` [N, H, W] may stand in for `panoptic`:
-void is unknown there, so what no mask covers is background. Without either, boxes and classes alone are learnt.
+`crowd_ids` (or `iscrowd` [N]), `scores` float [N]; `incomplete` int [K], the labels that nobody may have looked for;
+`sources` int [N] (places in SEGMENT_SOURCES) and `isthing` int [N], which say what the labeler has guessed.
+Hugging Face's `masks` [N, H, W] may stand in for `panoptic`: void is unknown there, so what no mask covers is
+background. Without either, boxes and classes alone are learnt.
 The maps may be as large as the canvas (the padded batch) or as the image's valid part.
 """
 
@@ -20,11 +22,17 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError, did_you_mean
+from ..panoptic_map import SEGMENT_SOURCES
 
-KEYS = ("class_labels", "boxes", "panoptic", "segment_ids", "masks", "valid_size", "crowd_ids", "iscrowd", "scores")
+KEYS = (
+    "class_labels", "boxes", "panoptic", "segment_ids", "masks", "valid_size", "crowd_ids", "iscrowd", "scores",
+    "incomplete", "sources", "isthing",
+)  # fmt: skip
 # What DetrImageProcessor adds; read by nobody here.
 _FOREIGN_KEYS = ("image_id", "orig_size", "size", "area")
-_SMALL = ("class_labels", "boxes", "segment_ids", "crowd_ids", "iscrowd", "scores", "valid_size", "image_id")
+_OF_SEGMENTS = ("segment_ids", "iscrowd", "scores", "sources", "isthing")
+_SMALL = ("class_labels", "boxes", "crowd_ids", "valid_size", "image_id", "incomplete", *_OF_SEGMENTS)
+_AUTO = SEGMENT_SOURCES.index("auto")
 
 # Room for rounding in boxes that were computed in another precision.
 _BOX_SLACK = 1e-4
@@ -37,12 +45,16 @@ class Targets:
     `labels`: int64 [T], `boxes`: float32 (or 64, if given so) [T, 4], `scores`: float32 [T], all on the device.
     `regions`: int16 [B, H, W]; n + 1 where target n of the image lies, 0 in void, crowd, padding and under ids that
     nobody listed. For images with `masks` (which may overlap) it only says 1 (counts) or 0.
+    `guessed`: bool [T]; the labeler said that it is this thing. `incomplete`: bool [B, C], the classes that nobody may
+    have looked for on an image; None where all were looked for on all images.
     `absent`: bool [T]; the target has no pixel. `match` raises then, to spare a transfer of its own.
     """
 
     labels: Tensor
     boxes: Tensor
     scores: Tensor
+    guessed: Tensor
+    incomplete: Tensor | None
     counts: tuple[int, ...]
     valid_sizes: tuple[tuple[int, int], ...]
     regions: Tensor | None
@@ -105,6 +117,8 @@ class Targets:
             labels=torch.cat([image.labels for image in images]).to(device, non_blocking=True),
             boxes=torch.cat([image.boxes for image in images]).to(device, non_blocking=True),
             scores=torch.cat([image.scores for image in images]).to(device, non_blocking=True),
+            guessed=torch.cat([image.guessed for image in images]).to(device, non_blocking=True),
+            incomplete=_incomplete(images, num_labels, device),
             counts=tuple(image.count for image in images),
             valid_sizes=tuple(image.valid for image in images),
             regions=regions,
@@ -165,6 +179,8 @@ class _Image:
     labels: Tensor
     boxes: Tensor
     scores: Tensor
+    guessed: Tensor
+    incomplete: Tensor
     kept: Tensor
     segment_ids: Tensor | None
 
@@ -242,14 +258,16 @@ def _read_image(
     labels = entry["class_labels"]
     if labels.ndim != 1 or (labels.is_floating_point() and len(labels)):
         raise ModelError(f"class_labels are {labels.dtype} {list(labels.shape)}", where=name, fix="Pass int64 [N].")
-    for key in ("boxes", "segment_ids", "iscrowd", "scores"):
+    for key in ("boxes", *_OF_SEGMENTS):
         if key in entry and len(entry[key]) != len(labels):
             raise ModelError(
                 f"{len(labels)} class_labels and {len(entry[key])} {key}", where=name, fix="Pass one for each segment."
             )
     if entry["boxes"].numel() != 4 * len(labels):
         raise ModelError(f"boxes have shape {list(entry['boxes'].shape)}", where=name, fix="Pass float [N, 4].")
-    outside = labels[(labels < 0) | (labels >= num_labels)]
+    incomplete = entry.get("incomplete", labels[:0]).long()
+    named = torch.cat([labels.long(), incomplete])
+    outside = named[(named < 0) | (named >= num_labels)]
     if len(outside):
         hint = "Are they 1-based ids? Labels are places in the label space, from 0." if num_labels in outside else ""
         raise ModelError(
@@ -283,15 +301,29 @@ def _read_image(
             raise ModelError("a segment id is listed twice", where=name, fix="List every segment once.")
     kept = ~_crowd_rows(entry)
     scores = entry["scores"].float() if "scores" in entry else torch.ones(len(labels))
+    guessed = torch.zeros(len(labels), dtype=torch.bool)
+    if "sources" in entry and "isthing" in entry:
+        guessed = (entry["sources"] == _AUTO) & (entry["isthing"] != 0)
     return _Image(
         name=name,
         valid=valid,
         labels=labels.long()[kept],
         boxes=boxes[kept],
         scores=scores[kept],
+        guessed=guessed[kept],
+        incomplete=incomplete,
         kept=kept,
         segment_ids=None if segment_ids is None else segment_ids[kept],
     )
+
+
+def _incomplete(images: Sequence[_Image], num_labels: int, device: torch.device | str) -> Tensor | None:
+    if not any(len(image.incomplete) for image in images):
+        return None
+    classes = torch.zeros(len(images), num_labels, dtype=torch.bool)
+    for row, image in zip(classes, images, strict=True):
+        row[image.incomplete] = True
+    return classes.to(device, non_blocking=True)
 
 
 def _valid_part(maps: Tensor, image: _Image, canvas: tuple[int, int]) -> Tensor:

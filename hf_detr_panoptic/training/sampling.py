@@ -47,6 +47,13 @@ def check_splits(splits: Splits, stages: Iterable[Stage]) -> None:
             )
     for stage in stages:
         _check_metric(stage, splits)
+        if stage.marked_share is not None and len(set(marked := carry_marks(splits.train))) == 1:
+            logger.warning(
+                "stages.%s.marked_share: %s of the %d training photos carries marks of yours, so each comes once",
+                stage.name,
+                "every one" if marked[0] else "none",
+                len(marked),
+            )
     learnt = set(seen["train"])
     absent = [category.name for label, category in enumerate(splits.space) if label not in learnt]
     if absent:
@@ -104,6 +111,59 @@ class RepeatSampler(EpochSampler):
             keys.append((self.epoch + _REPEATS_APART, indices[-1]))
         rng.shuffle(keys)
         return iter(keys)
+
+
+class MarkedSampler(EpochSampler):
+    """A share of every batch from photos that people marked, the rest from the others: (epoch, index) pairs.
+
+    An epoch is as long as there are photos. Among its first n there are ⌊n · share⌋ marked ones for every n, so each
+    run of n photos, whatever the batch and the processes, has n · share of them, rounded up or down. Either kind is
+    dealt from a shuffled pack, which is shuffled anew when it is used up and goes on from epoch to epoch: all photos
+    of a kind are seen equally often. One that comes twice in an epoch is augmented twice. Where all photos are of a
+    kind each comes once.
+    """
+
+    def __init__(self, marked: Sequence[bool], share: float, *, seed: int = 0) -> None:
+        super().__init__(len(marked), seed=seed)
+        self.packs = {kind: [place for place, its in enumerate(marked) if its == kind] for kind in (True, False)}
+        self.share = share if all(self.packs.values()) else float(any(marked))
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        kinds = [math.floor((n + 1) * self.share) > math.floor(n * self.share) for n in range(self.length)]
+        dealt = {kind: self._dealt(kind, kinds.count(kind)) for kind in self.packs}
+        times: Counter[int] = Counter()
+        keys = []
+        for kind in kinds:
+            place = next(dealt[kind])
+            keys.append((self.epoch + times[place] * _REPEATS_APART, place))
+            times[place] += 1
+        return iter(keys)
+
+    def _dealt(self, marked: bool, count: int) -> Iterator[int]:
+        """The photos of a kind that this epoch's turn of `count` is."""
+        size = len(self.packs[marked])
+        pack: list[int] = []
+        for turn in range(self.epoch * count, (self.epoch + 1) * count):
+            if not pack or turn % size == 0:
+                pack = list(self.packs[marked])
+                rng_of(self.seed, "pack", marked, turn // size).shuffle(pack)
+            yield pack[turn % size]
+
+
+def carry_marks(rows: Sequence[Row]) -> list[bool]:
+    """Which photos a person marked something on."""
+    return [any(segment.source == "custom" for segment in row.segments) for row in rows]
+
+
+def sampler_of(stage: Stage, rows: Sequence[Row], seed: int) -> EpochSampler:
+    """In which order, and how often, a stage sees these photos."""
+    if stage.marked_share is not None:
+        return MarkedSampler(carry_marks(rows), stage.marked_share, seed=seed)
+    if stage.repeat_factor is not None:
+        # The labeler's classes do not count: one that it made up is rarer than all that are there.
+        labels = [{segment.label for segment in row.segments if segment.source == "custom"} for row in rows]
+        return RepeatSampler(repeat_factors(labels, stage.repeat_factor), seed=seed)
+    return EpochSampler(len(rows), seed=seed)
 
 
 def repeat_factors(labels: Sequence[set[int]], share: float) -> list[float]:

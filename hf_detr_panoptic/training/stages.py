@@ -20,6 +20,7 @@ from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from ..dataset.batches import PanopticDataset
+from ..dataset.paste import labels_to_paste
 from ..errors import DatasetError, HfDetrPanopticError, RecipeError, did_you_mean, says_a_full_disk
 from ..evaluation.evaluate import box_precision, panoptic_quality
 from ..labels import LabelSpace
@@ -125,7 +126,7 @@ def rehearse(trainer: PanopticTrainer, stages: int) -> Estimate:
         stage=trainer.stage.name,
         steps=steps,
         step_seconds=min(seconds) * args.gradient_accumulation_steps,  # the first one warms caches up
-        evaluations=_evaluations(args, steps, per_epoch),
+        evaluations=_evaluations(trainer.stage, args, steps, per_epoch),
         evaluation_seconds=evaluation,
         memory=memory - (weights if device.type == "cuda" else 0.0),
         disk=kept * (weights + 2 * learning) + weights * (1 + 1 / stages),
@@ -139,9 +140,12 @@ def total_steps(trainer: PanopticTrainer) -> tuple[int, int]:
     return (most if most > 0 else -int(-trainer.args.num_train_epochs * per_epoch // 1)), per_epoch
 
 
-def _evaluations(args: TrainingArguments, steps: int, per_epoch: int) -> int:
+def _evaluations(stage: Stage, args: TrainingArguments, steps: int, per_epoch: int) -> int:
     strategy = str(getattr(args.eval_strategy, "value", args.eval_strategy))
-    every = {"no": steps + 1, "epoch": per_epoch}.get(strategy, int(args.eval_steps or steps) or 1)
+    if strategy == "epoch":
+        ends = range(per_epoch, steps + per_epoch, per_epoch)
+        return 1 + sum(stage.evaluates_after(min(end, steps), per_epoch, steps) for end in ends)
+    every = steps + 1 if strategy == "no" else int(args.eval_steps or steps) or 1
     return 1 + steps // every
 
 
@@ -191,6 +195,7 @@ def run_stages(
     speak: Say = say if state.is_main_process else _silent
     chosen = chosen_stages(recipe, start, stop)
     check_splits(splits, chosen)
+    labels_to_paste(splits.space, recipe.augmentation.paste_classes)
     check_arguments(chosen, state.device)
     if estimate:
         with tempfile.TemporaryDirectory() as scratch:  # a Trainer makes its folder at once

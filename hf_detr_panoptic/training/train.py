@@ -217,6 +217,7 @@ def plan(recipe: Recipe) -> str:
         arguments = stage.training_arguments
         length = arguments.get("num_train_epochs")
         words = f"{length:g} epochs" if length is not None else f"{arguments.get('max_steps')} steps"
+        words += f", at least {stage.min_steps} steps" if stage.min_steps else ""
         rate = f"learning rate {arguments['learning_rate']:g}"
         lines.append(f"{stage.name:10}" + ("skipped" if stage.skip else f"{words}, {rate}"))
     if recipe.push:

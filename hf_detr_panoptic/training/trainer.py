@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from ..dataset.batches import EpochSampler, Row
+from ..dataset.batches import Row
 from ..errors import ModelError, RecipeError
 from ..evaluation.evaluate import box_precision, eval_metrics, panoptic_quality
 from ..images import open_image
@@ -28,7 +28,7 @@ from ..settings import Stage
 from . import checkpoints
 from .batch_size import evaluation_memory_error, ran_out_of_memory
 from .callbacks import Cost
-from .sampling import RankBatches, RepeatSampler, WithFillers, collate_for_training, is_filler, repeat_factors
+from .sampling import RankBatches, WithFillers, collate_for_training, is_filler, sampler_of
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, backbone_learning_rate: float | None) -> list[Any]:
@@ -183,6 +183,8 @@ class PanopticTrainer(Trainer):
                 fix="DETR fits on one GPU: use a plain multi-GPU configuration.",
             )
         self.average = WeightAverage(model, stage.ema) if stage.ema is not None else None
+        for name, value in stage.length(self.steps_per_epoch).items() if stage.min_steps else ():
+            setattr(args, name, value)
 
     # --- data
 
@@ -190,7 +192,7 @@ class PanopticTrainer(Trainer):
         """This process's batches. accelerate would fill the last one up with photos that were seen already."""
         dataset: Any = self.train_dataset
         args = self.args
-        sampler = self._sampler(dataset.dataset)
+        sampler = sampler_of(self.stage, dataset.dataset.rows, seed_of(args.seed, self.stage.name))
         # Not `_train_batch_size`, which some versions take from the checkpoint: a resume may have smaller batches.
         self._batches = RankBatches(sampler, args.train_batch_size, args.process_index, args.world_size)
         if len(sampler) == 0:
@@ -206,13 +208,6 @@ class PanopticTrainer(Trainer):
             prefetch_factor=args.dataloader_prefetch_factor if workers else None,
             generator=torch.Generator().manual_seed(args.seed),
         )
-
-    def _sampler(self, dataset: Any) -> EpochSampler:
-        seed = seed_of(self.args.seed, self.stage.name)
-        if self.stage.repeat_factor is None:
-            return EpochSampler(len(dataset), seed=seed)
-        labels = [{segment.label for segment in row.segments} for row in dataset.rows]
-        return RepeatSampler(repeat_factors(labels, self.stage.repeat_factor), seed=seed)
 
     def num_examples(self, dataloader: DataLoader[Any]) -> int:
         """The photos of an epoch, of all processes."""
@@ -433,6 +428,9 @@ class _Steps(TrainerCallback):
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # An evaluation's row has losses, however few steps there were since the last.
+        stage, per_epoch = self.trainer.stage, self.trainer.steps_per_epoch
+        if not stage.evaluates_after(state.global_step, per_epoch, state.max_steps):
+            control.should_evaluate = control.should_save = False
         control.should_log |= control.should_evaluate
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

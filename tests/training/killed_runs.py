@@ -1,12 +1,14 @@
 """Runs that are killed and run again, each in a process of its own; the parent never computes, so it can fork.
 
-    PYTHONPATH=tests python tests/training/killed_runs.py DATA MODEL FOLDER WORKERS MOMENT [MOMENT …]
+    PYTHONPATH=tests python tests/training/killed_runs.py DATA MODEL FOLDER CHANGES MOMENT [MOMENT …]
 
-A moment is STAGE:WHAT:STEP. WHAT is `step` (after the optimizer step), or the file in the middle of which saving the
-checkpoint of that step ends (`model`, `optimizer`, `state`, `marker`); `final`: the stage's model.
+CHANGES are JSON, for `recipe_of`. A moment is STAGE:WHAT:STEP. WHAT is `step` (after the optimizer step), or the file
+in the middle of which saving the checkpoint of that step ends (`model`, `optimizer`, `state`, `marker`); `final`: the
+stage's model.
 FOLDER/undisturbed and FOLDER/<moment> are left behind.
 """
 
+import json
 import os
 import signal
 import sys
@@ -95,13 +97,13 @@ def in_a_process(work):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def main(data, model, folder, workers, moments):
+def main(data, model, folder, changes, moments):
     def run(name):
         PartialState(cpu=True)
         torch.set_num_threads(1)
         read = read_dataset(data)
         splits = stages.Splits(read["train"], read["val"], read["train"].space)
-        recipe = recipe_of(data, model, folder / name, every={"dataloader_num_workers": workers})
+        recipe = recipe_of(data, model, folder / name, **json.loads(changes))
         stages.run_stages(recipe, splits, say=lambda line: None)
 
     assert in_a_process(lambda: run("undisturbed")) == 0
@@ -112,4 +114,4 @@ def main(data, model, folder, workers, moments):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], sys.argv[5:])

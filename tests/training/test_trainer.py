@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 from transformers import DetrForSegmentation, Trainer, TrainerCallback, TrainingArguments
 
 from hf_detr_panoptic.dataset.batches import PanopticDataset, collate
+from hf_detr_panoptic.errors import RecipeError
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.settings import Stage
 from hf_detr_panoptic.training.arguments import training_arguments
 from hf_detr_panoptic.training.sampling import Splits
-from hf_detr_panoptic.training.stages import prepare_model
+from hf_detr_panoptic.training.stages import prepare_model, rehearse, total_steps
 from hf_detr_panoptic.training.trainer import PanopticTrainer, dropping_rate, parameter_groups, trainable_line
 
 QUICK = {"dataloader_num_workers": 0, "logging_steps": 1, "use_cpu": True, "num_train_epochs": 1}
@@ -25,7 +26,7 @@ QUICK = {"dataloader_num_workers": 0, "logging_steps": 1, "use_cpu": True, "num_
 def trainer_for(
     folder: Path, splits: Splits, output: Path, stage: str = "finetune", callbacks: Any = (), **settings: Any
 ) -> PanopticTrainer:
-    recipe = Stage.of(stage, **{**QUICK, **settings})
+    recipe = Stage.of(stage, **settings.pop("only", {**QUICK, **settings}))
     model = DetrForPanopticSegmentation.from_pretrained(folder)
     prepare_model(model, recipe)
     args = training_arguments(recipe, "cpu", output_dir=output, seed=0)
@@ -224,6 +225,62 @@ def test_the_rate_drops_at_its_epoch(model_folder: Path, splits: Splits, tmp_pat
     rates.clear()
     trainer_for(model_folder, splits, tmp_path / "half", "mask_head", [Rates()], **settings, lr_drop_to=0.5).train()
     assert rates == pytest.approx([1e-4] * 8 + [5e-5] * 4)
+
+
+@pytest.mark.parametrize(
+    ("length", "steps"),
+    [
+        ({"num_train_epochs": 3, "min_steps": 12}, 12),
+        ({"num_train_epochs": 3, "min_steps": 13}, 16),
+        ({"num_train_epochs": 1.5, "min_steps": 6}, 6),
+        ({"num_train_epochs": 1.5, "min_steps": 7}, 8),
+        ({"max_steps": 3, "min_steps": 5}, 5),
+        ({"max_steps": 6, "min_steps": 5}, 6),
+    ],
+)
+def test_at_least_so_many_steps(
+    model_folder: Path, splits: Splits, tmp_path: Path, length: dict[str, Any], steps: int
+) -> None:
+    """Seven photos in batches of two: four steps an epoch. A drop that is a share follows."""
+    counted: list[float] = []
+
+    class Rates(TrainerCallback):
+        def on_pre_optimizer_step(self, *_: Any, optimizer: Any = None, **kwargs: Any) -> None:
+            counted.append(optimizer.param_groups[0]["lr"])
+
+    settings = {"learning_rate": 1e-4, "eval_strategy": "no", "save_strategy": "no", "lr_drop": 0.5, **length}
+    if "max_steps" in length:
+        settings["num_train_epochs"] = None
+    stage = {name: value for name, value in {**QUICK, **settings}.items() if value is not None}
+    trainer = trainer_for(model_folder, splits, tmp_path, "mask_head", [Rates()], only=stage)
+    assert total_steps(trainer) == (steps, 4)
+    trainer.train()
+    assert counted == pytest.approx([1e-4] * round(steps / 2) + [1e-5] * (steps - round(steps / 2)))
+
+
+def test_evaluations_wait_for_so_many_steps(model_folder: Path, splits: Splits, tmp_path: Path) -> None:
+    """Four steps an epoch, at least six between evaluations: the ends of the epochs at 8, 12, 20, and the last."""
+    settings = {"num_train_epochs": 6, "eval_every": 6, "save_total_limit": 9}
+    trainer = trainer_for(model_folder, splits, tmp_path, "detection", **settings)
+    assert rehearse(trainer, 1).evaluations == 1 + 4
+    trainer.train()
+    evaluated = [entry["step"] for entry in trainer.state.log_history if "eval_box_ap" in entry]
+    assert evaluated == [8, 12, 20, 24]
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [f"checkpoint-{n}" for n in (12, 20, 24, 8)]
+
+
+def test_when_an_epoch_is_evaluated() -> None:
+    plain, longer = Stage.of("detection"), Stage.of("detection", min_steps=5000)
+    often = Stage.of("detection", min_steps=5000, eval_every=10)
+    ends = range(24, 5041, 24)
+    assert all(plain.evaluates_after(end, 24, 5040) for end in ends)
+    assert all(often.evaluates_after(end, 24, 5040) for end in ends)
+    found = [end for end in ends if longer.evaluates_after(end, 24, 5040)]
+    # By hand: of each 250 steps the first end of an epoch, 11 · 24, 21 · 24, 32 · 24, …; and the last one.
+    assert found[:3] == [264, 504, 768]
+    assert (len(found), found[-1]) == (21, 5040)
+    with pytest.raises(RecipeError, match="eval_steps"):
+        Stage.of("detection", eval_every=10, eval_strategy="steps", eval_steps=5)
 
 
 def test_confident_queries_alone_learn_masks(model_folder: Path, splits: Splits) -> None:
