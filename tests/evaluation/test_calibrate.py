@@ -88,7 +88,7 @@ def truth() -> PanopticMap:
 def rows(count: int) -> list[Any]:
     photo = np.zeros((4, 4, 3), dtype=np.uint8)
     return [
-        SimpleNamespace(image_id=index, where="", photo=Image.fromarray(photo), size=(4, 4), map=truth)
+        SimpleNamespace(image_id=index, where="", photo=Image.fromarray(photo), size=(4, 4), map=truth, incomplete=())
         for index in range(count)
     ]
 
