@@ -6,7 +6,7 @@ import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -36,6 +36,7 @@ class Photo:
     segments: Sequence[Segment]
 
     where = "a test"
+    incomplete: ClassVar[tuple[str, ...]] = ()
 
     @property
     def photo(self) -> bytes:
