@@ -200,7 +200,7 @@ def test_interrupted_and_run_again_it_gives_the_figures_of_an_undisturbed_run(
     def cut(*given: Any) -> Any:
         raise KeyboardInterrupt
 
-    for part in ("label", "learn", "measure"):
+    for part in ("make_dataset", "learn", "measure"):
         with monkeypatch.context() as patch:
             patch.setattr(demo_step, part, cut)
             assert main(arguments(teacher, tmp_path / "cut")) == 130
