@@ -67,9 +67,10 @@ class Figures(NamedTuple):
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was chosen and what it is worth. before, in_fold, out_of_fold: at the clients' thresholds; best: of the
+    """What was chosen and what it is worth.
 
-    model as it was, at its best threshold on the same photos.
+    before, in_fold, out_of_fold: at the clients' thresholds; best: of the model as it was, at its best threshold on
+    the same photos.
     """
 
     no_object: float
@@ -88,8 +89,8 @@ class Calibration:
         return (self.no_object, self.yours) != (0.0, 0.0)
 
     def to_dict(self) -> dict[str, Any]:
-        told = {key: getattr(self, key)._asdict() for key in ("before", "best", "in_fold", "out_of_fold")}
-        return {**asdict(self), "thresholds": list(self.thresholds), **told}
+        figures = {key: getattr(self, key)._asdict() for key in ("before", "best", "in_fold", "out_of_fold")}
+        return {**asdict(self), "thresholds": list(self.thresholds), **figures}
 
     def lines(self) -> list[str]:
         """For the screen."""
@@ -165,9 +166,10 @@ Case = tuple[Shift, float]
 
 
 class _Counted(NamedTuple):
-    """A photo. counts: float [U, C, 4], tp, fp, fn and IoU of each class for each map that differs; of_case: int [n],
+    """A photo, counted.
 
-    which of them a case has.
+    counts: float [U, C, 4], tp, fp, fn and IoU of each class for each map that differs; of_case: int [n], which of
+    them a case has.
     """
 
     counts: npt.NDArray[np.float64]
@@ -175,9 +177,10 @@ class _Counted(NamedTuple):
 
 
 class _Reached(NamedTuple):
-    """A photo's queries that pass in any case. masks: float [K, h, w]; kept: what passes in each case, as places of
+    """A photo's queries that pass in any case.
 
-    these, with its scores; cases that agree share one.
+    masks: float [K, h, w]; kept: what passes in each case, with its scores, and `places` where its masks are; cases
+    that agree share one.
     """
 
     masks: Tensor

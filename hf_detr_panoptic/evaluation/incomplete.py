@@ -19,7 +19,7 @@ from ..panoptic_map import PanopticMap
 from .metric.annotations import words_of_png
 from .metric.counting import ID_BITS, VOID
 
-Told = tuple[bytes, list[dict[str, Any]]]
+PngAndInfo = tuple[bytes, list[dict[str, Any]]]
 """A PNG of ids and its `segments_info`."""
 
 
@@ -39,7 +39,9 @@ def left_out(
     return PanopticMap(predicted, kept, prediction.space), PanopticMap(true, left, truth.space)
 
 
-def png_left_out(truth: Told, prediction: Told, categories: Collection[int]) -> tuple[Told, Told]:
+def png_left_out(
+    truth: PngAndInfo, prediction: PngAndInfo, categories: Collection[int]
+) -> tuple[PngAndInfo, PngAndInfo]:
     """The same for truth and prediction as files hold them; the truth's stated areas lose what its pixels lose."""
     theirs, ours = (
         {int(entry["id"]) for entry in info if entry.get("category_id") in categories and "id" in entry}

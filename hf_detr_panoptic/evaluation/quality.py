@@ -23,7 +23,7 @@ from ..dataset.coco_panoptic import Annotated, annotated, categories_of, fail, l
 from ..errors import DatasetError, LabelError, MapError, did_you_mean
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
-from .incomplete import Told, left_out, png_left_out
+from .incomplete import PngAndInfo, left_out, png_left_out
 from .metric.annotations import count_pair
 from .metric.counting import VOID, Count, Counts, Overlaps, add, areas, count, overlaps, summarise
 
@@ -541,7 +541,7 @@ def _counted(pairs: list[_PairOfFiles], workers: int | None) -> Iterator[Counts]
 
 
 def _count(pair: _PairOfFiles) -> Counts:
-    sides: list[Told] = []
+    sides: list[PngAndInfo] = []
     for path, segments_info in (pair.truth, pair.prediction):
         try:
             sides.append((path.read_bytes(), segments_info))
