@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,8 @@ from transformers.models.detr.modeling_detr import DetrForSegmentation
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
-from ..errors import ModelError
-from ..labels import LabelSpace
+from ..errors import HfDetrPanopticError, LabelError, ModelError
+from ..labels import Category, LabelSpace
 from ..preprocess import Preprocess
 from ..text import and_more, count_of
 
@@ -91,8 +91,41 @@ def read_config(name: str | os.PathLike[str], hub: Mapping[str, Any], changes: M
     return DetrConfig.from_dict(_with_plain_backbone({**fields, **changes}))
 
 
-def check_everything_found(info: Mapping[str, Any], mask_head: set[str], where: str) -> bool:
-    """Raise unless every weight found its place; whether all of `mask_head` was missing: a detection checkpoint."""
+def other_classes(
+    config: DetrConfig, given: Mapping[str, Any], stuff: Iterable[str] | None = None
+) -> LabelSpace | None:
+    """The space that `id2label` or `num_labels` ask for where it has another size; else they only name the columns."""
+    if not given:
+        return None
+    count = given.get("num_labels")
+    id2label = given.get("id2label") or {label: f"LABEL_{label}" for label in range(count or len(config.id2label))}
+    names = [name for _, name in sorted((int(label), str(name)) for label, name in id2label.items())]
+    if len(names) == len(config.id2label):
+        if "id2label" in given:
+            config.id2label = dict(enumerate(names))
+            config.label2id = {name: label for label, name in enumerate(names)}
+        return None
+    coco = {category.name: category.isthing for category in LabelSpace.coco()}
+    chosen = set(stuff or ())
+    things = [name not in chosen and (stuff is not None or coco.get(name, True)) for name in names]
+    return LabelSpace(Category(name, isthing) for name, isthing in zip(names, things, strict=True))
+
+
+def space_in_any_case(config: DetrConfig) -> LabelSpace:
+    """The checkpoint's classes; all of them things where nobody can say."""
+    try:
+        return LabelSpace.from_config(config)
+    except LabelError:
+        return LabelSpace.from_config(config, stuff=())
+
+
+def check_everything_found(
+    info: Mapping[str, Any], mask_head: set[str], where: str, sizes_may_differ: bool = False
+) -> bool:
+    """Raise unless every weight found its place; whether all of `mask_head` was missing: a detection checkpoint.
+
+    Where `sizes_may_differ`, weights of another size start fresh, as in transformers.
+    """
     missing = set(info["missing_keys"])
     detection = mask_head <= missing
     lists = {
@@ -103,6 +136,8 @@ def check_everything_found(info: Mapping[str, Any], mask_head: set[str], where: 
         ],
         "unreadable": [str(message) for message in info.get("error_msgs") or []],
     }
+    if sizes_may_differ and lists["of another size"]:
+        logger.warning("of another size, and start fresh: %s", and_more(lists.pop("of another size")))
     if any(lists.values()):
         text = "; ".join(f"{len(keys)} {what}: {and_more(keys)}" for what, keys in lists.items() if keys)
         raise ModelError(
@@ -123,6 +158,17 @@ def read_preprocess(name: str | os.PathLike[str], hub: Mapping[str, Any]) -> Pre
     return Preprocess.from_image_processor(fields)
 
 
+def check_finite_weights(model: nn.Module, where: str) -> None:
+    """Raise where a weight is NaN or infinite: such a model finds nothing, and says so nowhere."""
+    bad = [name for name, tensor in model.named_parameters() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise ModelError(
+            f"{count_of(len(bad), 'tensor')} of weights with NaN or infinity: {and_more(bad)}",
+            where=where,
+            fix="Its training diverged, or the file is damaged: take an earlier checkpoint.",
+        )
+
+
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Without its table of missing keys: ours says the same in a sentence, or raises."""
@@ -132,6 +178,25 @@ def quiet_transformers() -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_verbosity(before)
+
+
+@contextmanager
+def readable(
+    where: str,
+    what: str = "the checkpoint cannot be loaded",
+    fix: str = "One of its files is damaged, cut off or of another program: copy or download it again.",
+) -> Iterator[None]:
+    """Whatever libraries raise over damaged files becomes one error; and their tables of missing keys stay away."""
+    try:
+        with quiet_transformers():
+            yield
+    except (HfDetrPanopticError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, TypeError) and "unexpected keyword" in str(error):
+            raise  # the caller's own argument
+        lines = str(error).strip().splitlines() or [""]
+        raise ModelError(f"{what} ({type(error).__name__}: {lines[0][:200]})", where=where, fix=fix) from error
 
 
 def _with_plain_backbone(fields: dict[str, Any]) -> dict[str, Any]:

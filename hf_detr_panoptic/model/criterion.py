@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -169,6 +169,13 @@ def write_losses(losses: Losses, config: Any) -> None:
             setattr(config, theirs, value)
         elif value == int(value):
             setattr(config, theirs, int(value))
+
+
+def take_coefficients(config: Any, fields: Mapping[str, Any]) -> None:
+    """Stock's coefficients that somebody gave by name win over weights that an earlier training left there."""
+    if earlier := getattr(config, "loss_weights", None):
+        given = {ours: fields[theirs] for ours, theirs in _IN_CONFIG.items() if theirs in fields}
+        config.loss_weights = {**earlier, **given}
 
 
 @dataclass(frozen=True)

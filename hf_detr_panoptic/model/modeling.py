@@ -26,7 +26,7 @@ from ..settings import Postprocess
 from . import checkpoints as loading
 from . import segment
 from .checkpoints import DETECTION_KEYS, carry_classes, strengthen_attention
-from .criterion import Denominators, criterion, losses_of
+from .criterion import Denominators, criterion, losses_of, take_coefficients
 from .detector import Detection, check_finite, check_pixels, detect
 from .mask_head import SharedMaskFeatures, dense_masks, fast_layout, masks_for, shared_mask_features
 from .matcher import MatchCosts, Matching, Predictions, match
@@ -108,7 +108,7 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
             for key, value in label_space.to_config().items():
                 setattr(config, key, value)
         super().__init__(config)
-        self.auxiliary_loss = False
+        self.auxiliary_loss = bool((getattr(config, "hf_detr_panoptic", None) or {}).get("auxiliary_loss"))
         self._take_auxiliary_flag()
         self.with_masks = True
         self.mask_query_threshold: float | None = None  # in training: only queries surer than this learn their masks
@@ -137,24 +137,31 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
 
         With a `label_space` other than the checkpoint's, class rows are carried over by name. `stuff` names the
         checkpoint's own stuff classes, where neither its configuration nor COCO can say. In float32 unless `dtype`
-        says otherwise. Fields of the configuration may be given by name (`dropout=0.0`).
+        says otherwise. Fields of the configuration may be given by name (`dropout=0.0`). `id2label` or `num_labels` of
+        another number of classes, as one gives them to any model before fine-tuning, are another label space too.
         """
         name = pretrained_model_name_or_path
         where = str(name)
-        known = DetrConfig.__dataclass_fields__.keys() - {"dtype"}
+        known = DetrConfig.__dataclass_fields__.keys() - {"dtype"} | {"num_labels"}
         fields = {key: kwargs.pop(key) for key in list(kwargs) if key in known}
         config = kwargs.pop("config", None)
         wants_info = kwargs.pop("output_loading_info", False)
+        sizes_may_differ = kwargs.pop("ignore_mismatched_sizes", False)
         hub = loading.hub_arguments(name, kwargs)
         kwargs |= hub
-        if isinstance(config, DetrConfig):
-            config = deepcopy(config)
-            config.update(fields)
-        else:
-            config = loading.read_config(name if config is None else config, hub, fields)
         kwargs.setdefault("dtype", kwargs.pop("torch_dtype", None) or torch.float32)
         kwargs["key_mapping"] = kwargs.get("key_mapping") or DETECTION_KEYS
-        with loading.quiet_transformers():
+        classes = {key: fields.pop(key) for key in ("id2label", "label2id", "num_labels") if key in fields}
+        with loading.readable(where):
+            if isinstance(config, DetrConfig):
+                config = deepcopy(config)
+                config.update(fields)
+            else:
+                config = loading.read_config(name if config is None else config, hub, fields)
+            take_coefficients(config, fields)
+            if fields.get("auxiliary_loss") is False and getattr(config, "hf_detr_panoptic", None):
+                config.hf_detr_panoptic = {**config.hf_detr_panoptic, "auxiliary_loss": False}
+            others = loading.other_classes(config, classes, stuff)
             loaded: Any = super().from_pretrained(
                 name, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
             )
@@ -163,14 +170,20 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         # What was renamed on loading would be renamed back on saving: a detection checkpoint's keys, too.
         vars(model)["_weight_conversions"] = None
         mask_head = {key for key in model.state_dict() if not key.startswith("detr.")}
-        if loading.check_everything_found(info, mask_head, where):
+        fresh = loading.check_everything_found(info, mask_head, where, sizes_may_differ)
+        loading.check_finite_weights(model, where)
+        if fresh:
             strengthen_attention(model)
             logger.warning("%s is a detection checkpoint: the mask head starts fresh", where)
         model.freeze(*model._frozen)
-        model._preprocess = loading.read_preprocess(name, hub)
+        with loading.readable(where):
+            model._preprocess = loading.read_preprocess(name, hub)
+            _ = model.settings  # raises where a value is none that `segment` could go by
         if image_processor is not None:
             model.image_processor = image_processor
-        if label_space is not None or stuff is not None:
+        if others is not None and label_space is None:
+            model.carry_classes(others, loading.space_in_any_case(model.config))
+        elif label_space is not None or stuff is not None:
             source = LabelSpace.from_config(model.config, stuff=stuff)
             wanted = label_space if label_space is not None else source
             if label_space is not None or source.columns == tuple(range(len(model.config.id2label or ()))):
@@ -435,10 +448,12 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
             self.config.label_ids_to_fuse = sorted(space.columns[label] for label in space.stuff_labels)
 
     def _take_auxiliary_flag(self) -> None:
-        """Stock's flag changes its forward pass: the wish is kept here, and the configuration stays harmless."""
+        """Stock's flag changes its forward pass: the wish is kept among ours, and the configuration stays harmless."""
         if self.config.auxiliary_loss:
             self.auxiliary_loss = True
             self.config.auxiliary_loss = False
+            remembered = getattr(self.config, "hf_detr_panoptic", None) or {}
+            self.config.hf_detr_panoptic = {**remembered, "auxiliary_loss": True}
 
 
 # A class from outside transformers does not get the renaming of old keys by itself: 32 tensors would stay random.

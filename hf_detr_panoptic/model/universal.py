@@ -20,7 +20,8 @@ from ..errors import ModelError
 from ..images import open_image
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap, Segment
-from .checkpoints import hub_arguments, quiet_transformers
+from ..text import and_more, count_of
+from .checkpoints import check_finite_weights, hub_arguments, readable
 from .postprocess import Kept, choose_queries
 from .segment import fingerprint_of
 
@@ -58,17 +59,24 @@ class UniversalLabeler:
         """A checkpoint's folder or name, with the image processor that lies beside it."""
         from transformers import AutoImageProcessor, AutoModelForUniversalSegmentation
 
-        hub = hub_arguments(name, {})
-        try:
-            with quiet_transformers():
-                model: Any = AutoModelForUniversalSegmentation.from_pretrained(name, dtype=torch.float32, **hub)
-                processor = AutoImageProcessor.from_pretrained(name, **hub)
-        except (OSError, ValueError, ImportError) as error:
+        # Code that lies beside the weights never runs, and nobody is asked whether it may.
+        hub = {**hub_arguments(name, {}), "trust_remote_code": False}
+        fix = "Take a DETR with a mask head, a Mask2Former or an EoMT, whole and with its preprocessor_config.json."
+        with readable(str(name), "this is no panoptic model that transformers can load", fix):
+            model, info = AutoModelForUniversalSegmentation.from_pretrained(
+                name, dtype=torch.float32, output_loading_info=True, **hub
+            )
+            processor = AutoImageProcessor.from_pretrained(name, **hub)
+        # Buffers can be absent for a reason: the loss has one, and a Swin computes some.
+        absent = sorted(info["missing_keys"] & dict(model.named_parameters()).keys())
+        if absent:
             raise ModelError(
-                f"this is no panoptic model that transformers can load ({str(error).strip().splitlines()[0][:200]})",
+                f"{count_of(len(absent), 'weight')} of {sum(1 for _ in model.parameters())} are not in the checkpoint "
+                f"and would be random: {and_more(absent)}",
                 where=str(name),
-                fix="Take a DETR with a mask head, a Mask2Former or an EoMT, with its preprocessor_config.json.",
-            ) from error
+                fix="Was the folder half copied? Copy or download it again.",
+            )
+        check_finite_weights(model, str(name))
         return cls(model.to(device or "cpu"), processor, stuff, precision)
 
     @property

@@ -10,13 +10,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import DetrConfig, DetrForObjectDetection, DetrForSegmentation, DetrImageProcessor, pipeline
 
-from hf_detr_panoptic.errors import LabelError, ModelError
+from hf_detr_panoptic.errors import HfDetrPanopticError, LabelError, ModelError
 from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.model import checkpoints as loading
 from hf_detr_panoptic.model.checkpoints import ATTENTION_SCALE
+from hf_detr_panoptic.model.criterion import losses_of, write_losses
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.preprocess import Preprocess
-from hf_detr_panoptic.settings import Postprocess
+from hf_detr_panoptic.settings import Losses, Postprocess
 
 load = DetrForPanopticSegmentation.from_pretrained
 
@@ -107,7 +108,78 @@ def test_loose_timm_keys_of_older_configurations_ask_no_network(stock_model, tmp
     assert_same_weights(load(tmp_path), stock)
 
 
+def test_the_tutorials_way_to_other_classes(stock_model, tmp_path):
+    """`id2label`, or `num_labels`, with `ignore_mismatched_sizes`: rows of names that the checkpoint knows stay."""
+    stock = stock_model()
+    stock.save_pretrained(tmp_path)
+    known = next(name for name in stock.config.id2label.values())
+    names = {0: "something new", 1: known}
+    model = load(
+        tmp_path, id2label=names, label2id={"something new": 0, known: 1}, stuff=[], ignore_mismatched_sizes=True
+    )
+    assert model.config.id2label == names
+    assert torch.equal(model.detr.class_labels_classifier.weight[1], stock.detr.class_labels_classifier.weight[0])
+    assert model.detr.class_labels_classifier.out_features == 3
+    two = load(tmp_path, num_labels=2)
+    assert two.config.num_labels == 2
+    assert two.detr.class_labels_classifier.out_features == 3
+    same = load(tmp_path, id2label={label: f"class {label}" for label in stock.config.id2label})
+    assert same.config.id2label[0] == "class 0"
+    assert_same_weights(same, stock)
+    with pytest.raises(ModelError, match="of another size"):
+        load(tmp_path, num_queries=3)
+    assert load(tmp_path, num_queries=3, ignore_mismatched_sizes=True).config.num_queries == 3
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        load(tmp_path, drop_out=0.1)
+
+
+def test_coefficients_and_auxiliary_loss_that_were_asked_for(stock_model, tmp_path):
+    stock_model().save_pretrained(tmp_path / "stock")
+    model = load(tmp_path / "stock", auxiliary_loss=True)
+    write_losses(Losses(mask=2.0), model.config)
+    model.save_pretrained(tmp_path / "ours")
+    again = load(tmp_path / "ours", mask_loss_coefficient=50)
+    assert (losses_of(again.config).mask, losses_of(again.config).bbox) == (50, Losses().bbox)
+    assert again.auxiliary_loss
+    assert not load(tmp_path / "ours", auxiliary_loss=False).auxiliary_loss
+    assert not DetrConfig.from_pretrained(tmp_path / "ours").auxiliary_loss  # stock would be another network
+
+
 # --- errors
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("model.safetensors", lambda whole: whole[: len(whole) // 2]),
+        ("model.safetensors", lambda whole: b"\xff" * 64 + whole[64:]),
+        ("model.safetensors", lambda whole: b""),
+        ("config.json", lambda whole: whole[: len(whole) // 2]),
+        ("config.json", lambda whole: b"[]"),
+        ("config.json", lambda whole: whole.replace(b'"d_model": ', b'"d_model": "x", "_": ')),
+        ("config.json", lambda whole: whole.replace(b'"id2label": {', b'"id2label": {"a": "b", ')),
+        ("preprocessor_config.json", lambda whole: b"{"),
+        ("preprocessor_config.json", lambda whole: b'{"size": "large", "image_mean": 3}'),
+    ],
+)
+def test_a_damaged_folder_is_one_error(stock_model, tmp_path, file, content):
+    stock_model().save_pretrained(tmp_path)
+    DetrImageProcessor().save_pretrained(tmp_path)
+    whole = (tmp_path / file).read_bytes()
+    assert content(whole) != whole
+    (tmp_path / file).write_bytes(content(whole))
+    with pytest.raises(HfDetrPanopticError) as error:
+        load(tmp_path)
+    assert error.value.where
+    assert error.value.fix
+
+
+def test_weights_that_are_not_numbers_are_refused(stock_model, tmp_path):
+    stock = stock_model()
+    stock.mask_head.conv2.conv.weight.data[0, 0, 0, 0] = float("nan")
+    stock.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"1 tensor of weights with NaN or infinity: mask_head\.conv2"):
+        load(tmp_path)
 
 
 def edit_weights(folder, change):

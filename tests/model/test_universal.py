@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
 from made import COCO_NAMES, noise, tiny_eomt, tiny_mask2former
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from hf_detr_panoptic.errors import LabelError, ModelError
 from hf_detr_panoptic.labels import Category, LabelSpace
@@ -109,6 +111,37 @@ def test_from_a_folder(make, tmp_path, lenient):
     direct = UniversalLabeler(model, processor)
     assert loaded.segment([photo()], 0.3) == direct.segment([photo()], 0.3)
     assert loaded.fingerprint == direct.fingerprint
+
+
+@pytest.mark.parametrize("make", [tiny_mask2former, tiny_eomt])
+def test_weights_that_are_missing_or_no_numbers_are_refused(make, tmp_path):
+    """transformers fills in random ones and warns: a whole night of labels would be noise."""
+    model, processor = make()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    name, tensor = next((name, tensor) for name, tensor in weights.items() if "class_predictor" in name)
+    save_file(weights | {name: tensor * float("nan")}, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="with NaN"):
+        UniversalLabeler.from_pretrained(tmp_path)
+    del weights[name]
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=f"1 weight of .* and would be random: {re.escape(name)}"):
+        UniversalLabeler.from_pretrained(tmp_path)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="can load"):
+        UniversalLabeler.from_pretrained(tmp_path)
+
+
+def test_code_beside_the_weights_never_runs_and_nobody_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody was asked"))
+    names = {"AutoConfig": "evil.Config", "AutoModelForUniversalSegmentation": "evil.Model"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": names}))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(ModelError, match="can load"):
+        UniversalLabeler.from_pretrained(tmp_path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_fingerprint_changes_with_what_decides_the_maps():
