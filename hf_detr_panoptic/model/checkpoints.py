@@ -97,10 +97,11 @@ def other_classes(
     """The space that `id2label` or `num_labels` ask for where it has another size; else they only name the columns."""
     if not given:
         return None
-    count = given.get("num_labels")
-    id2label = given.get("id2label") or {label: f"LABEL_{label}" for label in range(count or len(config.id2label))}
+    before = len(config.id2label or ())
+    wanted = range(given.get("num_labels") or before)
+    id2label = given.get("id2label") or {label: f"LABEL_{label}" for label in wanted}
     names = [name for _, name in sorted((int(label), str(name)) for label, name in id2label.items())]
-    if len(names) == len(config.id2label):
+    if len(names) == before:
         if "id2label" in given:
             config.id2label = dict(enumerate(names))
             config.label2id = {name: label for label, name in enumerate(names)}

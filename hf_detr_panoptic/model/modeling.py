@@ -151,7 +151,9 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         kwargs |= hub
         kwargs.setdefault("dtype", kwargs.pop("torch_dtype", None) or torch.float32)
         kwargs["key_mapping"] = kwargs.get("key_mapping") or DETECTION_KEYS
-        classes = {key: fields.pop(key) for key in ("id2label", "label2id", "num_labels") if key in fields}
+        classes: dict[str, Any] = {
+            key: fields.pop(key) for key in ("id2label", "label2id", "num_labels") if key in fields
+        }
         with loading.readable(where):
             if isinstance(config, DetrConfig):
                 config = deepcopy(config)
