@@ -11,7 +11,7 @@ from typing import Any
 from ..dataset.coco_panoptic import KINDS, annotated, listed_segments
 from ..errors import AnnotationError
 from .pages import Drawn, Item, Lazy, Page
-from .shapes import Polygons, Rectangle, Runs, Shape, checked_rle, mask_colors, mask_size, regions
+from .shapes import Polygons, Runs, Shape, box_of, checked_rle, mask_colors, mask_size, regions
 from .sources import Source, class_name, entries, folder_of, number, ring, shown, size
 
 MOST_CATEGORIES = 10_000
@@ -138,7 +138,7 @@ def _shape(entry: Mapping[str, Any], where: str) -> Shape:
     left, top, width, height = (number(side, "a side of the bbox", where) for side in box)
     attributes = entry.get("attributes")
     rotation = attributes.get("rotation", 0.0) if isinstance(attributes, dict) else 0.0
-    return Rectangle(left, top, width, height, number(rotation, "the rotation", where))
+    return box_of(left, top, width, height, number(rotation, "the rotation", where))
 
 
 def _check_id(entry: Mapping[str, Any], seen: set[int | str], where: str) -> None:

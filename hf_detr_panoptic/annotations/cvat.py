@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import AnnotationError
 from .pages import Drawn, Item, Note, Page, PhotoIndex, grouped, stem_of
-from .shapes import MOST_PIXELS, Ellipse, Pixels, Polygons, Rectangle, Shape
+from .shapes import MOST_PIXELS, Ellipse, Pixels, Polygons, Shape, box_of
 from .sources import Source, class_name, size, text_number
 
 REGIONS = frozenset({"polygon", "box", "mask", "ellipse"})
@@ -127,7 +127,7 @@ def _shape(element: ET.Element, where: str) -> Shape:
         return Polygons([_points(element.get("points"), where)])
     if element.tag == "box":
         left, top = number("xtl"), number("ytl")
-        return Rectangle(left, top, number("xbr") - left, number("ybr") - top, number("rotation", "0"))
+        return box_of(left, top, number("xbr") - left, number("ybr") - top, number("rotation", "0"))
     if element.tag == "ellipse":
         return Ellipse(number("cx"), number("cy"), abs(number("rx")), abs(number("ry")), number("rotation", "0"))
     left, top, width, height = (int(number(key)) for key in ("left", "top", "width", "height"))

@@ -117,13 +117,12 @@ class Polygons:
 
 @dataclass(frozen=True)
 class Rectangle:
-    """Left, top, width, height, turned by `rotation` degrees (clockwise on the screen) about its centre."""
+    """An upright box. A turned one is an outline: see `box_of` and `corners_box`."""
 
     left: float
     top: float
     width: float
     height: float
-    rotation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -161,6 +160,30 @@ class Several:
 
 
 Shape = Polygons | Rectangle | Ellipse | Runs | Pixels | Several
+
+
+def box_of(left: float, top: float, width: float, height: float, rotation: float) -> Rectangle | Polygons:
+    """A box turned by `rotation` degrees (clockwise on the screen) about its centre: upright, or its outline."""
+    turns, rest = divmod(rotation, 90)
+    if not rest or width <= 0 or height <= 0:  # to the last bit, which a turn about the centre would not keep
+        if turns % 2:
+            left, top, width, height = left + (width - height) / 2, top + (height - width) / 2, height, width
+        return Rectangle(left, top, width, height)
+    x, y, turn = left + width / 2, top + height / 2, math.radians(rotation)
+    cos, sin = math.cos(turn) / 2, math.sin(turn) / 2
+    signs = ((-1, -1), (1, -1), (1, 1), (-1, 1))
+    offsets = [(side_x * width, side_y * height) for side_x, side_y in signs]
+    return Polygons([[value for dx, dy in offsets for value in (x + dx * cos - dy * sin, y + dx * sin + dy * cos)]])
+
+
+def corners_box(ring: Ring) -> Rectangle | Polygons:
+    """What a tool calls a box and gives by its corners, two or all four: upright, or its outline where it is turned."""
+    left, right, top, bottom = min(ring[::2]), max(ring[::2]), min(ring[1::2]), max(ring[1::2])
+    upright = all(
+        min(x - left, right - x) <= 0.5 and min(y - top, bottom - y) <= 0.5
+        for x, y in zip(ring[::2], ring[1::2], strict=True)
+    )
+    return Rectangle(left, top, right - left, bottom - top) if upright else Polygons([ring])
 
 
 @dataclass(frozen=True)
@@ -298,16 +321,8 @@ def _clipped_bounds(shape: Rectangle, canvas: Canvas, where: str) -> Box:
 
 
 def _corners(shape: Rectangle) -> Ring:
-    half_width, half_height = shape.width / 2, shape.height / 2
-    x, y = shape.left + half_width, shape.top + half_height
-    if not shape.rotation % 360:  # to the last bit, which a turn by zero degrees about the centre would not keep
-        right, bottom = shape.left + shape.width, shape.top + shape.height
-        return [shape.left, shape.top, right, shape.top, right, bottom, shape.left, bottom]
-    turn = math.radians(shape.rotation)
-    cos, sin = math.cos(turn), math.sin(turn)
-    signs = ((-1, -1), (1, -1), (1, 1), (-1, 1))
-    offsets = [(side_x * half_width, side_y * half_height) for side_x, side_y in signs]
-    return [value for dx, dy in offsets for value in (x + dx * cos - dy * sin, y + dx * sin + dy * cos)]
+    right, bottom = shape.left + shape.width, shape.top + shape.height
+    return [shape.left, shape.top, right, shape.top, right, bottom, shape.left, bottom]
 
 
 def _resized(mask: npt.NDArray[np.uint8], canvas: Canvas) -> dict[str, Any]:

@@ -46,6 +46,14 @@ def test_reads_rectangles_from_any_corner(photo, labelme):
     assert (mark.rle, mark.box) == (None, (1.0, 1.5, 4.0, 2.5))
 
 
+@pytest.mark.parametrize("kind", ["oriented_rectangle", "rotation", "rectangle"])
+def test_a_turned_rectangle_is_its_outline(photo, labelme, rows, kind):
+    # A square on its corner about (4, 3); "rectangle" by four corners is what other tools write.
+    path = labelme({"points": [[4, 0], [7, 3], [4, 6], [1, 3]], "shape_type": kind})
+    (mark,) = read_annotations(path, photo("a.jpg"), strict=True).photos[0].marks
+    assert rows(mark) == ["...##...", "..####..", ".######.", ".######.", "..####..", "...##..."]
+
+
 def test_reads_a_circle_by_centre_and_edge(photo, labelme, rows):
     # Radius 2 about (4, 3): 12 centres within, those of the corners at √(1.5² + 1.5²) = 2.1 are not.
     (mark,) = (
