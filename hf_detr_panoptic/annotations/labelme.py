@@ -20,7 +20,9 @@ from .shapes import Ellipse, Pixels, Polygons, Shape, corners_box, mask_values
 from .sources import Source, class_name, entries, folder_of, is_inside, points_ring, ring, shown, size, text_number
 
 NO_REGIONS = frozenset({"line", "linestrip", "point", "points"})
-OUTLINES = frozenset({"polygon", "oriented_rectangle", "rotation"})  # the last is what X-AnyLabeling calls a turned box
+OUTLINES = frozenset(
+    {"polygon", "oriented_rectangle", "rotation"}
+)  # the last is what X-AnyLabeling calls a turned box
 
 
 def is_labelme(data: Any) -> bool:

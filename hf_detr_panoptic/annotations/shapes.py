@@ -17,6 +17,7 @@ from ..labels import Category, LabelSpace
 from ..panoptic_map import PanopticMap, Segment
 from .sources import shown
 
+MOST_STEPS = 2**22  # along an outline: pycocotools keeps some 80 bytes for each, and counts them in 32 bits
 MOST_PIXELS = 2**29  # pycocotools counts in 32 bits; a photo of this size would be 23,000 pixels square
 
 
@@ -222,7 +223,7 @@ def _rle(shape: Shape, canvas: Canvas, where: str) -> dict[str, Any] | None:
 
     match shape:
         case Polygons():
-            return _polygons(shape, canvas)
+            return _polygons(shape, canvas, where)
         case Ellipse():
             return _ellipse(shape, canvas)
         case Runs():
@@ -241,10 +242,10 @@ def _rle(shape: Shape, canvas: Canvas, where: str) -> dict[str, Any] | None:
             parts = [part for each in shape.shapes if (part := _rle(each, canvas, where))]
             return coco_mask.merge(parts) if parts else None
         case Rectangle():
-            return _polygons(Polygons([_corners(shape)]), canvas)
+            return _polygons(Polygons([_corners(shape)]), canvas, where)
 
 
-def _polygons(shape: Polygons, canvas: Canvas) -> dict[str, Any] | None:
+def _polygons(shape: Polygons, canvas: Canvas, where: str) -> dict[str, Any] | None:
     from pycocotools import mask as coco_mask
 
     # Two points enclose nothing, and pycocotools would take four numbers for a box.
@@ -254,8 +255,20 @@ def _polygons(shape: Polygons, canvas: Canvas) -> dict[str, Any] | None:
     rings = [cut for ring in rings if len(cut := _near_photo(ring, canvas)) >= 6]
     if not rings:
         return None
+    if (steps := sum(map(_steps, rings))) > MOST_STEPS:
+        raise AnnotationError(
+            f"the outline of {sum(map(len, rings)) // 2:,} points is {steps:,} pixels long",
+            where=where,
+            fix="It jumps across the photo at every point, which is no outline of anything: draw it again.",
+        )
     parts = coco_mask.frPyObjects(rings, canvas.height, canvas.width)
     return parts[0] if len(parts) == 1 else coco_mask.merge(parts)
+
+
+def _steps(ring: Ring) -> int:
+    """Along its longer axis, edge by edge."""
+    points = np.reshape(ring, (-1, 2))
+    return int(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
 
 
 def _near_photo(ring: Ring, canvas: Canvas) -> Ring:

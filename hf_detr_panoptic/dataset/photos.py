@@ -23,6 +23,7 @@ from ..errors import DatasetError, ImageError
 from ..files import replacing, write_bytes
 from ..images import exif_of, image_size, needs_reencoding, open_image
 from ..panoptic_map import PanopticMap
+from .copies import digest_of
 
 _RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)$", re.IGNORECASE)  # devices, on Windows
 _LOSSY = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".heic", ".heif", ".hif", ".avif"))
@@ -54,17 +55,24 @@ def stem_key(name: str) -> str:
     return PurePosixPath(name).with_suffix("").as_posix().casefold()
 
 
-def store_photo(source: str | Path | Image.Image, target: Path, size: tuple[int, int]) -> Path:
+def store_photo(
+    source: str | Path | Image.Image, target: Path, size: tuple[int, int], digest: str | None = None
+) -> Path:
     """Put a photo at `target`, or beside it with the suffix of its new format; returns where it lies.
 
-    `size`: (height, width) of its map, which the upright photo must have.
+    `size`: (height, width) of its map, which the upright photo must have. `digest`: of the file that was labelled; an
+    `ImageError` where it is another one by now.
     """
+    content: bytes | None = None
     if isinstance(source, Image.Image):
         photo: Image.Image | None = open_image(source)
         size_seen = source.size
     else:
-        photo = open_image(source) if needs_reencoding(source) else None
-        size_seen = photo.size if photo is not None else image_size(source)
+        times = os.stat(source) if digest is not None else None
+        content = same_bytes(source, digest) if digest is not None else None
+        file = source if content is None else content
+        photo = open_image(file) if needs_reencoding(file) else None
+        size_seen = photo.size if photo is not None else image_size(file)
     width, height = size_seen
     if (height, width) != size:
         raise DatasetError(
@@ -73,6 +81,11 @@ def store_photo(source: str | Path | Image.Image, target: Path, size: tuple[int,
             fix="Marks must be drawn on the photo as it is seen.",
         )
     target.parent.mkdir(parents=True, exist_ok=True)
+    if photo is None and content is not None and times is not None:
+        if not (target.is_file() and target.read_bytes() == content):
+            write_bytes(target, content)
+        os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
+        return target
     if photo is None and not isinstance(source, Image.Image):
         _copy(Path(source), target)
         return target
@@ -82,6 +95,19 @@ def store_photo(source: str | Path | Image.Image, target: Path, size: tuple[int,
     target = target if plain else target.with_suffix(".jpg" if lossy else ".png")
     write_bytes(target, encode_photo(photo, "JPEG" if lossy else "PNG"))
     return target
+
+
+def same_bytes(path: str | Path, digest: str) -> bytes:
+    """What is in the file, which must be what it was when it was looked at."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot be read ({error.strerror})", where=str(path), fix="Put it back.") from error
+    if digest_of(content) != digest:
+        raise ImageError(
+            "the photo was changed since it was labelled", where=str(path), fix="Run the same command again."
+        )
+    return content
 
 
 def encode_photo(photo: Image.Image, format: str = "JPEG") -> bytes:

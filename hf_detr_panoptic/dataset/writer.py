@@ -117,11 +117,14 @@ class DatasetWriter:
         image_id: int | None = None,
         original: str | None = None,
         incomplete: Iterable[str] = (),
+        digest: str | None = None,
+        mixed: bool = False,
     ) -> str:
         """Store one photo and its map under a name from `stored_names`; returns the photo's name in images/.
 
         A path is copied byte for byte, or written anew, upright, where EXIF or mode demand it. `original` is the name
-        that the person knows the photo by; `incomplete`: the classes that nobody may have looked for on it.
+        that the person knows the photo by; `incomplete`: the classes that nobody may have looked for on it; `digest`:
+        see `store_photo`; `mixed`: another dataset's photo, which is only ever learnt from.
         """
         if split not in SPLITS:
             raise DatasetError(f"there is no split {split!r}", fix=f"Use {', '.join(SPLITS)}.")
@@ -139,7 +142,7 @@ class DatasetWriter:
             fail("incomplete-odd", name, f"there is no category {strangers[0]!r}")
         encoded = panoptic if isinstance(panoptic, EncodedMap) else encode_map(panoptic)
         images = self.folder / "images"
-        stored = store_photo(photo, images / name, encoded.size)
+        stored = store_photo(photo, images / name, encoded.size, digest)
         png_name = PurePosixPath(name).with_suffix(".png").as_posix()
         png = self._annotations / f"panoptic_{split}" / png_name
         write_bytes(png, encoded.png)
@@ -151,6 +154,7 @@ class DatasetWriter:
         image |= {"width": encoded.size[1], "height": encoded.size[0]}
         image |= {"original_file": original} if original and original != file_name else {}
         image |= {"incomplete": [one for one in self.space.names if one in unasked]} if unasked else {}
+        image |= {"mixed": 1} if mixed else {}
         self._lists[split].add(image, png_name, encoded)
         return file_name
 

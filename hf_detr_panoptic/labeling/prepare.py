@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..dataset.card import MARKER, Contents, dataset_card
 from ..dataset.coco_panoptic import Record, read_dataset
-from ..dataset.photos import shrunk, stored_names
+from ..dataset.copies import Groups, fingerprint, near_pairs
+from ..dataset.photos import same_bytes, shrunk, stored_names
 from ..dataset.writer import DatasetWriter, EncodedMap, encode_map
-from ..errors import AnnotationError, DatasetError, clear_errors, did_you_mean
+from ..errors import AnnotationError, DatasetError, ImageError, clear_errors, did_you_mean
 from ..files import write_csv, write_json, write_text
 from ..images import open_image
 from ..labels import LabelSpace
@@ -377,13 +378,17 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
     parts = divided.assignment if divided else before | dict.fromkeys(inputs.incomplete, "train")
     beside = set(divided.report.beside) if divided else set()
     photos = [photo for photo in photos if photo.name not in beside]
-    foreign = _foreign(settings)
+    foreign, measured_too = _unlike(_foreign(settings), photos, parts)
     folder = _free_folder([photo.name for photo in photos])
     every = [*(photo.name for photo in photos), *(f"{folder}/{record.file_name}" for record in foreign)]
     stored, ids = stored_names(every, earlier.stored), _ids(every, earlier.ids)
     problems = [*inputs.problems, *labelled.problems]
     problems += [
         Problem(name, "nobody may have looked at it, and it is like a photo of val", _BESIDE) for name in beside
+    ]
+    problems += [
+        Problem(f"{folder}/{record.file_name}", _MEASURED, "Nothing: it would flatter the figures.")
+        for record in measured_too
     ]
     tally = Tally(space)
 
@@ -399,7 +404,11 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
         source: Path | Image.Image = settings.images / photo.name
         small = merged.map
         if settings.max_size and max(photo.size) > settings.max_size:
-            source, small = shrunk(open_image(source), merged.map, settings.max_size)
+            try:
+                content = same_bytes(source, photo.digest)
+            except ImageError as error:
+                return Problem(photo.name, error.what, error.fix)
+            source, small = shrunk(open_image(content), merged.map, settings.max_size)
         return source, merged, encode_map(small)
 
     earlier.remember(settings.folder)
@@ -413,19 +422,28 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
             source, merged, encoded = outcome
             part = parts[photo.name]
             incomplete = photo.name in inputs.incomplete
-            writer.add(
-                part,
-                stored[photo.name],
-                source,
-                encoded,
-                image_id=ids[photo.name],
-                original=photo.name,
-                incomplete=inputs.custom if incomplete else (),
-            )
+            try:
+                writer.add(
+                    part,
+                    stored[photo.name],
+                    source,
+                    encoded,
+                    image_id=ids[photo.name],
+                    original=photo.name,
+                    incomplete=inputs.custom if incomplete else (),
+                    digest=photo.digest if isinstance(source, Path) else None,
+                )
+            except ImageError as error:  # changed, or gone, since it was labelled
+                if settings.strict:
+                    raise
+                problems.append(Problem(photo.name, error.what, error.fix))
+                continue
             tally.add(part, merged, encoded, incomplete)
         for name, record, panoptic in mixed(foreign, space, names, folder):
             unasked = unasked_of(record, inputs.custom, names)
-            writer.add("train", stored[name], record.photo, panoptic, image_id=ids[name], incomplete=unasked)
+            writer.add(
+                "train", stored[name], record.photo, panoptic, image_id=ids[name], incomplete=unasked, mixed=True
+            )
             tally.mixed += 1
             tally.incomplete += bool(unasked)
     prepared = Prepared(settings, inputs, answers, space, photos, problems, divided.report if divided else None, tally)
@@ -464,6 +482,28 @@ def _foreign(settings: Prepare) -> tuple[Record, ...]:
         raise DatasetError("a dataset cannot be mixed into itself", where=str(settings.mix))
     dataset = read_dataset(settings.mix)
     return dataset["train"].records if "train" in dataset else tuple(r for part in dataset.values() for r in part)
+
+
+def _unlike(
+    foreign: Sequence[Record], photos: Sequence[Photo], parts: Mapping[str, str]
+) -> tuple[list[Record], list[Record]]:
+    """The foreign photos that are unlike every photo that is measured on, and the others."""
+    measured = [photo.fingerprint for photo in photos if parts[photo.name] != "train"]
+    if not foreign or not measured:
+        return list(foreign), []
+    prints = [*measured, *read_ahead(lambda record: fingerprint(record.photo), foreign)]
+    groups = Groups(range(len(prints)))
+    for i, j, _ in near_pairs(prints):
+        groups.join(i, j)
+    known = {groups.find(number) for number in range(len(measured))}
+    alike = [groups.find(len(measured) + number) in known for number in range(len(foreign))]
+    return (
+        [record for record, twin in zip(foreign, alike, strict=True) if not twin],
+        [record for record, twin in zip(foreign, alike, strict=True) if twin],
+    )
+
+
+_MEASURED = "a photo to be mixed in is like one of val or test"
 
 
 def _free_folder(names: list[str]) -> str:
