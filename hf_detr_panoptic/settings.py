@@ -123,8 +123,7 @@ class OverlayRules(Settings):
     priority: Names = setting((), "marked classes, the one on top first; it decides before layers and `collisions`")
     collisions: Literal["smaller", "file", "fail"] = setting(
         "smaller",
-        "what lies on top where marks of one layer (CVAT's z_order) overlap: the smaller one, the later in the file, or "
-        "fail",
+        "what lies on top where marks of one layer (z_order) overlap: the smaller one, the later in the file, or fail",
     )
     boxes: Literal["refine", "rectangle", "skip"] = setting(
         "refine", "a mark that is a rectangle: refined to the auto segment that fits, as it is, or skipped"

@@ -247,8 +247,8 @@ class Desk:
             )
         if self._unmatched:
             first = self._unmatched[0]
-            names = count_of(len(self._unmatched), "name")
-            logger.warning("%s without a photo, %r first (%s)", names, first.name, first.why)
+            many = count_of(len(self._unmatched), "name")
+            logger.warning("%s without a photo, %r first (%s)", many, first.name, first.why)
         return Annotations(
             tuple(photos),
             tuple(self._skipped),

@@ -178,7 +178,7 @@ def box_of(left: float, top: float, width: float, height: float, rotation: float
 
 
 def corners_box(ring: Ring) -> Rectangle | Polygons:
-    """What a tool calls a box and gives by its corners, two or all four: upright, or its outline where it is turned."""
+    """What a tool calls a box and gives by its corners, two or four: upright, or its outline where it is turned."""
     left, right, top, bottom = min(ring[::2]), max(ring[::2]), min(ring[1::2]), max(ring[1::2])
     upright = all(
         min(x - left, right - x) <= 0.5 and min(y - top, bottom - y) <= 0.5

@@ -19,7 +19,7 @@ from ..images import image_size, list_images
 from ..labels import Category, LabelSpace
 from ..parallel import progress_bar, read_ahead
 from ..settings import Prepare
-from ..text import are, count_of
+from ..text import are, count_of, is_text
 
 if TYPE_CHECKING:
     import datasets
@@ -70,6 +70,8 @@ def survey(
 
 def _look(folder: Path, name: str) -> Photo | Problem:
     try:
+        if not is_text(name):
+            raise ImageError("its name is not UTF-8", fix="Rename it.")
         content = photo_bytes(folder, name)
         seen = fingerprint(content)
         width, height = image_size(content)
@@ -113,7 +115,9 @@ class Earlier:
         if snapshot.is_file():
             return cls(**_json(snapshot))
         from ..dataset.coco_panoptic import UNFINISHED, is_ours
-        from ..dataset.writer import SPLITS
+        from ..dataset.writer import SPLITS, finish_moving
+
+        finish_moving(out / "annotations")
 
         parts: dict[str, str] = {}
         stored: dict[str, str] = {}

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..dataset.card import MARKER, Contents, dataset_card
 from ..dataset.coco_panoptic import Record, read_dataset
 from ..dataset.copies import Groups, fingerprint, near_pairs
-from ..dataset.photos import same_bytes, shrunk, stored_names
+from ..dataset.photos import same_bytes, sampled, shrunk, shrunk_size, stored_names
 from ..dataset.writer import DatasetWriter, EncodedMap, encode_map
 from ..errors import AnnotationError, DatasetError, ImageError, clear_errors, did_you_mean
 from ..files import write_csv, write_json, write_text
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     import datasets
     from PIL import Image
 
+    from ..annotations.marks import Mark
     from .autolabels import AutoLabels
     from .labeler import LabelledPhotos
     from .split import SplitReport
@@ -285,12 +288,13 @@ def _dry_run(settings: Prepare) -> str:
     stuff = [category.name for category in auto if not category.isthing]
     lines += [f"  and of the labeler {len(things)} things: {and_more(things)}"] if things else []
     lines += [f"  and of the labeler {len(stuff)} stuff: {and_more(stuff)}"] if stuff else []
+    lost = below_a_pixel(settings, inputs, photos)
     if photos:
-        lines += ["", "split: " + str(split_photos(settings, inputs, photos, earlier.shared_out).report)]
+        lines += ["", "split: " + str(split_photos(settings, inputs, photos, earlier.shared_out, lost).report)]
     lines += _remarks(settings, inputs, labeler)
-    problems = [*inputs.problems, *unreadable]
+    problems = [*inputs.problems, *unreadable, *_lost_marks(settings, lost)]
     if problems:
-        lines += ["", f"{len(problems)} problems, the first:"]
+        lines += ["", f"{count_of(len(problems), 'problem')}, the first:"]
         lines += [f"  {problem}" for problem in problems[:_MOST]]
     return "\n".join([*lines, "", "nothing was written; without --dry-run it will be"])
 
@@ -373,7 +377,8 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
     orders, space = label_space(settings, answers.space, inputs.custom)
     names, rules = orders.mapping(answers.space), settings.rules
     earlier = Earlier.of(settings.folder)
-    divided = split_photos(settings, inputs, photos, earlier.shared_out) if splitting else None
+    lost = below_a_pixel(settings, inputs, photos)
+    divided = split_photos(settings, inputs, photos, earlier.shared_out, lost) if splitting else None
     before = {photo.name: earlier.shared_out.get(photo.name, "train") for photo in photos}
     parts = divided.assignment if divided else before | dict.fromkeys(inputs.incomplete, "train")
     beside = set(divided.report.beside) if divided else set()
@@ -382,7 +387,7 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
     folder = _free_folder([photo.name for photo in photos])
     every = [*(photo.name for photo in photos), *(f"{folder}/{record.file_name}" for record in foreign)]
     stored, ids = stored_names(every, earlier.stored), _ids(every, earlier.ids)
-    problems = [*inputs.problems, *labelled.problems]
+    problems = [*inputs.problems, *labelled.problems, *_lost_marks(settings, lost)]
     problems += [
         Problem(name, "nobody may have looked at it, and it is like a photo of val", _BESIDE) for name in beside
     ]
@@ -405,7 +410,7 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
         small = merged.map
         if settings.max_size and max(photo.size) > settings.max_size:
             try:
-                content = same_bytes(source, photo.digest)
+                content = same_bytes(settings.images / photo.name, photo.digest)
             except ImageError as error:
                 return Problem(photo.name, error.what, error.fix)
             source, small = shrunk(open_image(content), merged.map, settings.max_size)
@@ -457,11 +462,18 @@ _BESIDE = "Mark it, or say that you looked at it: --looked-at."
 _DESCRIPTION = "Photos with what a person marked on them; a pretrained model labelled the rest."
 
 
-def split_photos(settings: Prepare, inputs: Inputs, photos: list[Photo], previous: Mapping[str, str]) -> Split:
-    """Who is in train, val and test; a photo that was assigned before stays."""
+def split_photos(
+    settings: Prepare,
+    inputs: Inputs,
+    photos: list[Photo],
+    previous: Mapping[str, str],
+    lost: Mapping[str, Sequence[Mark]] | None = None,
+) -> Split:
+    """Who is in train, val and test; a photo that was assigned before stays. `lost`: see `below_a_pixel`."""
     classes: dict[str, set[str]] = {photo.name: set() for photo in photos}
     for name in classes.keys() & inputs.marked.keys():
-        classes[name] = {mark.name for mark in inputs.marked[name].marks if not mark.void}
+        gone = {id(mark) for mark in (lost or {}).get(name, ())}
+        classes[name] = {mark.name for mark in inputs.marked[name].marks if not mark.void and id(mark) not in gone}
     return split(
         classes,
         settings.validation,
@@ -472,6 +484,37 @@ def split_photos(settings: Prepare, inputs: Inputs, photos: list[Photo], previou
         prints={photo.name: photo.fingerprint for photo in photos},
         incomplete=inputs.incomplete,
     )
+
+
+def below_a_pixel(settings: Prepare, inputs: Inputs, photos: Sequence[Photo]) -> dict[str, list[Mark]]:
+    """Photo → the marks on it of which --max-size leaves nothing."""
+    from pycocotools import mask as coco_mask
+
+    lost: dict[str, list[Mark]] = {}
+    for photo in photos:
+        if not settings.max_size or max(photo.size) <= settings.max_size or photo.name not in inputs.marked:
+            continue
+        rows, columns = map(sampled, photo.size, shrunk_size(photo.size, settings.max_size))
+        for mark in inputs.marked[photo.name].marks:
+            if mark.rle is not None:
+                left = bool(coco_mask.decode(mark.rle)[np.ix_(rows, columns)].any())
+            else:
+                x, y, width, height = mark.box
+                inside = ((y <= rows + 0.5) & (rows + 0.5 < y + height)).any()
+                left = bool(inside and ((x <= columns + 0.5) & (columns + 0.5 < x + width)).any())
+            if not left:
+                lost.setdefault(photo.name, []).append(mark)
+    return lost
+
+
+def _lost_marks(settings: Prepare, lost: Mapping[str, Sequence[Mark]]) -> list[Problem]:
+    what = f"is smaller than a pixel at max_size {settings.max_size}, and not in the dataset"
+    fix = "Give a larger --max-size, or none."
+    return [
+        Problem(name, f"a mark of '{mark.name}' {what}", fix, mark.where)
+        for name, marks in lost.items()
+        for mark in marks
+    ]
 
 
 def _foreign(settings: Prepare) -> tuple[Record, ...]:

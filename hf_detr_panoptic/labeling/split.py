@@ -49,7 +49,7 @@ def ties(
 ) -> Iterator[Tie]:
     """Every reason not to part two photos; enough of them to join each group."""
     known = [(name, entry) for name, entry in zip(names, prints, strict=True) if entry is not None]
-    for i, j, distance in near_pairs([entry for _, entry in known]):
+    for i, j, distance in near_pairs([entry for _, entry in known], links=True):
         yield Tie(known[i][0], known[j][0], "same photo" if distance == 0 else "near copy")
     yield from _by_key(names, variant_keys(names), "same name")
     if pattern is not None:
@@ -204,7 +204,8 @@ def split(
     Groups are indivisible. The rarest class is served first: a class of two groups or more is on both sides, a class
     of one group is in train. `previous` (name → part) never changes: new photos follow their group, the rest fill up.
     `pattern` is a regular expression; photos whose names agree in its groups stay together. `incomplete`: the photos
-    that nobody may have looked at; they are in train whatever was before, and the shares are of the others. So it is with `mixed`, photos of another dataset.
+    that nobody may have looked at; they are in train whatever was before, and the shares are of the others.
+    So it is with the `mixed`, another dataset's.
     """
     _check(fraction, test, previous)
     names = sorted(photos)
@@ -402,8 +403,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Share a dataset's photos out to train, val and test: like photos together, every class on both sides."""
     from ..dataset.coco_panoptic import read_dataset
-    from ..dataset.writer import reassign
+    from ..dataset.writer import finish_moving, reassign
 
+    if not args.dry_run and finish_moving(args.dataset / "annotations"):
+        print("an earlier split of this dataset was cut short: it is finished first")
     dataset = read_dataset(args.dataset, args.photos)
     kept = read_dataset(args.keep) if args.keep else {}
     previous = {record.file_name: name for name in PARTS if name in kept for record in kept[name]}
