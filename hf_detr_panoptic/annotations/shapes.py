@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import AnnotationError
-from ..images import MAX_PIXELS
+from ..images import MAX_PIXELS, open_lazily
 from ..labels import Category, LabelSpace
 from ..panoptic_map import PanopticMap, Segment
 from .sources import shown
@@ -430,10 +429,10 @@ def pieces(mask: npt.NDArray[np.bool_], where: str) -> Ids:
 
 
 def _open(data: bytes, where: str) -> Any:
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     try:
-        image = Image.open(io.BytesIO(data))
+        image = open_lazily(data)
         if image.width * image.height > MAX_PIXELS:
             raise AnnotationError(f"the mask is {image.width}×{image.height} pixels large", where=where)
         return ImageOps.exif_transpose(image) if image.format == "JPEG" else image

@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import DatasetError, LabelError, MapError, did_you_mean
 from ..files import parse_json
+from ..images import open_lazily
 from ..labels import LabelSpace
 from ..panoptic_map import MAX_ID, SEGMENT_SOURCES, PanopticMap, Segment, rgb_to_ids
 
@@ -390,7 +391,7 @@ def read_ids(path: Path, size: tuple[int, int] | None = None) -> npt.NDArray[np.
     if not path.is_file():
         fail("png-missing", str(path), path.name)
     try:
-        with Image.open(path) as image:
+        with open_lazily(path) as image:
             if size is not None and (image.height, image.width) != size:
                 fail("size", str(path), f"the PNG is {image.width}×{image.height}, the JSON says {size[1]}×{size[0]}")
             if image.mode != "RGB":

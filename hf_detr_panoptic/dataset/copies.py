@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from ..errors import ImageError
-from ..images import open_image
+from ..images import open_image, open_lazily
 
 # Of 256 bits. Measured on 35 photos of building sites, fires, defects and COCO: JPEG quality 30, a quarter of the
 # size, brightness × 1.3 or a stamp in a corner change 39 at most; 2 % cropped off each side 27 in the median, 40 at
@@ -49,7 +48,7 @@ def fingerprint(photo: str | Path | bytes | Image.Image) -> Fingerprint:
     content = photo if isinstance(photo, bytes) else _read(Path(photo))
     digest = digest_of(content)
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with open_lazily(content) as image:
             if image.format != "JPEG":
                 raise ValueError
             image.draft("L", (128, 128))  # an eighth of the work: JPEG holds its own thumbnails
