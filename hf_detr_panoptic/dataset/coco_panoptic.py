@@ -291,7 +291,8 @@ class Record:
     """One photo of a dataset with its map: names now, pixels on demand.
 
     `size` is (height, width) as the JSON says, None where it does not; `entries` are its segments_info as they stand.
-    `incomplete`: the classes that nobody may have looked for on it, in the order of the categories.
+    `incomplete`: the classes that nobody may have looked for on it, in the order of the categories. `mixed`: it is
+    another dataset's photo, brought by `prepare --mix`, and only ever learnt from.
     """
 
     image_id: int | str
@@ -304,6 +305,7 @@ class Record:
     files: SplitFiles
     original_file: str | None = None
     incomplete: tuple[str, ...] = ()
+    mixed: bool = False
 
     @property
     def photo(self) -> Path:
@@ -574,6 +576,7 @@ def _records(
             files=files,
             original_file=original if isinstance(original, str) else None,
             incomplete=_incomplete(image, space, annotation.where, tell),
+            mixed=bool(image.get("mixed")),
         )
     for image_id in images.keys() - seen:
         tell("image-unannotated", f"{where}, image {image_id}", images[image_id]["file_name"])
