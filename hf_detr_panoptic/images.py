@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import os
@@ -27,6 +28,9 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".heic", ".heif", ".hif"}
 )
+# Nothing else is ever tried: to decode PostScript, whatever the file is called, Pillow starts another program.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+_DRAWINGS = {b"%!PS": "EPS", b"\xc5\xd0\xd3\xc6": "EPS", b"\xd7\xcd\xc6\x9a": "WMF"}
 # What every reader of a dataset opens alike, so that the file can be kept byte for byte.
 _PLAIN_FORMATS = frozenset({"JPEG", "MPO", "PNG", "WEBP", "BMP"})
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
@@ -60,6 +64,17 @@ def open_image(source: Source | Image.Image, *, max_pixels: int = MAX_PIXELS) ->
         profile = image.info.get("icc_profile") if image.mode.startswith(("RGB", "P")) else None
         upright.info = {"icc_profile": profile} if profile else {}
         return upright
+
+
+def open_lazily(file: str | os.PathLike[str] | BinaryIO | bytes) -> Image.Image:
+    """Pillow's own `open`, not yet decoded, for the formats of photos and masks alone. Raises what Pillow raises."""
+    return Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=_formats())
+
+
+@functools.cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def image_size(source: Source) -> tuple[int, int]:
@@ -181,11 +196,10 @@ def _identified(file: BinaryIO, where: str) -> Image.Image:
     avif = head[4:8] == b"ftyp" and b"avif" in head[8:]  # among the compatible brands too: mif1 stands for both
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and not avif:
         return _heif(file, where)
+    if drawing := _DRAWINGS.get(head[:4]):
+        raise ImageError(f"is a drawing ({drawing}), not a photo", where=where, fix="Save it as PNG.")
     try:
-        image = Image.open(file)
-        if image.format in ("EPS", "WMF"):  # decoding one would run another program
-            raise ImageError(f"is a drawing ({image.format}), not a photo", where=where, fix="Save it as PNG.")
-        return image
+        return open_lazily(file)
     except UnidentifiedImageError as error:
         raise ImageError(
             "this Pillow reads no AVIF" if avif else "is not a photo, or of a format that Pillow does not know",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from .coco_categories import COCO_PANOPTIC
 from .errors import LabelError, did_you_mean
-from .text import and_more
+from .text import and_more, is_text
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -33,6 +33,10 @@ class Category:
         if not isinstance(self.name, str) or not self.name.strip():
             raise LabelError(
                 f"a category needs a name, got {self.name!r}", fix="Give it a word that a person would use."
+            )
+        if not is_text(self.name):
+            raise LabelError(
+                f"the category {ascii(self.name)[:60]} has a character that no file can hold", fix="Rename it."
             )
         object.__setattr__(self, "isthing", bool(self.isthing))
         if self.source not in SOURCES:

@@ -24,7 +24,7 @@ from PIL import Image
 
 from .annotations.marks import Mark
 from .errors import ImageError, LabelError, MapError, did_you_mean
-from .images import open_image
+from .images import open_image, open_lazily
 from .labels import Category, LabelSpace
 from .panoptic_map import Box, PanopticMap, Segment, boxes_of_ids, rgb_to_ids
 from .settings import DEFAULT_MODEL, FLOOR, OverlayRules
@@ -362,7 +362,7 @@ def _ids_of(panoptic: Any) -> npt.NDArray[np.int32]:
         raise MapError("a row has no map", fix="Leave such rows out, or label them: AutoLabel.")
     if isinstance(panoptic, Mapping):
         panoptic = panoptic.get("bytes") or Path(panoptic["path"]).read_bytes()
-    return rgb_to_ids(np.asarray(panoptic if isinstance(panoptic, Image.Image) else Image.open(io.BytesIO(panoptic))))
+    return rgb_to_ids(np.asarray(panoptic if isinstance(panoptic, Image.Image) else open_lazily(panoptic)))
 
 
 def _with_map(before: Mapping[str, Any] | None, space: LabelSpace) -> datasets.Features:

@@ -120,9 +120,10 @@ class OverlayRules(Settings):
         0.5, "an auto thing with this share of its pixels under marks goes; null: never", gt=0, le=1
     )
     min_area: Whole = setting(64, "pieces of fewer pixels that a mark cuts off become void", ge=0)
-    priority: Names = setting((), "marked classes, the one on top first; it decides before `collisions`")
+    priority: Names = setting((), "marked classes, the one on top first; it decides before layers and `collisions`")
     collisions: Literal["smaller", "file", "fail"] = setting(
-        "smaller", "what lies on top where marks overlap: the smaller one, the later in the file, or fail"
+        "smaller",
+        "what lies on top where marks of one layer (z_order) overlap: the smaller one, the later in the file, or fail",
     )
     boxes: Literal["refine", "rectangle", "skip"] = setting(
         "refine", "a mark that is a rectangle: refined to the auto segment that fits, as it is, or skipped"

@@ -12,6 +12,15 @@ def count_of(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else several}"
 
 
+def is_text(words: str) -> bool:
+    """Whether it can be written: half a surrogate pair, or a byte of a name that is no UTF-8, cannot."""
+    try:
+        words.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def are(number: int) -> str:
     return "is" if number == 1 else "are"
 

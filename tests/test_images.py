@@ -1,5 +1,6 @@
 """Files of every kind are made here; what they must look like is written out by hand."""
 
+import ast
 import io
 import os
 import struct
@@ -9,13 +10,19 @@ import threading
 import types
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from hf_detr_panoptic.errors import ImageError
-from hf_detr_panoptic.images import image_size, list_images, needs_reencoding, open_image
+from hf_detr_panoptic.annotations.shapes import mask_colors, mask_values
+from hf_detr_panoptic.dataset.coco_panoptic import read_ids
+from hf_detr_panoptic.dataset.copies import fingerprint
+from hf_detr_panoptic.errors import HfDetrPanopticError, ImageError
+from hf_detr_panoptic.evaluation.metric.annotations import words_of_png
+from hf_detr_panoptic.hub.handler import read_photo
+from hf_detr_panoptic.images import exif_of, image_size, list_images, needs_reencoding, open_image
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 BLACK, YELLOW, CYAN, PINK = (0, 0, 0), (255, 255, 0), (0, 255, 255), (255, 0, 255)
@@ -350,7 +357,7 @@ def test_a_missing_photo_is_answered_with_the_nearest_name(tmp_path):
         (b"<html><body>404</body></html>", "is not a photo"),
         (b"\x89PNG\r\n\x1a\n", "is not a photo|damaged"),
         (b"\xff\xd8\xff\xe0", "is not a photo|damaged"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", "is a drawing"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is a drawing"),
     ],
 )
 def test_what_is_no_photo_is_refused(tmp_path, content, says):
@@ -361,6 +368,43 @@ def test_what_is_no_photo_is_refused(tmp_path, content, says):
             verb(path)
         assert error.value.where == str(path)
         assert error.value.fix
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        open_image,
+        image_size,
+        exif_of,
+        fingerprint,
+        read_ids,
+        lambda path: mask_values(path.read_bytes(), "a mask"),
+        lambda path: mask_colors(path.read_bytes(), "a mask"),
+        lambda path: words_of_png(path.read_bytes()),
+        lambda path: read_photo(path.read_bytes()),
+    ],
+)
+def test_postscript_called_png_starts_no_program(tmp_path, monkeypatch, read):
+    """Pillow gives PostScript to Ghostscript, by what is in the file and not by its name."""
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
+    path = tmp_path / "0.png"
+    path.write_bytes(POSTSCRIPT)
+    with pytest.raises((HfDetrPanopticError, OSError, ValueError)):
+        read(path)
+
+
+def test_nobody_opens_an_image_in_any_format_there_is():
+    calls = []
+    for file in sorted((Path(__file__).parents[1] / "hf_detr_panoptic").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Image.open"):
+                calls.append(file.name)
+                assert "formats" in [keyword.arg for keyword in node.keywords], f"{file}, line {node.lineno}"
+    # The metric and the handler travel alone.
+    assert sorted(calls) == ["annotations.py", "handler.py", "images.py"]
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"])

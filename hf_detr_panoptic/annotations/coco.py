@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
-from ..dataset.coco_panoptic import KINDS, annotated, listed_segments
+from ..dataset.coco_panoptic import KINDS, annotated, is_ours, listed_segments
 from ..errors import AnnotationError
 from .pages import Drawn, Item, Lazy, Page
-from .shapes import Polygons, Rectangle, Runs, Shape, checked_rle, mask_colors, mask_size, regions
+from .shapes import Polygons, Runs, Shape, box_of, checked_rle, mask_colors, mask_size, regions
 from .sources import Source, class_name, entries, folder_of, number, ring, shown, size
 
 MOST_CATEGORIES = 10_000
@@ -33,7 +33,7 @@ def read_instances(source: Source, name: str, data: Mapping[str, Any], *, from_c
     names = category_names(data, where)
     pages: dict[int | str, Page] = {}
     images = entries(data, "images", where)
-    repeated = _repeated(image.get("id") for image in images)
+    repeated = {known for known, count in Counter(entry_id(image.get("id")) for image in images).items() if count > 1}
     for index, image in enumerate(images):
         at = f"{where}, images[{index}]"
         try:
@@ -41,24 +41,36 @@ def read_instances(source: Source, name: str, data: Mapping[str, Any], *, from_c
         except AnnotationError as error:
             yield error
             continue
-        if image["id"] in repeated:
-            page.drawn = [_twice("image", image["id"], at)]
+        image_id = entry_id(image["id"])
+        assert image_id is not None  # image_page has looked
+        if image_id in repeated:
+            page.drawn = [_twice("image", image_id, at)]
             yield page
             continue
-        pages[image["id"]] = page
+        pages[image_id] = page
     seen: set[int | str] = set()
     drawn: dict[int | str, list[Drawn | AnnotationError]] = {image_id: [] for image_id in pages}
-    for index, entry in enumerate(entries(data, "annotations", where)):
-        image_id: Any = entry.get("image_id")
+    listed = entries(data, "annotations", where)
+    orphans: list[AnnotationError] = []
+    for index, entry in enumerate(listed):
+        image_id = entry_id(entry.get("image_id"))
         at = f"{where}, annotation {entry.get('id', f'number {index + 1}')}"
-        if not _is_id(image_id) or (image_id not in repeated and image_id not in drawn):
-            yield AnnotationError(f"no image has the id {shown(image_id)}", where=at, fix="Export it again.")
-        elif image_id in drawn:
+        if image_id in drawn and image_id is not None:
             try:
                 _check_id(entry, seen, at)
                 drawn[image_id].append(drawn_of(entry, names, at, from_cvat))
             except AnnotationError as error:
                 drawn[image_id].append(error)
+        elif image_id is None or image_id not in repeated:
+            what = f"no image has the id {shown(entry.get('image_id'))}"
+            orphans.append(AnnotationError(what, where=at, fix="Export it again."))
+    if 2 * len(orphans) > len(listed):  # nearly all of the photos would be taken for empty
+        raise AnnotationError(
+            f"{len(orphans):,} of {len(listed):,} annotations belong to no image: {orphans[0].what}",
+            where=orphans[0].where,
+            fix="image_id must be the id of an entry in 'images', a number where that is a number: export it again.",
+        )
+    yield from orphans
     for image_id, page in pages.items():
         page.drawn = drawn[image_id]
         yield page
@@ -74,12 +86,13 @@ def category_names(data: Mapping[str, Any], where: str) -> dict[int, str]:
     names: dict[int, str] = {}
     for index, category in enumerate(categories):
         at = f"{where}, categories[{index}]"
-        if type(category.get("id")) is not int:
-            raise AnnotationError(f"the id is {category.get('id')!r}, not a whole number", where=at)
+        category_id = entry_id(category.get("id"))
+        if not isinstance(category_id, int):
+            raise AnnotationError(f"the id is {shown(category.get('id'))}, not a whole number", where=at)
         name = class_name(category.get("name"), at)
-        if names.setdefault(category["id"], name) != name:
+        if names.setdefault(category_id, name) != name:
             raise AnnotationError(
-                f"the id {category['id']} stands for '{names[category['id']]}' already",
+                f"the id {category_id} stands for '{names[category_id]}' already",
                 where=at,
                 fix="Give each category an id of its own.",
             )
@@ -88,9 +101,9 @@ def category_names(data: Mapping[str, Any], where: str) -> dict[int, str]:
 
 def image_page(source: Source, name: str, image: Mapping[str, Any], at: str) -> Page:
     """A page for one entry of `images`, nothing drawn on it yet."""
-    image_id = image.get("id")
-    if type(image_id) not in (int, str):
-        raise AnnotationError(f"the id is {image_id!r}", where=at, fix="Each image needs one.")
+    image_id = entry_id(image.get("id"))
+    if image_id is None:
+        raise AnnotationError(f"the id is {shown(image.get('id'))}", where=at, fix="Each image needs one.")
     if not isinstance(image.get("file_name"), str):
         raise AnnotationError(f"the file_name is {image.get('file_name')!r}", where=at, fix="Name the photo's file.")
     page = Page(image["file_name"], f"{source.where(name)}, image {image_id}", source.where(name), ())
@@ -111,15 +124,34 @@ def near(source: Source, name: str) -> tuple[str, ...]:
 
 
 def category_name(names: Mapping[int, str], category_id: Any, where: str) -> str:
-    if type(category_id) is not int or category_id not in names:
+    known = entry_id(category_id)
+    if not isinstance(known, int) or known not in names:
         raise AnnotationError(f"no category has the id {shown(category_id)}", where=where, fix="Export it again.")
-    return names[category_id]
+    return names[known]
+
+
+def entry_id(value: Any) -> int | str | None:
+    """An id: a text or a whole number, also as pandas writes it (1.0); None for anything else."""
+    if type(value) is float and value.is_integer():
+        return int(value)
+    return value if type(value) in (int, str) else None
+
+
+def is_crowd(value: Any, where: str) -> bool:
+    """What `iscrowd` says: 0 or 1, in whatever way it is written."""
+    word = str(value).strip().casefold()
+    if word not in _CROWD:
+        raise AnnotationError(f"iscrowd is {shown(value)}", where=where, fix="It is 0 or 1.")
+    return _CROWD[word]
+
+
+_CROWD = {"0": False, "0.0": False, "false": False, "none": False, "1": True, "1.0": True, "true": True}
 
 
 def drawn_of(entry: Mapping[str, Any], names: Mapping[int, str], where: str, from_cvat: bool = False) -> Drawn:
     """One entry of `annotations`; `names` by category id."""
     name = category_name(names, entry.get("category_id"), where)
-    crowd = bool(entry.get("iscrowd", 0)) and not from_cvat and "attributes" not in entry
+    crowd = is_crowd(entry.get("iscrowd"), where) and not from_cvat and "attributes" not in entry
     return Drawn(name, _shape(entry, where), where, crowd)
 
 
@@ -138,34 +170,26 @@ def _shape(entry: Mapping[str, Any], where: str) -> Shape:
     left, top, width, height = (number(side, "a side of the bbox", where) for side in box)
     attributes = entry.get("attributes")
     rotation = attributes.get("rotation", 0.0) if isinstance(attributes, dict) else 0.0
-    return Rectangle(left, top, width, height, number(rotation, "the rotation", where))
+    return box_of(left, top, width, height, number(rotation, "the rotation", where))
 
 
 def _check_id(entry: Mapping[str, Any], seen: set[int | str], where: str) -> None:
-    annotation_id = entry.get("id")
-    if annotation_id is None:
+    if entry.get("id") is None:
         return  # nothing refers to it
-    if type(annotation_id) not in (int, str):
-        raise AnnotationError(f"the id is {shown(annotation_id)}", where=where, fix="Export it again.")
+    annotation_id = entry_id(entry["id"])
+    if annotation_id is None:
+        raise AnnotationError(f"the id is {shown(entry['id'])}", where=where, fix="Export it again.")
     if annotation_id in seen:
         raise _twice("annotation", annotation_id, where)
     seen.add(annotation_id)
 
 
-def _twice(what: str, entry_id: Any, where: str) -> AnnotationError:
+def _twice(what: str, number: Any, where: str) -> AnnotationError:
     return AnnotationError(
-        f"another {what} has the id {entry_id} too",
+        f"another {what} has the id {number} too",
         where=where,
         fix=f"Give each {what} an id of its own: one of the two may be a stray copy.",
     )
-
-
-def _repeated(ids: Any) -> set[Any]:
-    return {entry_id for entry_id, count in Counter(i for i in ids if _is_id(i)).items() if count > 1}
-
-
-def _is_id(value: Any) -> bool:
-    return type(value) in (int, str)
 
 
 def read_panoptic(source: Source, name: str, data: Mapping[str, Any]) -> Iterator[Item]:
@@ -179,6 +203,7 @@ def read_panoptic(source: Source, name: str, data: Mapping[str, Any]) -> Iterato
             page = image_page(source, name, image, at)
             if image["id"] in pages:
                 raise AnnotationError(f"another image has the id {image['id']} too", where=at)
+            page.tagged = is_ours(data) and not image.get("incomplete")
         except AnnotationError as error:
             yield error
             continue
@@ -236,8 +261,13 @@ def _segment_drawn(
         if segment["id"] not in pixels:
             yield AnnotationError("it has no pixel in the PNG", where=at, fix="Take it off the list.")
         else:
-            name = names[segment["category_id"]]
-            yield Drawn(name, Runs(pixels[segment["id"]]), at, bool(segment.get("iscrowd", 0)))
+            try:
+                crowd = is_crowd(segment.get("iscrowd"), at)
+            except AnnotationError as error:
+                yield error
+                continue
+            name, source_of = names[segment["category_id"]], "auto" if segment.get("source") == "auto" else "custom"
+            yield Drawn(name, Runs(pixels[segment["id"]]), at, crowd, source=source_of)
     yield from problems
     if not problems and (unlisted := sorted(pixels.keys() - listed)):
         yield AnnotationError(

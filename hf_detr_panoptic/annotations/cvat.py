@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import AnnotationError
 from .pages import Drawn, Item, Note, Page, PhotoIndex, grouped, stem_of
-from .shapes import MOST_PIXELS, Ellipse, Pixels, Polygons, Rectangle, Shape
+from .shapes import MOST_PIXELS, Ellipse, Pixels, Polygons, Shape, box_of
 from .sources import Source, class_name, size, text_number
 
 REGIONS = frozenset({"polygon", "box", "mask", "ellipse"})
@@ -22,7 +22,7 @@ def is_cvat(root: ET.Element) -> bool:
 
 
 def read_cvat(source: Source, name: str, root: ET.Element, index: PhotoIndex | None) -> Iterator[Item]:
-    """The photos of one file, in each the lowest shape first (`z_order`)."""
+    """The photos of one file, in each the lowest shape first (`z_order`, which is their layer)."""
     where = source.where(name)
     left_out: Counter[str] = Counter()
     for number, image in enumerate(root.iter("image")):
@@ -46,7 +46,7 @@ def _image(image: ET.Element, where: str, index: int, left_out: Counter[str]) ->
     regions = [(number, shape) for number, shape in shapes if shape.tag in REGIONS]
     try:
         page.size = _size(image, at)
-        regions.sort(key=lambda entry: text_number(entry[1].get("z_order", "0"), "z_order", at))
+        regions.sort(key=lambda entry: _layer(entry[1], at))
     except AnnotationError as error:
         page.drawn = [error]
         return page
@@ -64,9 +64,15 @@ def _read_shapes(
     for element, label, at in shapes:
         group = element.get("group_id", "0")
         try:
-            yield None if group in ("", "0") else group, Drawn(class_name(label, at), _shape(element, at), at)
+            layer = _layer(element, at)
+            drawn = Drawn(class_name(label, at), _shape(element, at), at, layer=layer)
+            yield None if group in ("", "0") else group, drawn
         except AnnotationError as error:
             yield error
+
+
+def _layer(element: ET.Element, where: str) -> float:
+    return text_number(element.get("z_order", "0"), "z_order", where)
 
 
 def _frames(root: ET.Element, where: str, index: PhotoIndex | None, left_out: Counter[str]) -> Iterator[Page]:
@@ -95,7 +101,7 @@ def _frames(root: ET.Element, where: str, index: PhotoIndex | None, left_out: Co
                 )
     for frame in sorted({*frames, *gaps}):
         page = Page(photos.get(frame, f"frame_{frame:06d}.png"), f"{where}, frame {frame}", where, (), canvas)
-        shapes = sorted(frames.get(frame, ()), key=lambda entry: text_number(entry[0].get("z_order", "0"), "z", where))
+        shapes = sorted(frames.get(frame, ()), key=lambda entry: _layer(entry[0], where))
         page.drawn = [gaps[frame]] if frame in gaps else _drawn(shapes)
         yield page
 
@@ -127,7 +133,7 @@ def _shape(element: ET.Element, where: str) -> Shape:
         return Polygons([_points(element.get("points"), where)])
     if element.tag == "box":
         left, top = number("xtl"), number("ytl")
-        return Rectangle(left, top, number("xbr") - left, number("ybr") - top, number("rotation", "0"))
+        return box_of(left, top, number("xbr") - left, number("ybr") - top, number("rotation", "0"))
     if element.tag == "ellipse":
         return Ellipse(number("cx"), number("cy"), abs(number("rx")), abs(number("ry")), number("rotation", "0"))
     left, top, width, height = (int(number(key)) for key in ("left", "top", "width", "height"))

@@ -16,10 +16,13 @@ import numpy as np
 from ..errors import AnnotationError
 from .coco import near
 from .pages import Drawn, Item, Note, Page, grouped
-from .shapes import Ellipse, Pixels, Polygons, Rectangle, Shape, mask_values
+from .shapes import Ellipse, Pixels, Polygons, Shape, corners_box, mask_values
 from .sources import Source, class_name, entries, folder_of, is_inside, points_ring, ring, shown, size, text_number
 
 NO_REGIONS = frozenset({"line", "linestrip", "point", "points"})
+OUTLINES = frozenset(
+    {"polygon", "oriented_rectangle", "rotation"}
+)  # the last is what X-AnyLabeling calls a turned box
 
 
 def is_labelme(data: Any) -> bool:
@@ -99,11 +102,10 @@ def _json_shapes(
 
 def _json_shape(shape: Mapping[str, Any], kind: str, where: str) -> Shape:
     flat = points_ring(shape.get("points"), where)
-    if kind == "polygon":
+    if kind in OUTLINES:
         return Polygons([flat])
     if kind == "rectangle" and flat:  # two opposite corners; other tools write all four
-        left, top = min(flat[::2]), min(flat[1::2])
-        return Rectangle(left, top, max(flat[::2]) - left, max(flat[1::2]) - top)
+        return corners_box(flat)
     if kind == "circle" and len(flat) == 4:  # its centre and any point on it
         radius = math.hypot(flat[2] - flat[0], flat[3] - flat[1])
         return Ellipse(flat[0], flat[1], radius, radius)
@@ -127,10 +129,7 @@ def _xml_shape(source: Source, name: str, folder: str, element: ET.Element, wher
         flat = ring(
             [text_number(point.findtext(axis), axis, where) for point in polygon.iter("pt") for axis in "xy"], where
         )
-        if element.findtext("type") != "bounding_box":
-            return Polygons([flat])
-        left, top = min(flat[::2], default=0.0), min(flat[1::2], default=0.0)
-        return Rectangle(left, top, max(flat[::2], default=0.0) - left, max(flat[1::2], default=0.0) - top)
+        return corners_box(flat) if flat and element.findtext("type") == "bounding_box" else Polygons([flat])
     mask = (element.findtext("segm/mask") or "").strip()
     if not is_inside(mask):
         raise AnnotationError(f"it has neither a polygon nor a mask ({mask!r})", where=where, fix="Draw it again.")

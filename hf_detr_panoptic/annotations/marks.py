@@ -18,7 +18,8 @@ class Mark:
 
     `rle` is COCO's compressed run-length encoding over the whole upright photo, `{"size": [H, W], "counts": bytes}`;
     None where only a rectangle was drawn. `box` is (x, y, width, height) in pixels of the upright photo, tight around
-    the pixels where there is an `rle`. `where` names file and annotation.
+    the pixels where there is an `rle`. `where` names file and annotation. `layer`: what has a higher one lies on top,
+    where the tool has layers (CVAT's z_order). `source` is "auto" for what a labeler added to a dataset of ours.
     """
 
     name: str
@@ -26,6 +27,8 @@ class Mark:
     box: tuple[float, float, float, float]
     crowd: bool
     where: str
+    layer: float = 0.0
+    source: str = "custom"
 
     @property
     def void(self) -> bool:
@@ -37,7 +40,8 @@ class Mark:
 class MarkedPhoto:
     """One photo and its marks in the order of the file; `photo` is its path in the photo folder, with "/".
 
-    `tagged`: the whole photo bears a tag (CVAT) or a flag (LabelMe), as it would once somebody has looked at it.
+    `tagged`: the whole photo bears a tag (CVAT) or a flag (LabelMe), or a dataset of ours says that it is complete, as
+    it would once somebody has looked at it.
     """
 
     photo: str

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import AnnotationError, did_you_mean
 from ..images import SUFFIXES
-from .marks import Unmatched
+from .marks import Unmatched, is_void_name
 from .pages import Drawn, Item, Lazy, Page, PhotoIndex, stem_of
 from .shapes import Ids, Runs, is_lossy, mask_size, mask_values, pieces, regions
 from .sources import Source, class_name, folder_of
@@ -34,6 +34,10 @@ GENERAL = frozenset(
         "images",
         "png",
         "data",
+        "segmentationclass",
+        "segmentationobject",
+        "segmentationclasspng",
+        "segmentationobjectpng",
     }
 )
 
@@ -164,13 +168,14 @@ def read_masks(
     whole: bool,
     among_photos: bool,
 ) -> Iterator[Item]:
-    """The photos that the files belong to. `values` gives the class of each grey value; 0 is never marked.
+    """The photos that the files belong to. `values` gives the class of each grey value; 0 is unmarked, unless it has a
+    class there that is more than a background.
 
     Without it a file whose name tells its class holds one object or one class (two values, JPEG noise, smoothed
     edges) or else an id map, an object each value. `among_photos`: what does not fit the pattern is a photo itself.
     """
     names = Names(pattern, index)
-    table = None if values is None else {value: class_name(name, "values") for value, name in values.items() if value}
+    table = None if values is None else class_table(values)
     for file in files:
         where = source.where(file)
         named = names.read(file)
@@ -186,6 +191,12 @@ def read_masks(
         else:
             page.drawn = Lazy(partial(_drawn, source, file, named, table, stuff, whole))
         yield page
+
+
+def class_table(values: Values) -> dict[int, str]:
+    """The class of each value; a background at 0 is what nobody marked."""
+    names = {value: class_name(name, "values") for value, name in values.items()}
+    return {value: name for value, name in names.items() if value or not is_void_name(name)}
 
 
 def _drawn(
@@ -221,7 +232,7 @@ def _drawn(
 def drawn_classes(
     ids: Ids, table: Values, *, lossy: bool, stuff: Collection[str], whole: bool, where: str
 ) -> Iterator[Drawn]:
-    """What a map of classes shows, `table` telling the class of each value but 0."""
+    """What a map of classes shows, `table` telling the class of each value, of 0 where that is one."""
     classes = _nearest(ids, table) if lossy else ids
     if unknown := sorted(set(np.unique(classes).tolist()) - table.keys() - {0}):
         raise AnnotationError(
@@ -229,7 +240,7 @@ def drawn_classes(
             where=where,
             fix=f"Add it to the values, which are {', '.join(map(str, table))}.",
         )
-    for value in sorted(set(np.unique(classes).tolist()) - {0}):
+    for value in sorted(set(np.unique(classes).tolist()) & table.keys()):
         yield from _regions(classes == value, table[value], whole or table[value] in stuff, where)
 
 

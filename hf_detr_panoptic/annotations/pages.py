@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import unicodedata
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -141,6 +141,8 @@ class Drawn:
     shape: Shape
     where: str
     crowd: bool = False
+    layer: float = 0.0
+    source: str = "custom"
 
 
 @dataclass
@@ -203,7 +205,7 @@ def grouped(shapes: Iterable[tuple[Hashable | None, Drawn] | AnnotationError]) -
             first = drawn[index]
             assert isinstance(first, Drawn)
             parts = first.shape.shapes if isinstance(first.shape, Several) else (first.shape,)
-            drawn[index] = Drawn(first.name, Several((*parts, mark.shape)), first.where)
+            drawn[index] = replace(first, shape=Several((*parts, mark.shape)), layer=max(first.layer, mark.layer))
     return drawn
 
 
@@ -238,11 +240,15 @@ class Desk:
         parts += [f"{count_of(len(self._unmatched), 'name')} without a photo"] if self._unmatched else []
         if self._skipped:
             logger.warning(
-                "%s set aside or left out; see `skipped`",
+                "%s set aside or left out, %s first: %s",
                 count_of(len(self._skipped), "mark or photo", "marks or photos"),
+                self._skipped[0].where,
+                self._skipped[0].what,
             )
         if self._unmatched:
-            logger.warning("%s without a photo; see `unmatched`", count_of(len(self._unmatched), "name"))
+            first = self._unmatched[0]
+            many = count_of(len(self._unmatched), "name")
+            logger.warning("%s without a photo, %r first (%s)", many, first.name, first.why)
         return Annotations(
             tuple(photos),
             tuple(self._skipped),
@@ -317,7 +323,7 @@ class Desk:
                 except AnnotationError as error:
                     problems.append(error)
                 else:
-                    marks.append(Mark(item.name, rle, box, item.crowd, item.where))
+                    marks.append(Mark(item.name, rle, box, item.crowd, item.where, item.layer, item.source))
         tagged = any(page.tagged for page in chosen)
         return (MarkedPhoto(photo, width, height, tuple(marks), tagged) if chosen else None), problems
 

@@ -17,8 +17,8 @@ from .labelme import is_labelme, is_labelme_xml, read_labelme, read_labelme_xml
 from .marks import Annotations, Mark, MarkedPhoto, Skipped, Unmatched
 from .masks import mask_names, read_masks
 from .pages import Desk, Item, Note
-from .sources import Source, open_source
-from .voc import labelmaps, read_cvat_masks
+from .sources import Source, folder_of, open_source
+from .voc import labelmaps, read_cvat_masks, voc_folders, voc_values
 
 __all__ = ["FORMATS", "Annotations", "Mark", "MarkedPhoto", "Skipped", "Unmatched", "read_annotations"]
 
@@ -59,11 +59,15 @@ def read_annotations(
     whole = instances == "whole"
     refused: list[Item] = list(source.refused)
     if format in (None, "cvat") and (maps := labelmaps(source)):
-        drawn = (read_cvat_masks(source, name, stuff=stuff, whole=whole) for name in maps)
+        drawn = (read_cvat_masks(source, folder_of(name), stuff=stuff, whole=whole) for name in maps)
         return desk.assemble(chain(refused, chain.from_iterable(drawn)), "CVAT segmentation mask")
     pages, kinds = ([], set()) if format == "masks" else _documents(source, desk, format)
     if kinds:
         return desk.assemble(chain(refused, pages), " and ".join(sorted(kinds)))
+    if format in (None, "cvat") and (folders := voc_folders(source)):
+        table = voc_values(values, source.where(folders[0]))
+        drawn = (read_cvat_masks(source, name, stuff=stuff, whole=whole, values=table) for name in folders)
+        return desk.assemble(chain(refused, chain.from_iterable(drawn)), "VOC segmentation mask")
     if format not in (None, "masks"):
         raise AnnotationError(f"no annotations of the format '{format}' found", where=str(path))
     files = mask_names(source, _photo_folder(Path(path), photos))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import AnnotationError
-from ..images import MAX_PIXELS
+from ..images import MAX_PIXELS, open_lazily
 from ..labels import Category, LabelSpace
 from ..panoptic_map import PanopticMap, Segment
 from .sources import shown
 
+MOST_STEPS = 2**22  # along an outline: pycocotools keeps some 80 bytes for each, and counts them in 32 bits
 MOST_PIXELS = 2**29  # pycocotools counts in 32 bits; a photo of this size would be 23,000 pixels square
 
 
@@ -117,13 +117,12 @@ class Polygons:
 
 @dataclass(frozen=True)
 class Rectangle:
-    """Left, top, width, height, turned by `rotation` degrees (clockwise on the screen) about its centre."""
+    """An upright box. A turned one is an outline: see `box_of` and `corners_box`."""
 
     left: float
     top: float
     width: float
     height: float
-    rotation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -163,6 +162,30 @@ class Several:
 Shape = Polygons | Rectangle | Ellipse | Runs | Pixels | Several
 
 
+def box_of(left: float, top: float, width: float, height: float, rotation: float) -> Rectangle | Polygons:
+    """A box turned by `rotation` degrees (clockwise on the screen) about its centre: upright, or its outline."""
+    turns, rest = divmod(rotation, 90)
+    if not rest or width <= 0 or height <= 0:  # to the last bit, which a turn about the centre would not keep
+        if turns % 2:
+            left, top, width, height = left + (width - height) / 2, top + (height - width) / 2, height, width
+        return Rectangle(left, top, width, height)
+    x, y, turn = left + width / 2, top + height / 2, math.radians(rotation)
+    cos, sin = math.cos(turn) / 2, math.sin(turn) / 2
+    signs = ((-1, -1), (1, -1), (1, 1), (-1, 1))
+    offsets = [(side_x * width, side_y * height) for side_x, side_y in signs]
+    return Polygons([[value for dx, dy in offsets for value in (x + dx * cos - dy * sin, y + dx * sin + dy * cos)]])
+
+
+def corners_box(ring: Ring) -> Rectangle | Polygons:
+    """What a tool calls a box and gives by its corners, two or four: upright, or its outline where it is turned."""
+    left, right, top, bottom = min(ring[::2]), max(ring[::2]), min(ring[1::2]), max(ring[1::2])
+    upright = all(
+        min(x - left, right - x) <= 0.5 and min(y - top, bottom - y) <= 0.5
+        for x, y in zip(ring[::2], ring[1::2], strict=True)
+    )
+    return Rectangle(left, top, right - left, bottom - top) if upright else Polygons([ring])
+
+
 @dataclass(frozen=True)
 class Canvas:
     """The upright photo, and the size that the marks were drawn on: they are scaled from one to the other."""
@@ -199,7 +222,7 @@ def _rle(shape: Shape, canvas: Canvas, where: str) -> dict[str, Any] | None:
 
     match shape:
         case Polygons():
-            return _polygons(shape, canvas)
+            return _polygons(shape, canvas, where)
         case Ellipse():
             return _ellipse(shape, canvas)
         case Runs():
@@ -218,10 +241,10 @@ def _rle(shape: Shape, canvas: Canvas, where: str) -> dict[str, Any] | None:
             parts = [part for each in shape.shapes if (part := _rle(each, canvas, where))]
             return coco_mask.merge(parts) if parts else None
         case Rectangle():
-            return _polygons(Polygons([_corners(shape)]), canvas)
+            return _polygons(Polygons([_corners(shape)]), canvas, where)
 
 
-def _polygons(shape: Polygons, canvas: Canvas) -> dict[str, Any] | None:
+def _polygons(shape: Polygons, canvas: Canvas, where: str) -> dict[str, Any] | None:
     from pycocotools import mask as coco_mask
 
     # Two points enclose nothing, and pycocotools would take four numbers for a box.
@@ -231,8 +254,20 @@ def _polygons(shape: Polygons, canvas: Canvas) -> dict[str, Any] | None:
     rings = [cut for ring in rings if len(cut := _near_photo(ring, canvas)) >= 6]
     if not rings:
         return None
+    if (steps := sum(map(_steps, rings))) > MOST_STEPS:
+        raise AnnotationError(
+            f"the outline of {sum(map(len, rings)) // 2:,} points is {steps:,} pixels long",
+            where=where,
+            fix="It jumps across the photo at every point, which is no outline of anything: draw it again.",
+        )
     parts = coco_mask.frPyObjects(rings, canvas.height, canvas.width)
     return parts[0] if len(parts) == 1 else coco_mask.merge(parts)
+
+
+def _steps(ring: Ring) -> int:
+    """Along its longer axis, edge by edge."""
+    points = np.reshape(ring, (-1, 2))
+    return int(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
 
 
 def _near_photo(ring: Ring, canvas: Canvas) -> Ring:
@@ -298,16 +333,8 @@ def _clipped_bounds(shape: Rectangle, canvas: Canvas, where: str) -> Box:
 
 
 def _corners(shape: Rectangle) -> Ring:
-    half_width, half_height = shape.width / 2, shape.height / 2
-    x, y = shape.left + half_width, shape.top + half_height
-    if not shape.rotation % 360:  # to the last bit, which a turn by zero degrees about the centre would not keep
-        right, bottom = shape.left + shape.width, shape.top + shape.height
-        return [shape.left, shape.top, right, shape.top, right, bottom, shape.left, bottom]
-    turn = math.radians(shape.rotation)
-    cos, sin = math.cos(turn), math.sin(turn)
-    signs = ((-1, -1), (1, -1), (1, 1), (-1, 1))
-    offsets = [(side_x * half_width, side_y * half_height) for side_x, side_y in signs]
-    return [value for dx, dy in offsets for value in (x + dx * cos - dy * sin, y + dx * sin + dy * cos)]
+    right, bottom = shape.left + shape.width, shape.top + shape.height
+    return [shape.left, shape.top, right, shape.top, right, bottom, shape.left, bottom]
 
 
 def _resized(mask: npt.NDArray[np.uint8], canvas: Canvas) -> dict[str, Any]:
@@ -402,10 +429,10 @@ def pieces(mask: npt.NDArray[np.bool_], where: str) -> Ids:
 
 
 def _open(data: bytes, where: str) -> Any:
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     try:
-        image = Image.open(io.BytesIO(data))
+        image = open_lazily(data)
         if image.width * image.height > MAX_PIXELS:
             raise AnnotationError(f"the mask is {image.width}×{image.height} pixels large", where=where)
         return ImageOps.exif_transpose(image) if image.format == "JPEG" else image

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import AnnotationError
+from ..text import is_text
 
 LARGEST = 1e7  # a coordinate beyond this is no place on any photo
 
@@ -73,6 +74,10 @@ def class_name(name: Any, where: str) -> str:
     if not isinstance(name, str) or not name.strip():
         raise AnnotationError(
             f"the class has no name ({shown(name)})", where=where, fix="Give it one in the annotation tool."
+        )
+    if not is_text(name):
+        raise AnnotationError(
+            f"the class {ascii(name)[:60]} has a character that no file can hold", where=where, fix="Rename the class."
         )
     return unicodedata.normalize("NFC", name).strip()
 

@@ -11,10 +11,13 @@ import numpy as np
 from ..errors import AnnotationError
 from .marks import is_void_name
 from .pages import Drawn, Item, Lazy, Page
-from .shapes import Runs, mask_colors, mask_size, pieces, regions
+from .shapes import Runs, mask_colors, mask_size, mask_values, pieces, regions
 from .sources import Source, class_name, folder_of
 
 LABELMAP = "labelmap.txt"
+
+
+VOID_VALUE = 255  # in Pascal VOC's own masks: the seam between objects, and what is too hard
 
 
 def labelmaps(source: Source) -> list[str]:
@@ -23,10 +26,32 @@ def labelmaps(source: Source) -> list[str]:
     return [name for name in maps if _masks(source, folder_of(name))]
 
 
-def read_cvat_masks(source: Source, labelmap: str, *, stuff: Collection[str], whole: bool) -> Iterator[Item]:
-    """The photos of one export. Without `SegmentationObject` each connected part of a thing is an object."""
-    names = _names(source, labelmap)
-    folder = folder_of(labelmap)
+def voc_folders(source: Source) -> list[str]:
+    """The folders in which class masks lie in Pascal VOC's way, whoever says what their colours mean."""
+    parts = [PurePosixPath(name).parts for name in source.names if name.lower().endswith(".png")]
+    return sorted({"/".join(p[: p.index("SegmentationClass")]) for p in parts if "SegmentationClass" in p[:-1]})
+
+
+def voc_values(values: Mapping[int, str] | None, where: str) -> dict[int, str]:
+    """The class of each palette index; refused where nobody says them, for many tools use VOC's colours for theirs."""
+    if values is None:
+        raise AnnotationError(
+            f"a folder in Pascal VOC's layout without a {LABELMAP}: nobody says which class a colour is",
+            where=where,
+            fix=f"Put a {LABELMAP} beside SegmentationClass, a line `pipe:128,0,0::` for each class, or give the "
+            "palette's numbers: --values 1=pipe --values 2=wall.",
+        )
+    return {VOID_VALUE: "void"} | {value: class_name(name, "values") for value, name in values.items()}
+
+
+def read_cvat_masks(
+    source: Source, folder: str, *, stuff: Collection[str], whole: bool, values: Mapping[int, str] | None = None
+) -> Iterator[Item]:
+    """The photos of one export. Without `SegmentationObject` each connected part of a thing is an object.
+
+    Classes go by colour, as labelmap.txt says them, or by the palette's numbers, as `values` does.
+    """
+    names = _names(source, f"{folder}/{LABELMAP}".lstrip("/")) if values is None else values
     for mask in _masks(source, folder):
         photo = mask[len(f"{folder}/SegmentationClass/".lstrip("/")) :]
         objects = f"{folder}/SegmentationObject/{photo}".lstrip("/")
@@ -38,17 +63,37 @@ def read_cvat_masks(source: Source, labelmap: str, *, stuff: Collection[str], wh
             page.drawn = [error]
         else:
             page.drawn = Lazy(
-                partial(_drawn, source, mask, objects if source.has(objects) else None, names, stuff, whole)
+                partial(
+                    _drawn,
+                    source,
+                    mask,
+                    objects if source.has(objects) else None,
+                    names,
+                    stuff,
+                    whole,
+                    values is not None,
+                )
             )
         yield page
 
 
 def _drawn(
-    source: Source, mask: str, objects: str | None, names: Mapping[int, str], stuff: Collection[str], whole: bool
+    source: Source,
+    mask: str,
+    objects: str | None,
+    names: Mapping[int, str],
+    stuff: Collection[str],
+    whole: bool,
+    numbered: bool,
 ) -> Iterator[Drawn]:
     where = source.where(mask)
-    classes = mask_colors(source.read(mask), where).astype(np.int64)
-    if unknown := sorted(set(np.unique(classes).tolist()) - names.keys() - {0}):
+    classes = (mask_values if numbered else mask_colors)(source.read(mask), where).astype(np.int64)
+    unknown = sorted(set(np.unique(classes).tolist()) - names.keys() - {0})
+    if unknown and numbered:
+        raise AnnotationError(
+            f"the number {unknown[0]} has no class", where=where, fix="Add it to --values, or call it void there."
+        )
+    if unknown:
         red, green, blue = unknown[0] & 255, unknown[0] >> 8 & 255, unknown[0] >> 16
         raise AnnotationError(
             f"the colour {red},{green},{blue} is not in {LABELMAP}"

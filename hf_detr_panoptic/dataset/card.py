@@ -100,6 +100,14 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
+# Without it `datasets.load_dataset(FOLDER)` takes every PNG for a photo, id maps too, and folders for classes.
+_PHOTOS_ALONE = {
+    "config_name": "default",
+    "data_files": [{"split": "photos", "path": "images/**"}],
+    "drop_labels": True,
+}
+
+
 @dataclass(frozen=True)
 class Contents:
     """What a card says of a dataset. photos: split → how many; prepared: prepare.json; incomplete: photos on which
@@ -174,7 +182,7 @@ def dataset_card(contents: Contents, name: str, *, repository: str | None = None
     data = DatasetCardData(
         task_categories=["image-segmentation"],
         tags=["panoptic-segmentation", "coco-panoptic", "hf-detr-panoptic"],
-        **(published if repository else {}),
+        **(published if repository else {"configs": [_PHOTOS_ALONE]}),
     )
     return render(
         DatasetCard,

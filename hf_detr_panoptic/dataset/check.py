@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from ..errors import ImageError
-from ..images import image_size, list_images
+from ..images import image_size, list_images, open_lazily
 from ..labels import Category, LabelSpace
 from ..panoptic_map import PanopticMap, Segment
 from ..parallel import progress_bar, read_ahead
@@ -275,7 +274,7 @@ def _look_at_photo(seen: _Checked) -> tuple[int, int] | None:
     except ImageError as error:
         seen.tell("photo-unreadable", f"{seen.record.file_name}: {error.what}")
         return None
-    with contextlib.suppress(Exception), Image.open(seen.photo) as image:
+    with contextlib.suppress(Exception), open_lazily(seen.photo) as image:
         turn = image.getexif().get(0x0112, 1) if image.format != "PNG" else 1
         if turn in range(2, 9):
             seen.tell("photo-rotated", f"{seen.record.file_name}, orientation {turn}")

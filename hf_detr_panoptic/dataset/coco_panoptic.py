@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import DatasetError, LabelError, MapError, did_you_mean
 from ..files import parse_json
+from ..images import open_lazily
 from ..labels import LabelSpace
 from ..panoptic_map import MAX_ID, SEGMENT_SOURCES, PanopticMap, Segment, rgb_to_ids
 
@@ -290,7 +291,8 @@ class Record:
     """One photo of a dataset with its map: names now, pixels on demand.
 
     `size` is (height, width) as the JSON says, None where it does not; `entries` are its segments_info as they stand.
-    `incomplete`: the classes that nobody may have looked for on it, in the order of the categories.
+    `incomplete`: the classes that nobody may have looked for on it, in the order of the categories. `mixed`: it is
+    another dataset's photo, brought by `prepare --mix`, and only ever learnt from.
     """
 
     image_id: int | str
@@ -303,6 +305,7 @@ class Record:
     files: SplitFiles
     original_file: str | None = None
     incomplete: tuple[str, ...] = ()
+    mixed: bool = False
 
     @property
     def photo(self) -> Path:
@@ -388,7 +391,7 @@ def read_ids(path: Path, size: tuple[int, int] | None = None) -> npt.NDArray[np.
     if not path.is_file():
         fail("png-missing", str(path), path.name)
     try:
-        with Image.open(path) as image:
+        with open_lazily(path) as image:
             if size is not None and (image.height, image.width) != size:
                 fail("size", str(path), f"the PNG is {image.width}×{image.height}, the JSON says {size[1]}×{size[0]}")
             if image.mode != "RGB":
@@ -573,6 +576,7 @@ def _records(
             files=files,
             original_file=original if isinstance(original, str) else None,
             incomplete=_incomplete(image, space, annotation.where, tell),
+            mixed=bool(image.get("mixed")),
         )
     for image_id in images.keys() - seen:
         tell("image-unannotated", f"{where}, image {image_id}", images[image_id]["file_name"])

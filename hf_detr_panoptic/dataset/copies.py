@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from ..errors import ImageError
-from ..images import open_image
+from ..images import open_image, open_lazily
 
 # Of 256 bits. Measured on 35 photos of building sites, fires, defects and COCO: JPEG quality 30, a quarter of the
 # size, brightness × 1.3 or a stamp in a corner change 39 at most; 2 % cropped off each side 27 in the median, 40 at
@@ -49,7 +48,7 @@ def fingerprint(photo: str | Path | bytes | Image.Image) -> Fingerprint:
     content = photo if isinstance(photo, bytes) else _read(Path(photo))
     digest = digest_of(content)
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with open_lazily(content) as image:
             if image.format != "JPEG":
                 raise ValueError
             image.draft("L", (128, 128))  # an eighth of the work: JPEG holds its own thumbnails
@@ -63,9 +62,12 @@ def digest_of(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def near_pairs(prints: Sequence[Fingerprint], threshold: int = NEAR) -> Iterator[tuple[int, int, int]]:
+def near_pairs(
+    prints: Sequence[Fingerprint], threshold: int = NEAR, links: bool = False
+) -> Iterator[tuple[int, int, int]]:
     """(i, j, distance) with i < j of all pairs at most `threshold` bits apart; exact copies have distance 0.
 
+    `links`: as few of them as join the same groups, since a fixed camera's photos are all alike, pair by pair.
     Compares everything with everything as one matrix product: 10,000 photos take under a second (benchmarks/data.py).
     """
     first: dict[str, int] = {}
@@ -83,13 +85,20 @@ def near_pairs(prints: Sequence[Fingerprint], threshold: int = NEAR) -> Iterator
     index = np.array(chosen)
     least = signs.shape[1] - 2 * threshold  # the product of two rows is agreeing minus differing bits
     step = max(1, (1 << 23) // len(chosen))
+    group = np.arange(len(chosen))
     for top in range(0, len(chosen), step):
         agreement = signs[top : top + step] @ signs[top:].T
-        rows, columns = np.nonzero(agreement >= least)
-        distances = ((signs.shape[1] - agreement[rows, columns]) / 2).astype(int)
-        later = columns > rows
-        left, right = index[top + rows[later]], index[top + columns[later]]
-        yield from zip(left.tolist(), right.tolist(), distances[later].tolist(), strict=True)
+        near = agreement >= least
+        for row in np.flatnonzero(np.count_nonzero(near, axis=1) > 1).tolist():  # it is near to itself
+            later = np.flatnonzero(near[row, row + 1 :]) + row + 1
+            if links:
+                others, at = np.unique(group[top + later], return_index=True)
+                later = later[at[others != group[top + row]]]
+                if later.size:
+                    group[np.isin(group, others)] = group[top + row]
+            distances = ((signs.shape[1] - agreement[row, later]) / 2).astype(int)
+            for other, distance in zip(index[top + later].tolist(), distances.tolist(), strict=True):
+                yield int(index[top + row]), other, distance
 
 
 class Groups(Generic[Key]):

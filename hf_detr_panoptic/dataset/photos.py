@@ -17,16 +17,19 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from PIL import ExifTags, Image
 
 from ..errors import DatasetError, ImageError
 from ..files import replacing, write_bytes
 from ..images import exif_of, image_size, needs_reencoding, open_image
 from ..panoptic_map import PanopticMap
+from .copies import digest_of
 
 _RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)$", re.IGNORECASE)  # devices, on Windows
 _LOSSY = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".heic", ".heif", ".hif", ".avif"))
 _QUALITY = 95
+_LONGEST = 200  # bytes of a name: file systems have 255, and files that are being written have longer names
 
 
 def stored_names(names: Iterable[str], previous: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -39,9 +42,13 @@ def stored_names(names: Iterable[str], previous: Mapping[str, str] | None = None
     taken = {stem_key(stored) for stored in given.values()}
     for name in sorted(set(names) - given.keys()):
         stored = _ascii(name)
+        path = PurePosixPath(stored)
+        digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+        if max(map(len, path.parts)) > _LONGEST:
+            parts = (part[: _LONGEST - 33] for part in path.parent.parts)
+            path = PurePosixPath(*parts, f"{path.stem[: _LONGEST - 50]}-{digest[:16]}{path.suffix[:16]}")
+            stored = path.as_posix()
         if stem_key(stored) in taken:
-            path = PurePosixPath(stored)
-            digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
             candidates = (path.with_stem(f"{path.stem}-{digest[:digits]}").as_posix() for digits in (4, 8, 16, 32))
             stored = next(candidate for candidate in candidates if stem_key(candidate) not in taken)
         taken.add(stem_key(stored))
@@ -54,17 +61,24 @@ def stem_key(name: str) -> str:
     return PurePosixPath(name).with_suffix("").as_posix().casefold()
 
 
-def store_photo(source: str | Path | Image.Image, target: Path, size: tuple[int, int]) -> Path:
+def store_photo(
+    source: str | Path | Image.Image, target: Path, size: tuple[int, int], digest: str | None = None
+) -> Path:
     """Put a photo at `target`, or beside it with the suffix of its new format; returns where it lies.
 
-    `size`: (height, width) of its map, which the upright photo must have.
+    `size`: (height, width) of its map, which the upright photo must have. `digest`: of the file that was labelled; an
+    `ImageError` where it is another one by now.
     """
+    content: bytes | None = None
     if isinstance(source, Image.Image):
         photo: Image.Image | None = open_image(source)
         size_seen = source.size
     else:
-        photo = open_image(source) if needs_reencoding(source) else None
-        size_seen = photo.size if photo is not None else image_size(source)
+        times = Path(source).stat() if digest is not None else None
+        content = same_bytes(source, digest) if digest is not None else None
+        file = source if content is None else content
+        photo = open_image(file) if needs_reencoding(file) else None
+        size_seen = photo.size if photo is not None else image_size(file)
     width, height = size_seen
     if (height, width) != size:
         raise DatasetError(
@@ -73,6 +87,11 @@ def store_photo(source: str | Path | Image.Image, target: Path, size: tuple[int,
             fix="Marks must be drawn on the photo as it is seen.",
         )
     target.parent.mkdir(parents=True, exist_ok=True)
+    if photo is None and content is not None and times is not None:
+        if not (target.is_file() and target.read_bytes() == content):
+            write_bytes(target, content)
+        os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
+        return target
     if photo is None and not isinstance(source, Image.Image):
         _copy(Path(source), target)
         return target
@@ -82,6 +101,19 @@ def store_photo(source: str | Path | Image.Image, target: Path, size: tuple[int,
     target = target if plain else target.with_suffix(".jpg" if lossy else ".png")
     write_bytes(target, encode_photo(photo, "JPEG" if lossy else "PNG"))
     return target
+
+
+def same_bytes(path: str | Path, digest: str) -> bytes:
+    """What is in the file, which must be what it was when it was looked at."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot be read ({error.strerror})", where=str(path), fix="Put it back.") from error
+    if digest_of(content) != digest:
+        raise ImageError(
+            "the photo was changed since it was labelled", where=str(path), fix="Run the same command again."
+        )
+    return content
 
 
 def encode_photo(photo: Image.Image, format: str = "JPEG") -> bytes:
@@ -101,21 +133,30 @@ def shrunk(photo: Image.Image, panoptic: PanopticMap, max_size: int) -> tuple[Im
         raise DatasetError(f"max_size is {max_size}", fix="Give the longest side in pixels, for example 2000.")
     if photo.size != (panoptic.width, panoptic.height):
         raise DatasetError(f"the photo is {photo.width}×{photo.height}, its map {panoptic.width}×{panoptic.height}")
-    longest = max(photo.size)
-    if longest <= max_size:
+    if max(photo.size) <= max_size:
         return photo, panoptic
-    width, height = (max(1, round(side * max_size / longest)) for side in photo.size)
+    width, height = shrunk_size(photo.size, max_size)
     small = photo.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
     small.info = dict(photo.info)
     return small, resized_map(panoptic, (width, height))
 
 
+def shrunk_size(size: tuple[int, int], max_size: int) -> tuple[int, int]:
+    """Two sides, in the order in which they come."""
+    longest = max(size)
+    one, other = (max(1, round(side * max_size / longest)) if longest > max_size else side for side in size)
+    return one, other
+
+
+def sampled(old: int, new: int) -> npt.NDArray[np.int64]:
+    """int64 [new]: the pixels of a side that stand for those of the smaller one."""
+    return ((np.arange(new) + 0.5) * old / new).astype(np.int64)
+
+
 def resized_map(panoptic: PanopticMap, size: tuple[int, int]) -> PanopticMap:
     """The map at (width, height) pixels: the id of the nearest pixel each, segments without one leave the list."""
     width, height = size
-    rows = ((np.arange(height) + 0.5) * panoptic.height / height).astype(np.int64)
-    columns = ((np.arange(width) + 0.5) * panoptic.width / width).astype(np.int64)
-    ids = panoptic.ids[np.ix_(rows, columns)]
+    ids = panoptic.ids[np.ix_(sampled(panoptic.height, height), sampled(panoptic.width, width))]
     left = set(np.unique(ids).tolist())
     return PanopticMap(ids, [s for s in panoptic.segments if s.id in left], panoptic.space)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import re
@@ -17,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.table import embed_table_storage
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from ..errors import DatasetError, LabelError, MapError
 from ..files import write_json
+from ..images import open_lazily
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap, Segment, rgb_to_ids
 from .builder import PanopticBuilder
@@ -106,7 +106,7 @@ class StoredRow:
 
     def map(self) -> PanopticMap:
         try:
-            with Image.open(io.BytesIO(self.png)) as image:
+            with open_lazily(self.png) as image:
                 return PanopticMap(rgb_to_ids(np.asarray(image)), self.segments, self.space)
         except (OSError, UnidentifiedImageError, SyntaxError) as error:
             raise DatasetError(f"its PNG cannot be read ({error})", where=self.where, fix="Write it again.") from error

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..errors import DatasetError
-from ..files import replacing, write_bytes
+from ..files import read_json, replacing, write_bytes, write_json
 from ..labels import LabelSpace
 from ..panoptic_map import MAX_ID, PanopticMap
 from .coco_panoptic import GENERATOR, UNFINISHED, fail, inside, is_ours, load_json, read_dataset
@@ -99,6 +99,7 @@ class DatasetWriter:
         self._info = {"description": description, "generator": GENERATOR}
         self._annotations = self.folder / "annotations"
         self._marker = self._annotations / UNFINISHED
+        finish_moving(self._annotations)
         self._previous = set(self._written_before())
         self._lists = {split: _Lists() for split in SPLITS}
         self._files: set[Path] = set()
@@ -117,11 +118,14 @@ class DatasetWriter:
         image_id: int | None = None,
         original: str | None = None,
         incomplete: Iterable[str] = (),
+        digest: str | None = None,
+        mixed: bool = False,
     ) -> str:
         """Store one photo and its map under a name from `stored_names`; returns the photo's name in images/.
 
         A path is copied byte for byte, or written anew, upright, where EXIF or mode demand it. `original` is the name
-        that the person knows the photo by; `incomplete`: the classes that nobody may have looked for on it.
+        that the person knows the photo by; `incomplete`: the classes that nobody may have looked for on it; `digest`:
+        see `store_photo`; `mixed`: another dataset's photo, which is only ever learnt from.
         """
         if split not in SPLITS:
             raise DatasetError(f"there is no split {split!r}", fix=f"Use {', '.join(SPLITS)}.")
@@ -139,7 +143,7 @@ class DatasetWriter:
             fail("incomplete-odd", name, f"there is no category {strangers[0]!r}")
         encoded = panoptic if isinstance(panoptic, EncodedMap) else encode_map(panoptic)
         images = self.folder / "images"
-        stored = store_photo(photo, images / name, encoded.size)
+        stored = store_photo(photo, images / name, encoded.size, digest)
         png_name = PurePosixPath(name).with_suffix(".png").as_posix()
         png = self._annotations / f"panoptic_{split}" / png_name
         write_bytes(png, encoded.png)
@@ -151,6 +155,7 @@ class DatasetWriter:
         image |= {"width": encoded.size[1], "height": encoded.size[0]}
         image |= {"original_file": original} if original and original != file_name else {}
         image |= {"incomplete": [one for one in self.space.names if one in unasked]} if unasked else {}
+        image |= {"mixed": 1} if mixed else {}
         self._lists[split].add(image, png_name, encoded)
         return file_name
 
@@ -256,8 +261,8 @@ def write_lists(
 def reassign(folder: str | Path, assignment: Mapping[str, str]) -> dict[str, int]:
     """`assignment`: the photo's name in images/ → part, for every photo. Returns the number of photos of each split.
 
-    PNGs are in both places before any JSON changes and leave the old one after all have: a crash loses nothing, and
-    `annotations/.incomplete` tells of it.
+    All new lists are written aside before anything changes; from then on `annotations/.incomplete` says that what is
+    there is to be taken with them, and `finish_moving` ends what a crash cut short.
     """
     folder = Path(folder)
     home = folder / "annotations"
@@ -296,10 +301,8 @@ def _carry_out(
     lists: Mapping[str, Mapping[str, list[Any]]],
     moves: Sequence[tuple[Path, Path]],
 ) -> None:
-    for old, new in moves:
-        with replacing(new) as part:
-            shutil.copyfile(old, part)
-    (home / UNFINISHED).touch()
+    aside = home / _ASIDE
+    shutil.rmtree(aside, ignore_errors=True)
     for split, listed in lists.items():
         by_image = {entry["image_id"]: entry for entry in listed["annotations"]}
         listed["images"].sort(key=lambda image: image["id"])
@@ -308,10 +311,35 @@ def _carry_out(
         numbered = [{**entry, "id": number} for number, entry in enumerate(listed["boxes"], start=1)]
         for kind, entries in (("panoptic", annotations), ("instances", numbered)):
             lines = (map(json.dumps, part) for part in (listed["images"], entries))
-            write_lists(home / f"{kind}_{split}.json", first["info"], first["categories"], *lines)
-    (home / UNFINISHED).unlink()
-    for old, _ in moves:
-        old.unlink()
+            write_lists(aside / f"{kind}_{split}.json", first["info"], first["categories"], *lines)
+    pairs = [[path.relative_to(home).as_posix() for path in pair] for pair in moves]
+    write_json(aside / _MOVES, pairs, durable=True)
+    (home / UNFINISHED).touch()
+    finish_moving(home)
+
+
+_ASIDE = ".split"
+_MOVES = "moves.json"
+
+
+def finish_moving(home: Path) -> bool:
+    """Bring a `reassign` to its end that was cut short in this `annotations` folder once its lists were all there, or
+    take away what there is of them; whether there was something to end."""
+    aside = home / _ASIDE
+    if not aside.is_dir():
+        return False
+    decided = (home / UNFINISHED).exists() and (aside / _MOVES).is_file()
+    if decided:
+        for old, new in read_json(aside / _MOVES, DatasetError):
+            if (home / old).is_file():
+                (home / new).parent.mkdir(parents=True, exist_ok=True)
+                (home / old).replace(home / new)
+        for path in sorted(aside.glob("*.json")):
+            if path.name != _MOVES:
+                path.replace(home / path.name)
+        (home / UNFINISHED).unlink()
+    shutil.rmtree(aside)
+    return decided
 
 
 def _ours(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
+from ..images import open_lazily
 from .view import Colour, Point, Pose, Sketch, Stroke, View, box, on_face, shade, solid
 
 WALLS: tuple[Colour, ...] = (
@@ -304,4 +305,4 @@ def lens_and_sensor(random: np.random.Generator, paint: Pixels) -> Image.Image:
     photo = Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
     file = io.BytesIO()
     photo.save(file, "JPEG", quality=int(random.integers(58, 93)))
-    return Image.open(file).convert("RGB")
+    return open_lazily(file).convert("RGB")

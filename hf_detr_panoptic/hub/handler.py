@@ -17,6 +17,9 @@ from PIL import Image, ImageOps
 from torch.nn.functional import interpolate
 from transformers import AutoImageProcessor, DetrForSegmentation
 
+# Of anything else Pillow might start another program to decode it.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+
 
 class EndpointHandler:
     """`path` is the folder of the model. A call takes `{"inputs": photo, "parameters": {...}}`."""
@@ -117,7 +120,7 @@ def read_photo(inputs: Any) -> Image.Image:
     elif not isinstance(inputs, Image.Image):
         raise ValueError("inputs holds no photo: send an image file, or the same in base64")
     try:
-        image = inputs if isinstance(inputs, Image.Image) else Image.open(inputs)
+        image = inputs if isinstance(inputs, Image.Image) else Image.open(inputs, formats=FORMATS)
         image = ImageOps.exif_transpose(image)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"the photo cannot be read ({error})") from None

@@ -7,7 +7,6 @@ folder named by everything else that decides it, so that what is there never has
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import struct
 import zlib
@@ -17,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..dataset.writer import encode_ids
 from ..errors import DatasetError, HfDetrPanopticError
 from ..files import write_bytes
+from ..images import open_lazily
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap, Segment, rgb_to_ids
 
@@ -107,7 +106,7 @@ class AutoLabels:
                 Segment(entry["id"], self.space.index(entry["name"]), entry["score"], "auto")
                 for entry in payload["segments"]
             ]
-            with Image.open(io.BytesIO(content)) as image:
+            with open_lazily(content) as image:
                 return PanopticMap(rgb_to_ids(np.asarray(image)), segments, self.space)
         except (OSError, ValueError, KeyError, TypeError, StopIteration, HfDetrPanopticError) as error:
             raise DatasetError(

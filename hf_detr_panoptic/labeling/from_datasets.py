@@ -5,7 +5,6 @@ The readers of photos and masks go on from there, so that a dataset and a folder
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from PIL import Image
-
 from ..annotations.marks import is_void_name
 from ..errors import DatasetError, did_you_mean
 from ..files import write_bytes
-from ..images import SUFFIXES, list_images
+from ..images import SUFFIXES, list_images, open_lazily
 
 if TYPE_CHECKING:
     import datasets
@@ -231,7 +228,7 @@ def _name(path: str | None, photo: bytes, number: int, taken: set[str]) -> str:
 def _suffix(content: bytes) -> str:
     """By what is in the file; what no reader knows stays for them to refuse."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with open_lazily(content) as image:
             return _SUFFIX.get(image.format or "", ".png")
     except Exception:  # a decoder that meets damaged bytes raises nearly anything
         return ".png"

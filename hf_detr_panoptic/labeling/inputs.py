@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -19,6 +19,7 @@ from ..images import image_size, list_images
 from ..labels import Category, LabelSpace
 from ..parallel import progress_bar, read_ahead
 from ..settings import Prepare
+from ..text import are, count_of, is_text
 
 if TYPE_CHECKING:
     import datasets
@@ -69,6 +70,8 @@ def survey(
 
 def _look(folder: Path, name: str) -> Photo | Problem:
     try:
+        if not is_text(name):
+            raise ImageError("its name is not UTF-8", fix="Rename it.")
         content = photo_bytes(folder, name)
         seen = fingerprint(content)
         width, height = image_size(content)
@@ -112,7 +115,9 @@ class Earlier:
         if snapshot.is_file():
             return cls(**_json(snapshot))
         from ..dataset.coco_panoptic import UNFINISHED, is_ours
-        from ..dataset.writer import SPLITS
+        from ..dataset.writer import SPLITS, finish_moving
+
+        finish_moving(out / "annotations")
 
         parts: dict[str, str] = {}
         stored: dict[str, str] = {}
@@ -178,6 +183,7 @@ class Inputs:
         for name, photo in sorted(self.marked.items()):
             marks = [
                 (mark.name, mark.rle and mark.rle["counts"].decode("ascii"), mark.box, mark.crowd)
+                + ((mark.layer,) if mark.layer else ())
                 for mark in photo.marks
             ]
             digest.update(json.dumps([name, photo.width, photo.height, marks]).encode())
@@ -246,7 +252,12 @@ def read_inputs(settings: Prepare) -> Inputs:
         for row in read.unmatched
     ]
     aside = {row.photo for row in read.skipped if row.photo is not None}
-    marked = {photo.photo: photo for photo in read.photos}
+    marked = {photo.photo: _by_people(photo) for photo in read.photos}
+    custom = tuple(dict.fromkeys(mark.name for photo in marked.values() for mark in photo.marks if not mark.void))
+    of_labeler = sum(len(photo.marks) - len(marked[photo.photo].marks) for photo in read.photos)
+    description = read.description
+    if of_labeler:
+        description += f"; {count_of(of_labeler, 'segment')} that a labeler added {are(of_labeler)} no marks"
     photos = _without_masks(everything, read, settings)
     unannotated = tuple(name for name in photos if name not in marked and name not in aside)
     looked_at = _looked_at(settings, marked, unannotated, everything)
@@ -257,13 +268,18 @@ def read_inputs(settings: Prepare) -> Inputs:
     names = tuple(name for name in photos if name in wanted)
     if not names:
         raise DatasetError(
-            f"none of the {len(everything)} photos can be used ({read.description})",
+            f"none of the {len(everything)} photos can be used ({description})",
             where=str(settings.images),
             fix=f"First: {problems[0]}" if problems else "Is this the folder whose photos were marked?",
         )
     left_out = tuple(name for name in unannotated if name not in wanted)
-    incomplete = frozenset(names) - looked_at if read.names else frozenset()
-    return Inputs(names, marked, left_out, tuple(problems), read.names, read.description, incomplete)
+    incomplete = frozenset(names) - looked_at if custom else frozenset()
+    return Inputs(names, marked, left_out, tuple(problems), custom, description, incomplete)
+
+
+def _by_people(photo: MarkedPhoto) -> MarkedPhoto:
+    """Without what a labeler added, where the annotations are a dataset of ours."""
+    return replace(photo, marks=tuple(mark for mark in photo.marks if mark.source != "auto"))
 
 
 def _looked_at(

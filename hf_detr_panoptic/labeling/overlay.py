@@ -83,10 +83,13 @@ def best_fits(
 
 
 def painting_order(shapes: Sequence[MarkPixels], priority: Sequence[str], collisions: str) -> list[MarkPixels]:
-    """From the bottom to the top: by `priority`, then the smaller (unless `collisions` is "file"), then file order."""
-    return sorted(
-        shapes, key=lambda shape: (-rank(shape, priority), -shape.area if collisions != "file" else 0, shape.index)
-    )
+    """From the bottom to the top: by `priority`, then by the layers that the person gave, then the smaller (unless
+    `collisions` is "file"), then file order."""
+
+    def height(shape: MarkPixels) -> tuple[float, ...]:
+        return -rank(shape, priority), shape.mark.layer, -shape.area if collisions != "file" else 0, shape.index
+
+    return sorted(shapes, key=height)
 
 
 def rank(shape: MarkPixels, priority: Sequence[str]) -> int:
@@ -286,6 +289,7 @@ def _painted(
                 continue
             other = shapes[below - 1]
             undecided = rank(shape, rules.priority) == rank(other, rules.priority)
+            undecided = undecided and shape.mark.layer == other.mark.layer
             if rules.collisions == "fail" and undecided and pixels >= rules.min_area:
                 raise AnnotationError(
                     f"'{shape.mark.name}' overlaps '{other.mark.name}' ({other.mark.where}) in {pixels} pixels",

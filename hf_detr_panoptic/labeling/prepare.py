@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..dataset.card import MARKER, Contents, dataset_card
 from ..dataset.coco_panoptic import Record, read_dataset
-from ..dataset.photos import shrunk, stored_names
+from ..dataset.copies import Groups, fingerprint, near_pairs
+from ..dataset.photos import same_bytes, sampled, shrunk, shrunk_size, stored_names
 from ..dataset.writer import DatasetWriter, EncodedMap, encode_map
-from ..errors import AnnotationError, DatasetError, clear_errors, did_you_mean
+from ..errors import AnnotationError, DatasetError, ImageError, clear_errors, did_you_mean
 from ..files import write_csv, write_json, write_text
 from ..images import open_image
 from ..labels import LabelSpace
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     import datasets
     from PIL import Image
 
+    from ..annotations.marks import Mark
     from .autolabels import AutoLabels
     from .labeler import LabelledPhotos
     from .split import SplitReport
@@ -284,12 +288,13 @@ def _dry_run(settings: Prepare) -> str:
     stuff = [category.name for category in auto if not category.isthing]
     lines += [f"  and of the labeler {len(things)} things: {and_more(things)}"] if things else []
     lines += [f"  and of the labeler {len(stuff)} stuff: {and_more(stuff)}"] if stuff else []
+    lost = below_a_pixel(settings, inputs, photos)
     if photos:
-        lines += ["", "split: " + str(split_photos(settings, inputs, photos, earlier.shared_out).report)]
+        lines += ["", "split: " + str(split_photos(settings, inputs, photos, earlier.shared_out, lost).report)]
     lines += _remarks(settings, inputs, labeler)
-    problems = [*inputs.problems, *unreadable]
+    problems = [*inputs.problems, *unreadable, *_lost_marks(settings, lost)]
     if problems:
-        lines += ["", f"{len(problems)} problems, the first:"]
+        lines += ["", f"{count_of(len(problems), 'problem')}, the first:"]
         lines += [f"  {problem}" for problem in problems[:_MOST]]
     return "\n".join([*lines, "", "nothing was written; without --dry-run it will be"])
 
@@ -372,18 +377,23 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
     orders, space = label_space(settings, answers.space, inputs.custom)
     names, rules = orders.mapping(answers.space), settings.rules
     earlier = Earlier.of(settings.folder)
-    divided = split_photos(settings, inputs, photos, earlier.shared_out) if splitting else None
+    lost = below_a_pixel(settings, inputs, photos)
+    divided = split_photos(settings, inputs, photos, earlier.shared_out, lost) if splitting else None
     before = {photo.name: earlier.shared_out.get(photo.name, "train") for photo in photos}
     parts = divided.assignment if divided else before | dict.fromkeys(inputs.incomplete, "train")
     beside = set(divided.report.beside) if divided else set()
     photos = [photo for photo in photos if photo.name not in beside]
-    foreign = _foreign(settings)
+    foreign, measured_too = _unlike(_foreign(settings), photos, parts)
     folder = _free_folder([photo.name for photo in photos])
     every = [*(photo.name for photo in photos), *(f"{folder}/{record.file_name}" for record in foreign)]
     stored, ids = stored_names(every, earlier.stored), _ids(every, earlier.ids)
-    problems = [*inputs.problems, *labelled.problems]
+    problems = [*inputs.problems, *labelled.problems, *_lost_marks(settings, lost)]
     problems += [
         Problem(name, "nobody may have looked at it, and it is like a photo of val", _BESIDE) for name in beside
+    ]
+    problems += [
+        Problem(f"{folder}/{record.file_name}", _MEASURED, "Nothing: it would flatter the figures.")
+        for record in measured_too
     ]
     tally = Tally(space)
 
@@ -399,7 +409,11 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
         source: Path | Image.Image = settings.images / photo.name
         small = merged.map
         if settings.max_size and max(photo.size) > settings.max_size:
-            source, small = shrunk(open_image(source), merged.map, settings.max_size)
+            try:
+                content = same_bytes(settings.images / photo.name, photo.digest)
+            except ImageError as error:
+                return Problem(photo.name, error.what, error.fix)
+            source, small = shrunk(open_image(content), merged.map, settings.max_size)
         return source, merged, encode_map(small)
 
     earlier.remember(settings.folder)
@@ -413,19 +427,28 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
             source, merged, encoded = outcome
             part = parts[photo.name]
             incomplete = photo.name in inputs.incomplete
-            writer.add(
-                part,
-                stored[photo.name],
-                source,
-                encoded,
-                image_id=ids[photo.name],
-                original=photo.name,
-                incomplete=inputs.custom if incomplete else (),
-            )
+            try:
+                writer.add(
+                    part,
+                    stored[photo.name],
+                    source,
+                    encoded,
+                    image_id=ids[photo.name],
+                    original=photo.name,
+                    incomplete=inputs.custom if incomplete else (),
+                    digest=photo.digest if isinstance(source, Path) else None,
+                )
+            except ImageError as error:  # changed, or gone, since it was labelled
+                if settings.strict:
+                    raise
+                problems.append(Problem(photo.name, error.what, error.fix))
+                continue
             tally.add(part, merged, encoded, incomplete)
         for name, record, panoptic in mixed(foreign, space, names, folder):
             unasked = unasked_of(record, inputs.custom, names)
-            writer.add("train", stored[name], record.photo, panoptic, image_id=ids[name], incomplete=unasked)
+            writer.add(
+                "train", stored[name], record.photo, panoptic, image_id=ids[name], incomplete=unasked, mixed=True
+            )
             tally.mixed += 1
             tally.incomplete += bool(unasked)
     prepared = Prepared(settings, inputs, answers, space, photos, problems, divided.report if divided else None, tally)
@@ -439,11 +462,18 @@ _BESIDE = "Mark it, or say that you looked at it: --looked-at."
 _DESCRIPTION = "Photos with what a person marked on them; a pretrained model labelled the rest."
 
 
-def split_photos(settings: Prepare, inputs: Inputs, photos: list[Photo], previous: Mapping[str, str]) -> Split:
-    """Who is in train, val and test; a photo that was assigned before stays."""
+def split_photos(
+    settings: Prepare,
+    inputs: Inputs,
+    photos: list[Photo],
+    previous: Mapping[str, str],
+    lost: Mapping[str, Sequence[Mark]] | None = None,
+) -> Split:
+    """Who is in train, val and test; a photo that was assigned before stays. `lost`: see `below_a_pixel`."""
     classes: dict[str, set[str]] = {photo.name: set() for photo in photos}
     for name in classes.keys() & inputs.marked.keys():
-        classes[name] = {mark.name for mark in inputs.marked[name].marks if not mark.void}
+        gone = {id(mark) for mark in (lost or {}).get(name, ())}
+        classes[name] = {mark.name for mark in inputs.marked[name].marks if not mark.void and id(mark) not in gone}
     return split(
         classes,
         settings.validation,
@@ -456,6 +486,37 @@ def split_photos(settings: Prepare, inputs: Inputs, photos: list[Photo], previou
     )
 
 
+def below_a_pixel(settings: Prepare, inputs: Inputs, photos: Sequence[Photo]) -> dict[str, list[Mark]]:
+    """Photo → the marks on it of which --max-size leaves nothing."""
+    from pycocotools import mask as coco_mask
+
+    lost: dict[str, list[Mark]] = {}
+    for photo in photos:
+        if not settings.max_size or max(photo.size) <= settings.max_size or photo.name not in inputs.marked:
+            continue
+        rows, columns = map(sampled, photo.size, shrunk_size(photo.size, settings.max_size))
+        for mark in inputs.marked[photo.name].marks:
+            if mark.rle is not None:
+                left = bool(coco_mask.decode(mark.rle)[np.ix_(rows, columns)].any())
+            else:
+                x, y, width, height = mark.box
+                inside = ((y <= rows + 0.5) & (rows + 0.5 < y + height)).any()
+                left = bool(inside and ((x <= columns + 0.5) & (columns + 0.5 < x + width)).any())
+            if not left:
+                lost.setdefault(photo.name, []).append(mark)
+    return lost
+
+
+def _lost_marks(settings: Prepare, lost: Mapping[str, Sequence[Mark]]) -> list[Problem]:
+    what = f"is smaller than a pixel at max_size {settings.max_size}, and not in the dataset"
+    fix = "Give a larger --max-size, or none."
+    return [
+        Problem(name, f"a mark of '{mark.name}' {what}", fix, mark.where)
+        for name, marks in lost.items()
+        for mark in marks
+    ]
+
+
 def _foreign(settings: Prepare) -> tuple[Record, ...]:
     """The records of the dataset that is mixed in: its own validation photos stay out, where it has any."""
     if settings.mix is None:
@@ -464,6 +525,28 @@ def _foreign(settings: Prepare) -> tuple[Record, ...]:
         raise DatasetError("a dataset cannot be mixed into itself", where=str(settings.mix))
     dataset = read_dataset(settings.mix)
     return dataset["train"].records if "train" in dataset else tuple(r for part in dataset.values() for r in part)
+
+
+def _unlike(
+    foreign: Sequence[Record], photos: Sequence[Photo], parts: Mapping[str, str]
+) -> tuple[list[Record], list[Record]]:
+    """The foreign photos that are unlike every photo that is measured on, and the others."""
+    measured = [photo.fingerprint for photo in photos if parts[photo.name] != "train"]
+    if not foreign or not measured:
+        return list(foreign), []
+    prints = [*measured, *read_ahead(lambda record: fingerprint(record.photo), foreign)]
+    groups = Groups(range(len(prints)))
+    for i, j, _ in near_pairs(prints):
+        groups.join(i, j)
+    known = {groups.find(number) for number in range(len(measured))}
+    alike = [groups.find(len(measured) + number) in known for number in range(len(foreign))]
+    return (
+        [record for record, twin in zip(foreign, alike, strict=True) if not twin],
+        [record for record, twin in zip(foreign, alike, strict=True) if twin],
+    )
+
+
+_MEASURED = "a photo to be mixed in is like one of val or test"
 
 
 def _free_folder(names: list[str]) -> str:

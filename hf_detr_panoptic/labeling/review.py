@@ -327,6 +327,7 @@ def import_main(args: argparse.Namespace) -> int:
                     image_id=record.image_id if isinstance(record.image_id, int) else None,
                     original=record.original_file,
                     incomplete=incomplete,
+                    mixed=record.mixed,
                 )
     done = len(marks) - len(empty)
     print(f"{read.description}")

@@ -49,7 +49,7 @@ def ties(
 ) -> Iterator[Tie]:
     """Every reason not to part two photos; enough of them to join each group."""
     known = [(name, entry) for name, entry in zip(names, prints, strict=True) if entry is not None]
-    for i, j, distance in near_pairs([entry for _, entry in known]):
+    for i, j, distance in near_pairs([entry for _, entry in known], links=True):
         yield Tie(known[i][0], known[j][0], "same photo" if distance == 0 else "near copy")
     yield from _by_key(names, variant_keys(names), "same name")
     if pattern is not None:
@@ -134,6 +134,7 @@ class SplitReport:
     unmatched: tuple[str, ...]
     incomplete: int = 0
     beside: tuple[str, ...] = ()
+    mixed: int = 0
 
     def __str__(self) -> str:
         total = sum(self.counts.values())
@@ -147,6 +148,8 @@ class SplitReport:
             lines.append(
                 f"{count_of(self.incomplete, 'photo')} that nobody may have looked at: train; shares are of the rest"
             )
+        if self.mixed:
+            lines.append(f"{count_of(self.mixed, 'photo')} of another dataset: train; shares are of the rest")
         if self.beside:
             lines.append(f"{len(self.beside)} of these are like photos of val or test, {self.beside[0]} first")
         if self.kept:
@@ -193,6 +196,7 @@ def split(
     pattern: str | re.Pattern[str] | None = None,
     prints: Mapping[str, Fingerprint] | None = None,
     incomplete: Collection[str] = (),
+    mixed: Collection[str] = (),
 ) -> Split:
     """Share photos out: `fraction` to val, `test` to test, the rest to train. Their order does not matter.
 
@@ -201,12 +205,14 @@ def split(
     of one group is in train. `previous` (name → part) never changes: new photos follow their group, the rest fill up.
     `pattern` is a regular expression; photos whose names agree in its groups stay together. `incomplete`: the photos
     that nobody may have looked at; they are in train whatever was before, and the shares are of the others.
+    So it is with the `mixed`, another dataset's.
     """
     _check(fraction, test, previous)
     names = sorted(photos)
     tied = list(ties(names, [(prints or {}).get(name) for name in names], pattern))
     groups = groups_of(names, tied)
-    incomplete = set(incomplete) & photos.keys()
+    foreign = len(set(mixed) & photos.keys())
+    incomplete = {*incomplete, *mixed} & photos.keys()
     complete = [{name: photos[name] for name in group if name not in incomplete} for group in groups]
     sharing = _Sharing(
         [_Group(group, seed, previous or {}) for group in complete if group],
@@ -238,7 +244,8 @@ def split(
         ),
         kept=sum(name in (previous or {}) and name not in incomplete for name in names),
         unmatched=tuple(sorted(set(names) - pattern_keys(names, pattern).keys())) if pattern is not None else (),
-        incomplete=len(incomplete),
+        incomplete=len(incomplete) - foreign,
+        mixed=foreign,
         beside=tuple(sorted(beside)),
     )
     return Split(dict(sorted(assignment.items())), tuple(map(tuple, groups)), report)
@@ -396,8 +403,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Share a dataset's photos out to train, val and test: like photos together, every class on both sides."""
     from ..dataset.coco_panoptic import read_dataset
-    from ..dataset.writer import reassign
+    from ..dataset.writer import finish_moving, reassign
 
+    if not args.dry_run and finish_moving(args.dataset / "annotations"):
+        print("an earlier split of this dataset was cut short: it is finished first")
     dataset = read_dataset(args.dataset, args.photos)
     kept = read_dataset(args.keep) if args.keep else {}
     previous = {record.file_name: name for name in PARTS if name in kept for record in kept[name]}
@@ -409,7 +418,8 @@ def main(args: argparse.Namespace) -> int:
         test=args.test,
         pattern=args.group,
         prints=_prints(dataset),
-        incomplete={r.file_name for r in chain.from_iterable(dataset.values()) if r.incomplete},
+        incomplete={r.file_name for r in chain.from_iterable(dataset.values()) if r.incomplete and not r.mixed},
+        mixed={r.file_name for r in chain.from_iterable(dataset.values()) if r.mixed},
     )
     print(result.report)
     if result.report.beside:
@@ -460,4 +470,5 @@ def _write(folder: Path, dataset: Mapping[str, PanopticSplit], assignment: Mappi
                     image_id=record.image_id if isinstance(record.image_id, int) else None,
                     original=record.original_file or record.file_name,
                     incomplete=record.incomplete,
+                    mixed=record.mixed,
                 )

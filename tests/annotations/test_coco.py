@@ -216,8 +216,40 @@ def test_images_that_share_an_id_are_both_set_aside(photo, coco):
 
 
 def test_a_mark_of_no_photo_is_listed(photo, coco):
-    result = read_annotations(coco({"segmentation": [RECTANGLE], "image_id": 99}), photo("a.jpg"))
+    path = coco({"segmentation": [RECTANGLE], "image_id": 99}, {"segmentation": [RECTANGLE]})
+    result = read_annotations(path, photo("a.jpg"))
     assert [(row.where, row.photo) for row in result.skipped] == [("marks.json, annotation 11", None)]
+
+
+def test_most_marks_of_no_photo_are_an_error(photo, coco):
+    marks = [{"segmentation": [RECTANGLE], "image_id": image_id} for image_id in ("5", "5", 5)]
+    with pytest.raises(AnnotationError, match="2 of 3 annotations belong to no image: no image has the id '5'"):
+        read_annotations(coco(*marks), photo("a.jpg"))
+
+
+def test_whole_floats_are_ids(photo, coco):
+    # As pandas writes a column of numbers once a cell of it was empty.
+    image = {"id": 5.0, "file_name": "a.jpg", "width": 8.0, "height": 6.0}
+    entry = {"id": 1.0, "image_id": 5.0, "category_id": 7.0, "segmentation": [RECTANGLE], "iscrowd": 0.0}
+    for images in ([image], [image | {"id": 5}]):
+        path = coco(entry, images=images, categories=[{"id": 7.0, "name": "pipe"}])
+        (mark,) = read_annotations(path, photo("a.jpg"), strict=True).photos[0].marks
+        assert (mark.name, mark.crowd) == ("pipe", False)
+    half = read_annotations(coco(entry | {"category_id": 7.5}), photo("a.jpg"))
+    assert [row.what for row in half.skipped] == ["no category has the id 7.5"]
+
+
+@pytest.mark.parametrize(
+    ("iscrowd", "crowd"), [("0", False), ("1", True), (0.0, False), (1.0, True), (None, False), (True, True)]
+)
+def test_iscrowd_is_read_however_it_is_written(photo, coco, iscrowd, crowd):
+    path = coco({"segmentation": [RECTANGLE], "iscrowd": iscrowd})
+    assert read_annotations(path, photo("a.jpg")).photos[0].marks[0].crowd is crowd
+
+
+def test_an_iscrowd_that_says_neither_sets_the_photo_aside(photo, coco):
+    (row,) = read_annotations(coco({"segmentation": [RECTANGLE], "iscrowd": "maybe"}), photo("a.jpg")).skipped
+    assert (row.photo, row.what) == ("a.jpg", "iscrowd is 'maybe'")
 
 
 @pytest.mark.parametrize(
@@ -255,6 +287,7 @@ def test_an_image_that_cannot_be_read_is_listed(photo, coco, image, what):
         ({"categories": [{"id": "7", "name": "pipe"}]}, "not a whole number"),
         ({"categories": [{"id": 7, "name": "pipe"}, {"id": 7, "name": "wall"}]}, "stands for 'pipe' already"),
         ({"categories": [{"id": 7, "name": ""}]}, "no name"),
+        ({"categories": [{"id": 7, "name": "\ud800"}]}, "a character that no file can hold"),
         ({"categories": [{"id": 7}]}, "no name"),
         ({"categories": ["pipe"]}, "not an object"),
         ({"images": {"id": 5}}, "'images' is"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hf_detr_panoptic.annotations.read import read_annotations
 from hf_detr_panoptic.errors import AnnotationError
@@ -78,3 +79,29 @@ def test_masks_that_do_not_fit_set_the_photo_aside(photo, export, classes, objec
 def test_a_labelmap_that_cannot_be_read_is_refused(photo, export, line):
     with pytest.raises(AnnotationError, match=r"export/labelmap\.txt, line 6"):
         read_annotations(export(sheet(), labelmap=LABELMAP + line), photo("sub/a.jpg"))
+
+
+@pytest.fixture
+def voc(tmp_path):
+    """A folder in Pascal VOC's layout: palette PNGs, 255 the seam, no labelmap.txt."""
+    numbers = np.zeros((6, 8), np.uint8)
+    numbers[:, :3], numbers[:, 4:6], numbers[:, 3] = 1, 2, 255
+    for kind, values in (("Class", numbers), ("Object", np.where(numbers == 1, 7, numbers))):
+        image = Image.fromarray(values, "P")
+        image.putpalette([value for n in range(256) for value in (n, (n * 7) % 256, 9)])
+        path = tmp_path / f"voc/Segmentation{kind}/sub/a.png"
+        path.parent.mkdir(parents=True)
+        image.save(path)
+    return tmp_path / "voc"
+
+
+def test_a_voc_folder_is_read_by_values_or_refused_by_name(photo, voc):
+    with pytest.raises(AnnotationError, match=r"Pascal VOC's layout without a labelmap\.txt"):
+        read_annotations(voc, photo("sub/a.jpg"))
+    result = read_annotations(voc, photo("sub/a.jpg"), values={1: "pipe", 2: "wall"})
+    assert sorted(areas(result)) == [("pipe", 0, 3), ("void", 3, 1), ("wall", 4, 2)]
+    assert result.names == ("pipe", "wall")
+    (row,) = read_annotations(voc, photo("sub/a.jpg"), values={1: "pipe"}).skipped
+    assert (row.photo, row.what) == ("sub/a.jpg", "the number 2 has no class")
+    (row,) = read_annotations(voc / "SegmentationClass", photo("sub/a.jpg"), format="masks").skipped
+    assert "which class" in row.what  # the folder's name is none

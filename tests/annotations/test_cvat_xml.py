@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 
+import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from hf_detr_panoptic.annotations.read import read_annotations
 from hf_detr_panoptic.errors import AnnotationError
@@ -57,6 +60,31 @@ def test_reads_boxes_turned_or_not(photo, cvat):
     assert (straight.rle, straight.box) == (None, (1.5, 2.0, 2.5, 3.0))
     assert turned.rle is None
     assert turned.box == pytest.approx((3, 1, 2, 4))
+
+
+# 200×20 about (200, 200), turned by 45 degrees: 4,000 pixels, where the upright box around it has 24,000.
+TURNED_BOX = {"xtl": 100, "ytl": 190, "xbr": 300, "ybr": 210}
+
+
+def inside_turned_box(size):
+    """Pixels whose centre lies in TURNED_BOX, by the distance from its two axes."""
+    x, y = np.arange(size) + 0.5 - 200, np.arange(size)[:, None] + 0.5 - 200
+    return (abs(x + y) <= 100 * np.sqrt(2)) & (abs(y - x) <= 10 * np.sqrt(2))
+
+
+def test_a_turned_box_is_its_outline(photo, cvat, tmp_path):
+    sides = " ".join(f'{side}="{value}"' for side, value in TURNED_BOX.items())
+    path = cvat(f'<box label="pipe" {sides} rotation="45"/>', 'width="400" height="400"')
+    entry = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [], "bbox": [100, 190, 200, 20]}
+    images = [{"id": 1, "file_name": "a.jpg", "width": 400, "height": 400}]
+    content = {"images": images, "categories": [{"id": 1, "name": "pipe"}]}
+    content |= {"annotations": [entry | {"attributes": {"rotation": 45.0}}]}
+    (tmp_path / "marks.json").write_text(json.dumps(content))
+    for marks in (path, tmp_path / "marks.json"):
+        (mark,) = read_annotations(marks, photo("a.jpg", 400, 400)).photos[0].marks
+        differ = coco_mask.decode(mark.rle).astype(bool) != inside_turned_box(400)
+        assert differ.sum() < 2 * 440  # pycocotools draws the outline too: a pixel here and there along 440 of it
+        assert int(coco_mask.area(mark.rle)) == pytest.approx(4000, rel=0.05)
 
 
 def test_reads_a_turned_ellipse(photo, cvat, rows):

@@ -9,6 +9,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from hf_detr_panoptic.annotations.read import read_annotations
 
@@ -44,6 +45,16 @@ def test_reads_rectangles_from_any_corner(photo, labelme):
         .marks
     )
     assert (mark.rle, mark.box) == (None, (1.0, 1.5, 4.0, 2.5))
+
+
+@pytest.mark.parametrize("kind", ["oriented_rectangle", "rotation", "rectangle"])
+def test_a_turned_rectangle_is_its_outline(photo, labelme, kind):
+    # A square on its corner about (4, 3), half of the box around it; other tools give a "rectangle" by four corners.
+    path = labelme({"points": [[4, 0], [7, 3], [4, 6], [1, 3]], "shape_type": kind})
+    (mark,) = read_annotations(path, photo("a.jpg"), strict=True).photos[0].marks
+    stock = coco_mask.frPyObjects([[4, 0, 7, 3, 4, 6, 1, 3]], 6, 8)[0]
+    assert mark.rle["counts"] == stock["counts"]
+    assert int(coco_mask.area(mark.rle)) < 24
 
 
 def test_reads_a_circle_by_centre_and_edge(photo, labelme, rows):

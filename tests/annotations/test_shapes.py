@@ -46,6 +46,21 @@ def test_far_corners_cost_nothing():
     assert pixels(Polygons([[-1e6, -1e6, 1e6, -1e6, 1e6, 1e6, -1e6, 1e6]])).all()
 
 
+def test_an_outline_that_jumps_about_is_refused():
+    # 80,000 points from side to side of 24 MP killed the process; 500 are read as pycocotools reads them.
+    big = Canvas(6000, 4000, 6000, 4000)
+    there_and_back = [value for n in range(40_000) for value in (0, n % 4000, 6000, (n * 7) % 4000)]
+    with pytest.raises(AnnotationError, match="outline of 80,000 points is 4"):
+        rasterised(Polygons([there_and_back]), big, "here")
+    with pytest.raises(AnnotationError, match="jumps across the photo"):
+        rasterised(Several(tuple(Polygons([there_and_back[n : n + 4000]] * 10) for n in (0, 4000))), big, "here")
+    ring = there_and_back[:1000]
+    assert (
+        rasterised(Polygons([ring]), big, "here")[0]["counts"]
+        == coco_mask.frPyObjects([ring], 4000, 6000)[0]["counts"]
+    )
+
+
 @given(st.lists(st.tuples(st.floats(-30, 40), st.floats(-30, 40)), min_size=3, max_size=8))
 def test_cutting_far_corners_changes_no_pixel_away_from_the_edges(points):
     ring = [value for point in points for value in point]

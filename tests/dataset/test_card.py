@@ -107,6 +107,13 @@ def test_the_card_beside_the_files_of_a_dataset() -> None:
     assert yaml.safe_load(front) == {
         "task_categories": ["image-segmentation"],
         "tags": ["panoptic-segmentation", "coco-panoptic", "hf-detr-panoptic"],
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [{"split": "photos", "path": "images/**"}],
+                "drop_labels": True,
+            }
+        ],
     }
     assert body.startswith(f"{MARKER}\n\n# &lt;i&gt;site&lt;/i&gt;\n\n")
     assert "in COCO's format: 2 in `train`, 1 in `val`." in body

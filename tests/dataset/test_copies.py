@@ -4,6 +4,7 @@ import io
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,3 +86,20 @@ def test_groups_join_what_is_joined() -> None:
     assert groups.join("f", "c")
     assert not groups.join("a", "f")
     assert groups.all() == [["a", "c", "f"], ["b"], ["d"], ["e"]]
+
+
+def test_links_join_the_same_groups_with_the_fewest_pairs():
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 2, (5, 256))
+    prints = []
+    for number in range(60):
+        bits = base[number % 5].copy()
+        bits[rng.choice(256, 12, replace=False)] ^= 1  # 24 apart at most, and chance is 128
+        prints.append(Fingerprint(str(number), np.packbits(bits).tobytes()))
+    links = list(near_pairs(prints, links=True))
+    assert len(links) == 60 - 5
+    groups = Groups(range(60))
+    for i, j, distance in links:
+        assert groups.join(i, j)
+        assert distance == prints[i].distance(prints[j])
+    assert sorted(groups.all()) == [list(range(first, 60, 5)) for first in range(5)]

@@ -46,3 +46,44 @@ def test_a_name_that_leads_out_moves_nothing(dataset) -> None:
     path.write_text(path.read_text().replace('"p0.png"', '"../../../p0.png"'))
     with pytest.raises(DatasetError, match="leads out"):
         reassign(dataset, dict.fromkeys((f"p{n}.jpg" for n in range(5)), "val"))
+
+
+def test_killed_anywhere_the_next_split_finishes_it(dataset, tmp_path, monkeypatch):
+    import os
+    import shutil
+
+    from made import tree
+
+    from hf_detr_panoptic.dataset.writer import finish_moving
+
+    names = sorted(record.file_name for split in read_dataset(dataset).values() for record in split)
+    assignment = {name: ("val", "train")[place % 2] for place, name in enumerate(names)}
+    shutil.copytree(dataset, tmp_path / "done")
+    reassign(tmp_path / "done", assignment)
+    expected, before = tree(tmp_path / "done"), tree(dataset)
+    assert expected != before
+    real, stop = os.replace, 0
+    outcomes = []
+    while True:
+        folder = tmp_path / f"killed{stop}"
+        shutil.copytree(dataset, folder)
+        calls = iter(range(1000))
+
+        def replace(old, new, calls=calls, stop=stop):
+            if next(calls) == stop:
+                raise KeyboardInterrupt
+            real(old, new)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replace)
+            try:
+                reassign(folder, assignment)
+                break
+            except KeyboardInterrupt:
+                pass
+        outcomes.append(finish_moving(folder / "annotations"))
+        assert tree(folder) == (expected if outcomes[-1] else before)
+        reassign(folder, assignment)
+        assert tree(folder) == expected
+        stop += 1
+    assert {True, False} == set(outcomes)

@@ -314,6 +314,22 @@ def test_the_split_command_keeps_them_in_train(site20: Path, capsys: pytest.Capt
     assert "16 photos that nobody may have looked at: train; shares are of the rest" in capsys.readouterr().out
 
 
+# --- a dataset of ours as annotations
+
+
+def test_of_a_dataset_of_ours_only_what_people_marked_is_a_mark(site20: Path) -> None:
+    prepared(site20)
+    first = records(site20 / "out")
+    shutil.move(site20 / "out", site20 / "earlier")
+    prepare(site20 / "photos", site20 / "out", site20 / "earlier/annotations", labeler=OneWall())
+    assert records(site20 / "out").keys() == first.keys()
+    for name, (_, record) in records(site20 / "out").items():
+        assert {(record.space[s.label].name, s.source) for s in record.segments} == {
+            (first[name][1].space[s.label].name, s.source) for s in first[name][1].segments
+        }
+        assert record.incomplete == first[name][1].incomplete
+
+
 # --- another dataset mixed in
 
 

@@ -65,6 +65,22 @@ def by_name(panoptic_map: PanopticMap, name: str) -> np.ndarray:
 # --- who lies on top
 
 
+def test_a_higher_layer_lies_on_top_whatever_its_size():
+    big, small = mark("pipe", "1111 1111 1111"), mark("loader", "0000 0110 0000")
+    for collisions in ("smaller", "file"):
+        rules = TINY.changed(collisions=collisions)
+        nothing = PanopticMap(np.zeros((3, 4), np.int32), [], AUTO)
+        done = overlay(nothing, [replace(big, layer=2.0), replace(small, layer=1.0)], SPACE, rules=rules)
+        assert names(done.map) == ["pipe"]
+        done = overlay(
+            nothing,
+            [replace(big, layer=2.0), replace(small, layer=1.0)],
+            SPACE,
+            rules=rules.changed(priority=["loader"]),
+        )
+        assert by_name(done.map, "loader").sum() == 2
+
+
 def test_marks_lie_on_the_labelers_map_and_the_ids_are_compact():
     auto = auto_map(
         """3333
@@ -119,6 +135,8 @@ def test_colliding_marks_can_be_refused_and_a_shared_border_is_no_collision():
     with pytest.raises(AnnotationError, match="annotation 8: 'pipe' overlaps 'loader' .*annotation 3.* in 4 pixels"):
         overlay(empty(BIG), marks, SPACE, rules=OverlayRules(collisions="fail", min_area=4))
     assert len(overlay(empty(BIG), marks, SPACE, rules=OverlayRules(collisions="fail", min_area=5)).map.segments) == 2
+    layers = [marks[0], replace(marks[1], layer=1.0)]
+    assert len(overlay(empty(BIG), layers, SPACE, rules=OverlayRules(collisions="fail", min_area=4)).map.segments) == 2
     decided = OverlayRules(collisions="fail", min_area=4, priority=["pipe"])
     assert names(overlay(empty(BIG), marks, SPACE, rules=decided).map) == ["loader", "pipe"]
 

@@ -28,7 +28,7 @@ def words_of_png(data: bytes) -> npt.NDArray[np.int32]:
 
     Pillow holds RGB like that. Taking its words whole, the byte of padding too, saves two passes over the image.
     """
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
         if image.mode not in ("RGB", "RGBA"):
             raise ValueError(f"an id PNG is RGB, this one is {image.mode}: its ids are lost")
         pixels = image.tobytes("raw", "RGBX" if image.mode == "RGB" else "RGBA")
