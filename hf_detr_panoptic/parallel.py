@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import gc
+import multiprocessing
 import os
+import signal
 import socket
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -122,6 +127,36 @@ def can_talk() -> bool:
     except OSError:
         return False
     return True
+
+
+def begin_worker(number: int = 0) -> None:
+    """The first thing that a process does which works for another: a signal is for that one, and both end together.
+
+    Launchers, `timeout` and queues signal whole groups. A worker that took it for itself would be gone before the
+    step at hand is done, and with it the checkpoint. `number` is what a DataLoader gives.
+    """
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
+@functools.cache
+def end_workers_at_exit() -> None:
+    """For who starts workers that are daemons: Python ends these with SIGTERM, for which ours do not go, and waits."""
+    atexit.register(_end_daemons)
+
+
+def _end_daemons() -> None:
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def default_threads() -> int:

@@ -376,8 +376,9 @@ class _Stage:
         else:
             self.say(f"{self.stage.name}: resumed from {resumed}")
         trainer.cost = Cost(self.args.device, {} if resumed is None else checkpoints.read_marker(resumed))
-        if resumed is not None and self._patience_is_over(resumed):
-            trainer.state = TrainerState.load_from_json(str(resumed / TRAINER_STATE_NAME))
+        if resumed is not None and self._has_trained(trainer, resumed):
+            trainer.stand_at(resumed)
+            trainer.evaluate_what_is_due()
             self._take_best(trainer, resumed)
         else:
             trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
@@ -405,17 +406,22 @@ class _Stage:
             self.say(f"{self.stage.name}: {line}")
         return calibration
 
-    def _patience_is_over(self, resumed: Path) -> bool:
-        """Whether the stage was ended by early stopping, and killed before it was saved."""
-        if self.stage.early_stopping is None:
-            return False
+    def _has_trained(self, trainer: PanopticTrainer, resumed: Path) -> bool:
+        """Whether all steps are taken, or patience had an end, and what was interrupted is what comes after.
+
+        Trainer takes a step before it looks whether there is one left.
+        """
         state = TrainerState.load_from_json(str(resumed / TRAINER_STATE_NAME))
-        return Patience(self.stage.early_stopping).is_over(self.args, state.log_history)
+        if state.global_step >= total_steps(trainer)[0]:
+            return True
+        patience = self.stage.early_stopping
+        return patience is not None and Patience(patience).is_over(self.args, state.log_history)
 
     def _take_best(self, trainer: PanopticTrainer, resumed: Path) -> None:
-        best = trainer.state.best_global_step
-        folder = checkpoints.checkpoint_folder(self.folder, best) if best else resumed
-        load_strictly(self.model, folder)
+        """As Trainer does it after the last step."""
+        best = checkpoints.checkpoint_folder(self.folder, trainer.state.best_global_step or 0)
+        wanted = self.args.load_best_model_at_end and checkpoints.is_complete(best)
+        load_strictly(self.model, best if wanted else resumed)
         self.model.to(self.args.device)  # type: ignore[arg-type]
         trainer.average = None
 

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from ..dataset.batches import Row
 from ..errors import ModelError, RecipeError
@@ -24,6 +25,7 @@ from ..model.criterion import Denominators, losses_of
 from ..model.modeling import DetrForPanopticSegmentation
 from ..model.targets import count_targets
 from ..panoptic_map import PanopticMap
+from ..parallel import begin_worker, end_workers_at_exit
 from ..settings import Stage
 from . import checkpoints
 from .batch_size import evaluation_memory_error, ran_out_of_memory
@@ -200,11 +202,14 @@ class PanopticTrainer(Trainer):
         if len(sampler) == 0:
             raise RecipeError("there is no photo to train on", fix="Give the dataset a split called train.")
         workers = args.dataloader_num_workers
+        if workers:
+            end_workers_at_exit()
         return DataLoader(
             dataset,
             batch_sampler=self._batches,
             collate_fn=self.data_collator,
             num_workers=workers,
+            worker_init_fn=begin_worker,
             pin_memory=args.dataloader_pin_memory and self.args.device.type == "cuda",
             persistent_workers=workers > 0,
             prefetch_factor=args.dataloader_prefetch_factor if workers else None,
@@ -363,6 +368,18 @@ class PanopticTrainer(Trainer):
             checkpoints.rotate(output, self.keep_checkpoints, self.state.best_global_step)
         self.accelerator.wait_for_everyone()
 
+    def stand_at(self, checkpoint: Path) -> None:
+        """Be where training was when it saved this, without going on from there."""
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        self._load_from_checkpoint(str(checkpoint))
+        self.model.to(self.args.device)  # type: ignore[arg-type]
+
+    def evaluate_what_is_due(self) -> None:
+        """The evaluation after the last step, where it was interrupted; it may find the best checkpoint."""
+        done = [entry["step"] for entry in self.state.log_history if any(key.startswith("eval_") for key in entry)]
+        if self.args.eval_strategy != "no" and self.state.global_step not in done:
+            self._determine_best_metric(self.evaluate(), None)
+
     def settle(self) -> None:
         """After training: the average, if no best checkpoint has brought it, becomes the model."""
         if self.average is not None:
@@ -429,10 +446,12 @@ class _Steps(TrainerCallback):
         torch.manual_seed(seed_of(args.seed, self.trainer.stage.name, state.global_step, args.process_index))
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # An evaluation's row has losses, however few steps there were since the last.
         stage, per_epoch = self.trainer.stage, self.trainer.steps_per_epoch
-        if not stage.evaluates_after(state.global_step, per_epoch, state.max_steps):
+        # A signal ends an epoch in its middle, where an undisturbed run evaluates nothing.
+        midway = state.global_step % per_epoch != 0 and state.global_step < state.max_steps
+        if midway or not stage.evaluates_after(state.global_step, per_epoch, state.max_steps):
             control.should_evaluate = control.should_save = False
+        # An evaluation's row has losses, however few steps there were since the last.
         control.should_log |= control.should_evaluate
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

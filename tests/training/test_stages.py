@@ -177,6 +177,70 @@ def test_a_signal_ends_it_resumably(
         assert same(tmp_path / "run" / folder, finished_run[0] / folder), folder
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dies", ["after the signal", "in the last evaluation"])
+def test_no_step_too_many_after_an_interruption(
+    make: Make, splits: Splits, tmp_path: Path, monkeypatch: Any, dies: str
+) -> None:
+    """Two steps of an epoch of four, and the signal in the last one: nothing is left to train."""
+    recipe, undisturbed = (_of_two_steps(make(tmp_path / name)) for name in ("run", "other"))
+    (whole,) = run_stages(undisturbed, splits, stop="detection", say=str)
+
+    with monkeypatch.context() as patch:
+        steps_seen: list[int] = []
+        on_step_end = stages.StopOnSignal.on_step_end
+
+        def at_the_last(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            steps_seen.append(state.global_step)
+            if state.global_step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            on_step_end(self, args, state, control, **kwargs)
+
+        patch.setattr(stages.StopOnSignal, "on_step_end", at_the_last)
+        if dies == "in the last evaluation":
+            patch.setattr(
+                "hf_detr_panoptic.training.trainer.PanopticTrainer.evaluate", lambda *args, **kw: pytest.fail("killed")
+            )
+        with pytest.raises(pytest.fail.Exception if dies == "in the last evaluation" else Interrupted):
+            run_stages(recipe, splits, stop="detection", say=str)
+        assert steps_seen == [1, 2]
+    (end,) = run_stages(recipe, splits, stop="detection", say=str)
+    assert (end.steps, end.best, end.last) == (2, whole.best, whole.last)
+    assert same(tmp_path / "run" / "1-detection", tmp_path / "other" / "1-detection")
+    rows, others = ((tmp_path / name / "results.csv").read_text() for name in ("run", "other"))
+    assert rows == others
+
+
+def _of_two_steps(recipe: Recipe) -> Recipe:
+    content = recipe.to_dict()
+    for stage in content["stages"].values():
+        del stage["num_train_epochs"]
+        stage |= {"max_steps": 2, "lr_drop": None}
+    return Recipe.from_dict(content)
+
+
+@pytest.mark.slow
+def test_a_signal_in_mid_epoch_evaluates_nothing(make: Make, splits: Splits, tmp_path: Path, monkeypatch: Any) -> None:
+    """The undisturbed run does not either: its rows, and the best of them, are the same."""
+    recipe, undisturbed = make(tmp_path / "run"), make(tmp_path / "other")
+    run_stages(undisturbed, splits, stop="detection", say=str)
+    with monkeypatch.context() as patch:
+        on_step_end = stages.StopOnSignal.on_step_end
+
+        def at_the_second(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            on_step_end(self, args, state, control, **kwargs)
+
+        patch.setattr(stages.StopOnSignal, "on_step_end", at_the_second)
+        with pytest.raises(Interrupted):
+            run_stages(recipe, splits, stop="detection", say=str)
+    run_stages(recipe, splits, stop="detection", say=str)
+    rows, others = ((tmp_path / name / "results.csv").read_text() for name in ("run", "other"))
+    assert rows == others
+    assert same(tmp_path / "run" / "1-detection", tmp_path / "other" / "1-detection")
+
+
 class Tracked:
     """A tracker that remembers."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -387,3 +389,20 @@ def test_the_best_average_stays(model_folder: Path, splits: Splits, tmp_path: Pa
     trainer.settle()
     assert differing(trainer.model, tmp_path / "checkpoint-8")
     assert differing(trainer.model, tmp_path / "checkpoint-4") == []
+
+
+def test_workers_leave_a_signal_to_the_process_they_work_for(
+    model_folder: Path, splits: Splits, tmp_path: Path
+) -> None:
+    """A launcher, `timeout` and a queue signal the whole group: the step at hand still needs its photos."""
+    loader = trainer_for(model_folder, splits, tmp_path, dataloader_num_workers=2).get_train_dataloader()
+    coming = iter(loader)
+    batches = [next(coming), next(coming)]  # each worker has begun
+    workers: Any = coming._workers  # type: ignore[attr-defined]
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGTERM)
+    batches += coming
+    assert len(batches) == len(loader)
+    assert all(worker.is_alive() for worker in workers)
+    coming._shutdown_workers()  # type: ignore[attr-defined]
+    assert not any(worker.is_alive() for worker in workers)
