@@ -30,6 +30,8 @@ that they have, and they are never in val. All variants train as many steps as a
     + paste       marked things are pasted into half of the photos
     + half        half of each batch are marked photos
     + more        0.7 of each batch and of the pasting, and 1.5 times the steps
+    + refit       as with `refit`: in train are all marked photos but one
+    + most        0.7 of each batch and of the pasting, in as many steps as the others
 
 Stock gets a fresh class head, as `ignore_mismatched_sizes` gives it, no augmentation, and a step count that fills the
 minutes of the pipeline's run on this machine; its maps are made by our post-processing, which is kind to it.
@@ -97,6 +99,7 @@ class Variant:
     stock: bool = False
     others: str = "marked"  # or left out, looked at, incomplete: photos beyond the first so many
     longer: float = 1.0
+    refit: bool = False
 
 
 VARIANTS = {
@@ -128,6 +131,8 @@ MARKED_VARIANTS = {
     "partial + paste + half": Variant(others="incomplete", flags=(*PASTE, *HALF)),
     "things + paste + half": Variant(others="incomplete", flags=(*PASTE, *HALF, *THINGS)),
     "partial + more": Variant(others="incomplete", flags=MORE, longer=1.5),
+    "partial + most + refit": Variant(others="incomplete", flags=MORE, refit=True),
+    "partial + more + refit": Variant(others="incomplete", flags=MORE, longer=1.5, refit=True),
 }
 
 
@@ -257,7 +262,7 @@ class Site:
         data, start = self.place.data, self.place.teacher
         if variant.others != "marked":
             assert self.marked is not None
-            data = partly_marked(self.place, self.marked, variant.others, recipe.prepare.rules, folder / "data")
+            data = partly_marked(self.place, self.marked, variant, recipe.prepare.rules, folder / "data")
         if variant.labels is not None:
             data = relabelled(self.place, variant.labels, recipe.prepare.rules, folder / "data")
         if variant.fresh_rows:
@@ -350,8 +355,11 @@ def relabelled(place: Place, labels: Relabel, rules: OverlayRules, folder: Path)
     return folder
 
 
-def partly_marked(place: Place, marked: int, others: str, rules: OverlayRules, folder: Path) -> Path:
-    """The prepared dataset as if a person had marked the first photos alone; val has none of the others."""
+def partly_marked(place: Place, marked: int, variant: Variant, rules: OverlayRules, folder: Path) -> Path:
+    """The prepared dataset as if a person had marked the first photos alone; val has none of the others.
+
+    To refit, val keeps the last one of them alone: a split must not be empty.
+    """
     from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
     from hf_detr_panoptic.dataset.writer import DatasetWriter
 
@@ -364,9 +372,12 @@ def partly_marked(place: Place, marked: int, others: str, rules: OverlayRules, f
         sides[seen[-1].name] = ("val", sides[seen[-1].name][1])
     elif all(sides[photo.name][0] == "val" for photo in seen):
         sides[seen[0].name] = ("train", sides[seen[0].name][1])
+    if variant.refit:
+        sides |= {photo.name: ("train", sides[photo.name][1]) for photo in seen[:-1]}
+        sides[seen[-1].name] = ("val", sides[seen[-1].name][1])
     yours = [name for name in CUSTOM.names if name in space.names]
     with DatasetWriter(folder, space) as writer:
-        for photo in seen if others == "left out" else photos:
+        for photo in seen if variant.others == "left out" else photos:
             side, record = sides[photo.name]
             more: dict[str, Any] = {}
             if photo in seen:
@@ -375,7 +386,7 @@ def partly_marked(place: Place, marked: int, others: str, rules: OverlayRules, f
                 side, map = "train", photo.believed(rules)
                 names = {old: old if old in space.names else None for old in map.space.names}
                 map = map.relabelled(space, names)
-                more = {"incomplete": yours} if others == "incomplete" else {}
+                more = {"incomplete": yours} if variant.others == "incomplete" else {}
             writer.add(side, record.file_name, record.photo, map, image_id=int(record.image_id), **more)
     return folder
 

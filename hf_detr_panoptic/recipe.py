@@ -121,6 +121,11 @@ class Recipe(Settings):
         "whether the last stage ends by shifting the class logits, so that the thresholds of plain clients show what "
         "the best one shows; chosen on the validation photos, see `hf-detr-panoptic calibrate`",
     )
+    refit: bool = setting(
+        False,
+        "whether the same is trained once more on all photos, those of validation included, in as many steps as were "
+        "best; final/ is then that model, and the figures stay those of the first",
+    )
     push: Push | None = setting(None, "what goes to the Hub; null: nothing")
     stages: Stages = Field(default_factory=lambda: Stages.read({}))
 

@@ -69,6 +69,11 @@ def run_page(folder: Path, data: str | None, limit: int, progress: bool = False)
     stages = [_stage(run, name) for name in _stage_names(folder)]
     if not run.is_finished:
         notes.append("The run is not finished: there is no model in final/ yet.")
+    if run.metrics.get("refit"):
+        notes.append(
+            "The model in final/ was trained once more on all photos: it has learnt from those that it is shown on "
+            "here. The figures are those of the training before."
+        )
     scores, classes = _scores(result), _classes(result, validation, splits)
     quality = headline(result)
     shown = len(validation.cards)

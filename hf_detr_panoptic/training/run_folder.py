@@ -125,7 +125,7 @@ _RESULT = {
     "box": _PRECISION,
     "mask": _PRECISION,
 }
-_METRICS = {"final": _RESULT, "stages": {_EACH: _RESULT}}
+_METRICS = {"final": _RESULT, "stages": {_EACH: _RESULT}, "refit": int}
 _ENVIRONMENT: Mapping[str, Any] = {"processes": _NUMBER, "earlier": [{}]}
 _STAGE_END = {
     **dict.fromkeys(("best", "last", "best_epoch", "steps", "seconds", "peak_memory_mb"), _NUMBER),
@@ -310,10 +310,13 @@ def _matters(key: str, begun: list[str]) -> bool:
     return first != "stages" or (rest[0] in begun and rest[1] not in _FREE)
 
 
-def write_metrics(output: str | Path, ends: list[StageEnd]) -> None:
-    """metrics.json and per_class.csv of the stages so far; "final" is the last one's."""
+def write_metrics(output: str | Path, ends: Sequence[StageEnd], refit: int | None = None) -> None:
+    """metrics.json and per_class.csv of the stages so far; "final" is the last one's.
+
+    refit: how many photos the final model learnt from after it was measured, see `refit.py`.
+    """
     stages = {end.name: end.result for end in ends}
-    content = {"final": ends[-1].result, "stages": stages}
+    content = {"final": ends[-1].result, "stages": stages} | ({} if refit is None else {"refit": refit})
     write_json(Path(output) / "metrics.json", content, indent=2, durable=True)
     per_class = ends[-1].result.get("per_class")
     if per_class:
@@ -361,7 +364,7 @@ class Run:
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """metrics.json: "final" and "stages"."""
+        """metrics.json: "final" and "stages", and "refit" where there was one."""
         return read_record(self.folder / "metrics.json", _METRICS)
 
     @property

@@ -7,7 +7,7 @@ import gc
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
@@ -22,7 +22,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from ..dataset.batches import PanopticDataset
 from ..dataset.paste import labels_to_paste
 from ..errors import DatasetError, HfDetrPanopticError, RecipeError, did_you_mean, says_a_full_disk
-from ..evaluation.calibrate import Calibration, calibrate
+from ..evaluation.calibrate import Calibration, calibrate, shift_logits
 from ..evaluation.evaluate import box_precision, panoptic_quality
 from ..labels import LabelSpace
 from ..model.criterion import write_losses
@@ -184,13 +184,14 @@ def run_stages(
     say: Say = print,
     at_stage_end: Callable[[StageEnd], None] | None = None,
     tracker: Tracker | None = None,
+    first: Sequence[StageEnd] = (),
 ) -> list[StageEnd]:
     """Run what the recipe does not skip, from `start` to `stop`; finished stages of its folder are not run again.
 
     Returns every stage that is finished there, whenever it was: metrics.json is about all of them, and final/ is the
     last one. Every process of a launch calls this alike. `at_stage_end` is called on the main process, after each
     stage that was run here. With `estimate` every stage is only rehearsed, from the recipe's model: nothing is
-    written.
+    written. `first`: the stages of the run that these repeat on all photos; figures and calibration are theirs.
     """
     state = PartialState()
     speak: Say = say if state.is_main_process else _silent
@@ -224,7 +225,7 @@ def run_stages(
                 end = finished(recipe.output, stage.name)
                 if stage in chosen and end is None:
                     with process_kept():
-                        end = _run(recipe, stage, splits, speak, interruption, ends, tracker)
+                        end = _run(recipe, stage, splits, speak, interruption, ends, tracker, first)
                     if state.is_main_process:
                         write_metrics(recipe.output, [*ends, end])
                         if at_stage_end is not None:
@@ -236,7 +237,7 @@ def run_stages(
                 if stage is recipe.stages.to_run[-1]:
                     break
         if state.is_main_process:
-            _copy_final(ends[-1], Path(recipe.output) / "final")
+            copy_final(ends[-1], Path(recipe.output) / "final")
             write_metrics(recipe.output, ends)
         state.wait_for_everyone()
     return ends
@@ -250,6 +251,7 @@ def _run(
     interruption: Interruption,
     before: Sequence[StageEnd],
     tracker: Tracker | None,
+    first: Sequence[StageEnd],
 ) -> StageEnd:
     """One stage; where memory runs out after all and the batch may shrink, it goes on from its last checkpoint."""
     begin = before[-1].folder if before else None
@@ -257,7 +259,9 @@ def _run(
         model = starting_model(recipe, splits.space, begin, say)
         at_work = _Stage(recipe, stage, splits, model, say)
         try:
-            return at_work.run(interruption, before, tracker)
+            return at_work.run(
+                interruption, before, tracker, next((end for end in first if end.name == stage.name), None)
+            )
         except (RuntimeError, MemoryError) as error:
             if not ran_out_of_memory(error):
                 raise
@@ -353,8 +357,14 @@ class _Stage:
         for line in estimate.lines(Path(self.recipe.output)):
             self.say(line)
 
-    def run(self, interruption: Interruption, before: Sequence[StageEnd], tracker: Tracker | None) -> StageEnd:
-        """Train, or go on; then evaluate the best and save it."""
+    def run(
+        self,
+        interruption: Interruption,
+        before: Sequence[StageEnd],
+        tracker: Tracker | None,
+        first: StageEnd | None,
+    ) -> StageEnd:
+        """Train, or go on; then evaluate the best and save it. Of a refit the figures are those of the first run."""
         main = PartialState().is_main_process
         images = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         stopping = StopOnSignal(interruption)
@@ -385,9 +395,12 @@ class _Stage:
         if stopping.stopped is not None:
             raise Interrupted(stopping.stopped, self.recipe.output)
         trainer.settle()
-        calibration = self._calibrated() if self._is_last and self.recipe.calibrate else None
-        trainer.measure()
-        end = self._end(trainer, results, calibration)
+        result = self._measured(trainer) if first is None else first.result
+        shifts = result.get("calibration") if first is not None and self._is_last else None
+        if shifts and (shifts["no_object"] or shifts["yours"]):
+            shift_logits(self.model, shifts["no_object"], shifts["yours"])
+            self.model.settings = self.model.settings.changed(threshold=shifts["thresholds"][0])
+        end = self._end(trainer, results, result)
         if main:
             self.model.save_pretrained(self.folder)
             end.mark()
@@ -397,6 +410,14 @@ class _Stage:
     @property
     def _is_last(self) -> bool:
         return self.stage.name == self.recipe.stages.to_run[-1].name
+
+    def _measured(self, trainer: PanopticTrainer) -> Mapping[str, Any]:
+        """How good the best checkpoint is, calibrated if this is the last stage of a recipe that says so."""
+        calibration = self._calibrated() if self._is_last and self.recipe.calibrate else None
+        trainer.measure()
+        assert trainer.last_result is not None
+        result = trainer.last_result if self.model.with_masks else {"pq": None, "box": trainer.last_result}
+        return result if calibration is None else {**result, "calibration": calibration.to_dict()}
 
     def _calibrated(self) -> Calibration:
         precision = "bf16" if self.args.bf16_full_eval else "fp32"
@@ -425,16 +446,12 @@ class _Stage:
         self.model.to(self.args.device)  # type: ignore[arg-type]
         trainer.average = None
 
-    def _end(self, trainer: PanopticTrainer, results: Results, calibration: Calibration | None) -> StageEnd:
+    def _end(self, trainer: PanopticTrainer, results: Results, result: Mapping[str, Any]) -> StageEnd:
         history = trainer.state.log_history
         metric = str(self.args.metric_for_best_model).removeprefix("eval_")
         values = [(entry[f"eval_{metric}"], entry["epoch"]) for entry in history if f"eval_{metric}" in entry]
         sign = 1 if self.args.greater_is_better else -1
         best = max(reversed(values), key=lambda value: sign * value[0], default=(None, None))  # of equals the later
-        assert trainer.last_result is not None
-        result = trainer.last_result if self.model.with_masks else {"pq": None, "box": trainer.last_result}
-        if calibration is not None:
-            result = {**result, "calibration": calibration.to_dict()}
         return StageEnd(
             name=self.stage.name,
             folder=self.folder,
@@ -468,7 +485,7 @@ def _forget_precision() -> None:
     AcceleratorState._reset_state(reset_partial_state=False)
 
 
-def _copy_final(end: StageEnd, final: Path) -> None:
+def copy_final(end: StageEnd, final: Path) -> None:
     """final/ is the last stage's model: its files, not its checkpoints."""
     partial = final.with_name(".final.partial")
     shutil.rmtree(partial, ignore_errors=True)

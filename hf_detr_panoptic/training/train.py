@@ -50,18 +50,23 @@ def run_recipe(
     at_stage_end: Callable[[StageEnd], None] | None = None,
 ) -> list[StageEnd]:
     """A checked recipe's dataset, prepared where it must be, and its stages; returns those that are finished."""
+    from accelerate import PartialState
     from transformers.utils import logging as transformers_logging
 
     from .callbacks import trackers_of, tracking
+    from .refit import refit
     from .stages import run_stages
 
     trackers = [] if estimate else trackers_of(recipe)  # before photos are prepared
     transformers_logging.disable_progress_bar()
     splits = splits_of(recipe)
     with tracking(trackers, recipe.output) as tracker:
-        return run_stages(
+        ends = run_stages(
             recipe, splits, start=start, stop=stop, estimate=estimate, at_stage_end=at_stage_end, tracker=tracker
         )
+    if recipe.refit and ends and ends[-1].name == recipe.stages.to_run[-1].name:
+        refit(recipe, splits, ends, print if PartialState().is_main_process else (lambda text: None))
+    return ends
 
 
 def processes_to_start() -> int:
@@ -241,5 +246,9 @@ def summary(ends: Sequence[StageEnd], recipe: Recipe) -> str:
         lines.append(f"{headline(result)}: {told}")
     final = Path(recipe.output) / "final"
     data = recipe.prepared_folder or recipe.data
-    lines += ["", f"The model: {final}", f"Next: hf-detr-panoptic evaluate --model {final} --data {data}"]
+    lines += ["", f"The model: {final}"]
+    if recipe.refit:
+        lines.append(f"It has learnt from the photos of validation too; the figures are of {ends[-1].folder}")
+    else:
+        lines.append(f"Next: hf-detr-panoptic evaluate --model {final} --data {data}")
     return "\n".join(lines)

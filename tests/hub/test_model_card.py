@@ -163,6 +163,18 @@ def test_what_is_not_recorded_is_said(tmp_path: Path) -> None:
         assert sentence in card
 
 
+def test_figures_of_a_refitted_model_are_said_to_be_of_the_one_before(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", "someone/data")
+    before = card_of(run)
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps({**metrics, "refit": 7}))
+    after = card_of(run)
+    said = " ".join(after.split())
+    assert "in percent, before all 7 photos were learnt from: these weights were then trained once more" in said
+    assert "refit" not in before
+    assert before.count("| 53.1 |") == after.count("| 53.1 |") > 0
+
+
 def test_counts_that_training_noted_outlive_the_dataset(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", "someone/data")
     noted = {
