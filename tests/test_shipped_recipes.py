@@ -87,8 +87,7 @@ GUARDED = """
 import sys, torch
 from hf_detr_panoptic.recipe import Recipe
 from hf_detr_panoptic.training.arguments import training_arguments
-from hf_detr_panoptic.parallel import guard_processes
-from hf_detr_panoptic.recipe import Recipe
+from hf_detr_panoptic.parallel import end_processes, guard_processes
 
 count = guard_processes()
 stage = Recipe.load("quick").stages.detection
@@ -96,6 +95,7 @@ arguments = training_arguments(stage, "cpu", output_dir=sys.argv[1], seed=0)
 ranks = torch.tensor([arguments.process_index + 1.0])
 torch.distributed.all_reduce(ranks)
 open(f"{sys.argv[1]}/rank{arguments.process_index}", "w").write(f"{count} {arguments.world_size} {ranks.item()}")
+end_processes()
 """
 
 
