@@ -188,6 +188,7 @@ def _with_space(
                 where=where,
                 fix="This is not a dataset that write_parquet or push made.",
             )
+        _check_embedded(dataset, f"{where}, split {split}")
         names = _names(dataset)
         if space is None:
             space = LabelSpace.from_config({"id2label": dict(enumerate(names)), "_name_or_path": where}, stuff)
@@ -199,6 +200,17 @@ def _with_space(
     assert space is not None  # a DatasetDict has a split
     splits.label_space = space
     return splits
+
+
+def _check_embedded(dataset: datasets.Dataset, where: str) -> None:
+    """Raise where a row names a file in place of a photo: whoever wrote it could name any file of this machine."""
+    for chunk in dataset.data.column("image").chunks:
+        if pa.types.is_struct(chunk.type) and chunk.field("bytes").null_count:
+            raise DatasetError(
+                "a photo is not in the dataset, only a path",
+                where=where,
+                fix="Ask for a dataset that write_parquet or push made: its photos are in it.",
+            )
 
 
 def _names(dataset: datasets.Dataset) -> list[str]:

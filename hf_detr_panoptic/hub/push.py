@@ -22,6 +22,7 @@ from .repository import (
     Files,
     Hub,
     Upload,
+    check_inside,
     check_name,
     model_files,
     size_of,
@@ -223,7 +224,9 @@ def _final_upload(run: Run, repository: str, data: Data | None, license: str | N
     last = stage_folder(run.folder, stages[-1])
     if not _alike(files, model_files(last, run.folder)):
         raise RunError(f"final/ is not what {last.name}/ ended with", where=str(run.folder), fix=again)
-    files |= {name: run.folder / name for name in _FIGURES if (run.folder / name).is_file()}
+    figures = {name: run.folder / name for name in _FIGURES if (run.folder / name).is_file()}
+    check_inside(figures.values(), run.folder)
+    files |= figures
     files["handler.py"] = handler_source().encode()
     files["recipe.yaml"] = published_recipe(run.recipe, data)
     files |= model_card_files(run.folder, repository, license=license, data_repository=data[1] if data else None)

@@ -90,12 +90,17 @@ def model_files(folder: Path, within: Path) -> Files:
     weights = [path for name, path in by_name.items() if _is_any_of(name, WEIGHTS)]
     if not weights:
         raise HubError("there are no weights", where=str(folder), fix="Train the stage again.")
-    for path in by_name.values():
-        if not path.resolve().is_relative_to(within.resolve()):
-            raise HubError("the file lies outside of the run", where=str(path), fix="Replace the link by the file.")
+    check_inside(by_name.values(), within)
     for path in weights:
         _check_whole(path)
     return dict(by_name)
+
+
+def check_inside(paths: Iterable[Path], within: Path) -> None:
+    """Raise where a link leads out of `within`: somebody else may have made the run, and its links."""
+    for path in paths:
+        if not path.resolve().is_relative_to(within.resolve()):
+            raise HubError("the file lies outside of the run", where=str(path), fix="Replace the link by the file.")
 
 
 def _check_whole(weights: Path) -> None:
@@ -118,6 +123,9 @@ def _is_any_of(name: str, patterns: Iterable[str]) -> bool:
 _NAMES = ("labels", "keep", "drop", "merge", "rename", "things", "stuff", "labeler_stuff", "priority")
 _NO_PATHS = (*_NAMES, "group_pattern", "pattern", "values")
 
+# The name and the password or token of an address.
+_SIGNED_IN = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/?#\s]*@", re.IGNORECASE)
+
 
 def without_private_paths(data: Any, here: Path, people: Iterable[str]) -> Any:
     """A recipe's plain data with every path relative, and without the names of people in it.
@@ -136,6 +144,7 @@ def without_private_paths(data: Any, here: Path, people: Iterable[str]) -> Any:
 
 
 def _relative(text: str, here: Path, names: set[str]) -> str:
+    text = _SIGNED_IN.sub(r"\1", text)
     path = PureWindowsPath(text) if re.match(r"[A-Za-z]:[\\/]|\\\\", text) else PurePosixPath(text)
     parts = path.parts
     if path.is_absolute() or text.startswith("~"):

@@ -64,6 +64,16 @@ def load(images: Path) -> datasets.DatasetDict:
     return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"all": loaded})
 
 
+def places_of(images: Path) -> tuple[Path, ...]:
+    """Where the files of a dataset may lie that `load` read: whoever wrote its rows could name any file of this
+    machine."""
+    from datasets import config
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    own = (images,) if images.is_dir() else ()
+    return (*own, Path(config.HF_DATASETS_CACHE), Path(HF_HUB_CACHE))
+
+
 def unpack(
     dataset: datasets.Dataset | datasets.DatasetDict,
     folder: Path,
@@ -71,11 +81,13 @@ def unpack(
     masks: bool = True,
     mask_column: str | None = None,
     values: Mapping[int, str] | None = None,
+    within: Sequence[Path] | None = None,
 ) -> Unpacked:
     """The photos of all splits into `folder`/photos, and their masks (unless told not to), byte for byte.
 
     A mask beside a column `segments` or `segments_info` is a panoptic PNG; else its values are classes, whose names
     are in `values` or in a ClassLabel that begins with a background. Without a mask a photo is one that nobody marked.
+    A row may name a file in place of its bytes: one that lies in `within`, if that is given; see `places_of`.
     What lies in the folder already is not touched, and what is in no row any more goes.
     """
     import datasets
@@ -101,7 +113,7 @@ def unpack(
         )
     written = {_write(folder / _MARKER, b"")}
     entries: list[tuple[str, str, Sequence[Mapping[str, Any]]]] = []
-    for name, photo, mask, segments in _rows(splits, columns):
+    for name, photo, mask, segments in _rows(splits, columns, within):
         written.add(_write(folder / "photos" / name, photo))
         stem = PurePosixPath(name).with_suffix("").as_posix()
         if mask is not None and columns.segments is None:
@@ -184,7 +196,7 @@ def _class_labels(feature: Any) -> Iterator[datasets.ClassLabel]:
 
 
 def _rows(
-    splits: Mapping[str, datasets.Dataset], columns: _Columns
+    splits: Mapping[str, datasets.Dataset], columns: _Columns, within: Sequence[Path] | None
 ) -> Iterator[tuple[str, bytes, bytes | None, Sequence[Mapping[str, Any]]]]:
     """Of each photo a name that no other one has, its file, its mask's file, and its segments."""
     import datasets
@@ -204,11 +216,11 @@ def _rows(
         taken: set[str] = set()
         for number, row in enumerate(plain):
             where = f"split {split}, row {number}"
-            photo = _content(row[columns.image], where)
+            photo = _content(row[columns.image], where, within)
             if photo is None:
                 raise DatasetError("the row has no photo", where=where, fix="Leave it out: dataset.filter(…).")
             name = _name(row[columns.image]["path"], photo, number, taken)
-            mask = None if columns.mask is None else _content(row[columns.mask], where)
+            mask = None if columns.mask is None else _content(row[columns.mask], where, within)
             yield f"{folder}{name}", photo, mask, row[columns.segments] if columns.segments else ()
 
 
@@ -234,14 +246,21 @@ def _suffix(content: bytes) -> str:
         return ".png"
 
 
-def _content(cell: Any, where: str) -> bytes | None:
+def _content(cell: Any, where: str, within: Sequence[Path] | None) -> bytes | None:
     if cell is None or isinstance(cell, bytes):
         return cell
     content: bytes | None = cell["bytes"]
     if content is not None or cell["path"] is None:
         return content
+    path = Path(cell["path"])
+    if within is not None and not any(path.resolve().is_relative_to(place.resolve()) for place in within):
+        raise DatasetError(
+            f"it names a file outside of the dataset ({path})",
+            where=where,
+            fix="Whoever wrote the dataset has to put the photos themselves in it.",
+        )
     try:
-        return Path(cell["path"]).read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise DatasetError(f"its file cannot be read ({error.strerror})", where=where, fix="Put it back.") from error
 

@@ -197,7 +197,7 @@ def as_files(
 ) -> Prepare:
     """The settings with files in place of a dataset, which is given or which `images` names: in out/source, or in
     `folder`. Every process calls this, and the first one unpacks."""
-    from .from_datasets import load, names_a_dataset, unpack
+    from .from_datasets import load, names_a_dataset, places_of, unpack
 
     if dataset is None and not names_a_dataset(settings.images):
         return settings
@@ -213,6 +213,7 @@ def as_files(
             masks=settings.annotations is None,
             mask_column=settings.mask_column,
             values=settings.values,
+            within=places_of(settings.images) if dataset is None else None,
         )
     )
     return settings.changed(

@@ -34,6 +34,8 @@ class _Pair:
 
 
 @torch.no_grad()
+@torch.inference_mode(False)  # what is made in there has no version, and `_pairs` asks for it
+@torch.no_grad()
 def folded_trunk(
     backbone: DetrConvEncoder, *, dtype: torch.dtype | None = None, channels_last: bool = True
 ) -> DetrConvEncoder:

@@ -108,6 +108,7 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
             for key, value in label_space.to_config().items():
                 setattr(config, key, value)
         super().__init__(config)
+        self._tell_trainers()
         self.auxiliary_loss = bool((getattr(config, "hf_detr_panoptic", None) or {}).get("auxiliary_loss"))
         self._take_auxiliary_flag()
         self.with_masks = True
@@ -194,6 +195,10 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
                 model.config.label_ids_to_fuse = sorted(source.columns[label] for label in source.stuff_labels)
         return (model, info) if wants_info else model  # type: ignore[return-value]
 
+    def _tell_trainers(self) -> None:
+        """transformers' Trainer gathers every output but these: of pairs and their masks each batch has its own."""
+        self.config.keys_to_ignore_at_inference = ["matching", "matched_masks"]
+
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], is_main_process: bool = True, *args: Any, **kwargs: Any
     ) -> None:
@@ -204,10 +209,15 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
             )
         self._take_auxiliary_flag()
         self._remember()
-        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        vars(self.config).pop("keys_to_ignore_at_inference", None)  # plain transformers has none of these outputs
+        try:
+            super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+            if is_main_process:
+                self.config.architectures = [DetrForSegmentation.__name__]
+                self.config.save_pretrained(save_directory)
+        finally:
+            self._tell_trainers()
         if is_main_process:
-            self.config.architectures = [DetrForSegmentation.__name__]
-            self.config.save_pretrained(save_directory)
             self.image_processor.save_pretrained(save_directory)
 
     def carry_classes(self, label_space: LabelSpace, source: LabelSpace | None = None) -> str:

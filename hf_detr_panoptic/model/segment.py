@@ -33,6 +33,9 @@ PRECISIONS = ("fp32", "bf16")
 # Photos that wait for others of their size; beyond this the fullest batch goes first.
 _MOST_WAITING = 16
 
+# The integers that are as wide as a weight of so many bytes.
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 
 class FastCopies:
     """The folded backbone of a model, made when first wanted, remade when a weight changed, gone with `clear`.
@@ -218,5 +221,12 @@ def _autocast(device: torch.device, precision: str) -> AbstractContextManager[An
 
 
 def _state(module: nn.Module) -> object:
-    """Changes whenever a weight does: in-place changes raise a tensor's version, replaced ones move it."""
-    return [(tensor.data_ptr(), tensor._version) for tensor in (*module.parameters(), *module.buffers())]
+    """Changes whenever a weight does.
+
+    Fused optimizers and writes to `.data` leave a tensor's version as it was, and inference tensors have none: what
+    the bits add up to tells there. Versions see what a sum does not, such as two filters that change places.
+    """
+    tensors = [tensor.detach() for tensor in (*module.parameters(), *module.buffers())]
+    sums = [tensor.view(_BITS[tensor.element_size()]).sum(dtype=torch.int64) for tensor in tensors]
+    versions = [(tensor.data_ptr(), None if tensor.is_inference() else tensor._version) for tensor in tensors]
+    return versions, torch.stack(sums).tolist()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -109,6 +111,18 @@ def test_parquet_of_others_is_not_overwritten(dataset: Path, tmp_path: Path) -> 
     with pytest.raises(DatasetError, match="another program"):
         write_parquet(load_panoptic(dataset), tmp_path / "hub")
     assert theirs.read_bytes() == b"theirs"
+
+
+def test_parquet_names_no_files_of_this_machine(dataset: Path, tmp_path: Path) -> None:
+    write_parquet(load_panoptic(dataset), tmp_path / "hub")
+    path = next((tmp_path / "hub").rglob("train-*.parquet"))
+    table = pq.read_table(path)
+    cells = [{"bytes": None, "path": str(dataset / "private.jpg")}] * table.num_rows
+    number = table.column_names.index("image")
+    changed = pa.array(cells, table.schema.field("image").type)
+    pq.write_table(table.set_column(number, table.schema.field("image"), changed), path)
+    with pytest.raises(DatasetError, match="a photo is not in the dataset, only a path"):
+        load_panoptic(tmp_path / "hub")
 
 
 def test_a_plain_dataset_dict_needs_its_space(dataset: Path, tmp_path: Path, space: LabelSpace) -> None:

@@ -180,6 +180,18 @@ def test_a_relative_path_that_is_there_loses_a_name(tmp_path: Path, monkeypatch:
     assert without_private_paths("anna/photos", tmp_path, ["anna"]) == "photos"
 
 
+@pytest.mark.parametrize(
+    ("address", "published"),
+    [
+        ("https://anna:secret@host.org/site.zip", "https://host.org/site.zip"),
+        ("git+ssh://token@host.org/site", "git+ssh://host.org/site"),
+        ("https://host.org/site@2", "https://host.org/site@2"),
+    ],
+)
+def test_nobody_signs_in_with_a_published_address(tmp_path: Path, address: str, published: str) -> None:
+    assert without_private_paths({"images": [address]}, tmp_path, ["anna"]) == {"images": [published]}
+
+
 @pytest.mark.parametrize("error", [KeyError, OSError])  # before Python 3.13, and since
 def test_a_user_whom_the_system_does_not_know(
     error: type[Exception], run: Path, monkeypatch: pytest.MonkeyPatch

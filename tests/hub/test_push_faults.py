@@ -117,6 +117,8 @@ def test_a_name_taken_by_what_cannot_be_seen(
         (lambda run: cut(run / "1-detection" / "model.safetensors", 4), "the weights are damaged or cut off"),
         (lambda run: stale(run), "final/ is not what 3-finetune/ ended with"),
         (lambda run: linked(run / "final" / "config.json"), "the file lies outside of the run"),
+        (lambda run: linked(run / "results.csv"), "results.csv: the file lies outside of the run"),
+        (lambda run: linked(run / "metrics.json"), "metrics.json: the file lies outside of the run"),
         (lambda run: secret(run / "metrics.json"), "metrics.json: a token of the Hub stands in it"),
     ],
 )
@@ -138,7 +140,7 @@ def stale(run: Path) -> None:
 
 
 def linked(path: Path) -> None:
-    elsewhere = path.parents[2] / "elsewhere.json"
+    elsewhere = path.parents[2 if path.parent.name == "final" else 1] / "elsewhere.json"
     path.rename(elsewhere)
     path.symlink_to(elsewhere)
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from hf_detr_panoptic.annotations.read import read_annotations
 from hf_detr_panoptic.errors import DatasetError
-from hf_detr_panoptic.labeling.from_datasets import load, names_a_dataset, unpack
+from hf_detr_panoptic.labeling.from_datasets import load, names_a_dataset, places_of, unpack
 from hf_detr_panoptic.panoptic_map import ids_to_rgb
 
 MASK = np.array([[0, 1, 1], [0, 0, 2]], dtype=np.uint8)
@@ -139,6 +139,27 @@ def test_what_cannot_be_read_says_so(tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match=answer):
             unpack(given, tmp_path / "out", **options)
     unpack(two, tmp_path / "out", mask_column="mask")
+
+
+def test_a_loaded_dataset_names_no_files_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for name in ("private.png", "site/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(PHOTO)
+    (tmp_path / "site" / "link.png").symlink_to(tmp_path / "private.png")
+    kinds = datasets.Features({"image": datasets.Image()})
+
+    def of(name: str) -> datasets.Dataset:
+        cell = {"bytes": None, "path": str(tmp_path / name)}
+        return datasets.Dataset.from_dict({"image": [cell]}, features=kinds)
+
+    within = places_of(tmp_path / "site")
+    for name in ("private.png", "site/../private.png", "site/link.png"):
+        with pytest.raises(DatasetError, match="it names a file outside of the dataset"):
+            unpack(of(name), tmp_path / "out", within=within)
+    assert not (tmp_path / "out" / "photos").exists()
+    for number, options in enumerate(({"name": "site/a.png", "within": within}, {"name": "private.png"})):
+        unpack(of(str(options.pop("name"))), tmp_path / f"out{number}", **options)  # type: ignore[arg-type]
 
 
 # --- what is taken for a dataset

@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from transformers import Trainer, TrainingArguments
 
 from hf_detr_panoptic.errors import ModelError
 from hf_detr_panoptic.model.criterion import Denominators
@@ -299,3 +300,29 @@ def test_a_frozen_detr_runs_folded_and_says_the_same(stock_model, pixels, labels
     assert frozen.loss.item() == pytest.approx(plain.loss.item(), rel=1e-10)
     frozen.loss.backward()
     torch.testing.assert_close(ours.mask_head.conv1.conv.weight.grad, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_transformers_trainer_evaluates_with_compute_metrics(stock_model, pixels, labels, tmp_path):
+    ours = ours_of(stock_model())
+    values = pixels(1, 3, 64, 64)[0]
+    rows = [{"pixel_values": values, "labels": labels([1] * (1 + number), (64, 64))[0]} for number in range(2)]
+    seen = []
+
+    def collate(rows):
+        return {"pixel_values": torch.stack([row["pixel_values"] for row in rows]), "labels": [rows[0]["labels"]]}
+
+    def compute_metrics(prediction):
+        seen.append(prediction.predictions)
+        return {}
+
+    arguments = TrainingArguments(
+        str(tmp_path), per_device_eval_batch_size=1, use_cpu=True, report_to=[], remove_unused_columns=False
+    )
+    trainer = Trainer(ours, arguments, eval_dataset=rows, data_collator=collate, compute_metrics=compute_metrics)
+    assert trainer.evaluate()["eval_loss"] > 0
+    with torch.no_grad():
+        logits = ours(values[None]).logits
+    assert any(getattr(found, "shape", None) == (2, *logits.shape[1:]) for found in seen[0])
+    ours.save_pretrained(tmp_path / "saved")
+    assert "keys_to_ignore_at_inference" not in (tmp_path / "saved" / "config.json").read_text()
+    assert "matching" in ours.config.keys_to_ignore_at_inference

@@ -167,6 +167,35 @@ def test_a_changed_weight_is_seen(model):
     assert_alike(after, reference(model, image, model.settings))
 
 
+@pytest.mark.parametrize("change", ["fused", "data"])
+def test_a_change_that_raises_no_version_is_seen(model, change):
+    weight = next(weight for weight in model.detr.model.backbone.parameters() if weight.ndim == 4)
+    weight.requires_grad_(True)
+    first = model._fast.backbone(model, torch.float32)
+    version = weight._version
+    if change == "fused":
+        weight.grad = torch.ones_like(weight)
+        torch.optim.AdamW([weight], lr=0.1, fused=True).step()
+    else:
+        weight.data.mul_(1.5)
+        assert weight._version == version
+    again = model._fast.backbone(model, torch.float32)
+    assert again is not first
+    assert model._fast.backbone(model, torch.float32) is again
+
+
+def test_inference_mode(model):
+    image = photo(48, 64)
+    (expected,) = model.segment([image], threshold=0.0)
+    model._fast.clear()
+    with torch.inference_mode():
+        (found,) = model.segment([image], threshold=0.0)
+        (of_a_copy,) = deepcopy(model).segment([image], threshold=0.0)  # its weights are inference tensors
+    assert_alike(found, expected)
+    assert_alike(of_a_copy, expected)
+    assert_alike(*model.segment([image], threshold=0.0), expected)
+
+
 def test_a_loaded_state_is_seen_and_an_unchanged_one_is_not_folded_again(model, monkeypatch):
     calls = []
     real = module.folded_trunk
