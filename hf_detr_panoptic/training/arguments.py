@@ -55,6 +55,10 @@ def training_arguments(stage: Stage, device: Any, *, output_dir: str | Path, see
     if "lr_scheduler_type" not in arguments:
         # The drop is ours (`Stage.drop_step`); before it the rate is constant, once it is warm.
         arguments["lr_scheduler_type"] = "constant_with_warmup"
+    if arguments["lr_scheduler_type"] == "reduce_lr_on_plateau":
+        # torch waits for the least value; what is best here is the greatest. A mode that is written stays.
+        kwargs = arguments.get("lr_scheduler_kwargs") or {}
+        arguments["lr_scheduler_kwargs"] = {"mode": "max", **kwargs}
     try:
         built = TrainingArguments(output_dir=str(output_dir), seed=seed, **arguments)
         Trainer.get_optimizer_cls_and_kwargs(built)  # raises for an optimizer that is not installed

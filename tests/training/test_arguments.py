@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import PartialState
-from transformers import TrainingArguments
+from transformers import TrainingArguments, get_scheduler
 from transformers.trainer_utils import IntervalStrategy, SchedulerType
 
 from hf_detr_panoptic.errors import RecipeError
@@ -167,3 +167,16 @@ def test_every_key_is_documented() -> None:
     assert set(theirs) == set(training_fields()) - set(OURS)
     assert theirs["num_train_epochs"].default == "detection 30, mask_head 25, finetune 10"
     assert theirs["adam_beta1"].default == "0.9"
+
+
+@pytest.mark.parametrize(("kwargs", "lowered"), [({}, False), ({"mode": "min"}, True)])
+def test_the_rate_stays_while_quality_rises(kwargs: dict[str, Any], lowered: bool, tmp_path: Path) -> None:
+    """Torch's plateau waits for the least value, and PQ that rose lowered the rate; who writes a mode has it."""
+    settings = {"patience": 1, **kwargs}
+    stage = Stage.of("finetune", lr_scheduler_type="reduce_lr_on_plateau", lr_scheduler_kwargs=settings)
+    args = training_arguments(stage, "cpu", output_dir=tmp_path, seed=0)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = get_scheduler(args.lr_scheduler_type, optimizer, scheduler_specific_kwargs=args.lr_scheduler_kwargs)
+    for quality in (0.1, 0.2, 0.3, 0.4, 0.5):
+        schedule.step(quality)
+    assert (optimizer.param_groups[0]["lr"] < 1.0) is lowered
