@@ -157,7 +157,7 @@ def train_main(args: argparse.Namespace) -> int:
     process a GPU is started; `accelerate launch examples/train.py RECIPE` is the same for those who launch themselves.
     """
     from .recipe import Recipe, recipe_names
-    from .training.train import launch, plan, processes_to_start, summary
+    from .training.train import check_data, launch, plan, processes_to_start, summary
 
     if args.recipe is None and args.overrides and not args.overrides[0].startswith("-"):
         args.recipe = args.overrides.pop(0)  # Python 3.11 gives up on an optional word once a flag came before it
@@ -170,6 +170,7 @@ def train_main(args: argparse.Namespace) -> int:
     recipe = Recipe.load(args.recipe, args.overrides)
     recipe.check_files()
     if args.dry_run:
+        check_data(recipe)
         print(plan(recipe))
         return 0
     processes = processes_to_start()

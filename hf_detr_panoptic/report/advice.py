@@ -149,8 +149,8 @@ def _on_balance(classes: Sequence[RunClass], scores: Sequence[Score]) -> Iterato
     missed, invented, found = (sum(getattr(row, key) for row in classes) for key in ("missed", "invented", "found"))
     if missed > 3 * max(invented, 1) and missed > 0.3 * (found + missed):
         yield Advice(
-            f"{missed:,} segments are missed and {invented:,} invented: a lower threshold finds more, such as "
-            "postprocess.threshold 0.7 in the recipe, or --threshold of predict."
+            f"{missed:,} segments are missed and {invented:,} invented: a lower threshold finds more. It is "
+            "postprocess.threshold in the recipe, and --threshold of predict."
         )
     if invented > 3 * max(missed, 1) and invented > 0.3 * (found + invented):
         yield Advice(f"{invented:,} segments are invented and {missed:,} missed: a higher threshold is more careful.")

@@ -133,6 +133,14 @@ def splits_of(recipe: Recipe) -> Splits:
     return splits if recipe.labels is None else only_labels(splits, recipe.labels)
 
 
+def check_data(recipe: Recipe) -> None:
+    """Raise for what a dataset on this disk lacks; what is prepared first, or of the Hub, is not there yet."""
+    from .sampling import check_splits
+
+    if isinstance(recipe.data, str) and Path(recipe.data).is_dir():
+        check_splits(splits_of(recipe), recipe.stages.to_run)
+
+
 def only_labels(splits: Splits, names: Sequence[str]) -> Splits:
     """The classes of these names, in this order; what is of another class becomes void."""
     from .sampling import Splits

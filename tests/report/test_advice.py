@@ -96,6 +96,7 @@ def test_what_a_run_is_weak_in() -> None:
 def test_threshold_advice_goes_both_ways() -> None:
     shy, bold = (replace(GOOD, found=10, missed=m, invented=i) for m, i in ((20, 2), (2, 20)))
     assert any("a lower threshold finds more" in text for text in of_run(classes=[shy]))
+    assert not any("0.7" in text for text in of_run(classes=[shy]))  # the model's own may be lower already
     assert any("a higher threshold is more careful" in text for text in of_run(classes=[bold]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from made import ACCELERATE, SHAPES, child_environment, run_python, tiny_model, write_shapes
+from made import ACCELERATE, SHAPES, child_environment, run_python, save_photo, tiny_model, write_shapes
 
 from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.errors import LabelError
@@ -80,6 +81,25 @@ def test_a_dry_run_loads_nothing(folder: Path, capsys: pytest.CaptureFixture[str
     assert main(words) == 0
     assert "mask_head 25 epochs" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("what", ["a folder of photos", "an empty val"])
+def test_a_dry_run_looks_at_the_dataset(
+    what: str, folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """What would end the run after its model is loaded is said before."""
+    data = tmp_path / "data"
+    if what == "a folder of photos":
+        save_photo(data / "one.jpg")
+        answer = str(data)
+    else:
+        shutil.copytree(Recipe.load(folder / "site.yaml").data, data)
+        path = data / "annotations" / "panoptic_val.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "images": [], "annotations": []}))
+        answer = "the split val is empty"
+    words = ["train", "--dry-run", str(folder / "site.yaml"), "--data", str(data), "--output", str(tmp_path / "run")]
+    assert main(words) == 2
+    assert answer in capsys.readouterr().err
 
 
 def test_several_gpus_and_no_launcher(
