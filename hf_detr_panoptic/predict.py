@@ -122,7 +122,8 @@ class PredictionFolder:
             raise DatasetError("is a file, not a folder", where=str(path), fix="Give another --out.")
         if path.is_dir() and any(path.iterdir()):
             ours = _is_ours(path)
-            if not (overwrite and ours):
+            cut_short = (path / _UNFINISHED).exists()  # nobody has these predictions yet: they are made again
+            if not (ours and (overwrite or cut_short)):
                 raise DatasetError(
                     "the folder holds predictions already" if ours else "the folder is not empty",
                     where=str(path),
@@ -131,7 +132,7 @@ class PredictionFolder:
 
     @contextlib.contextmanager
     def writing(self, space: LabelSpace, truth: Truth | None, names: Iterable[str]) -> Iterator[None]:
-        """The lists and the grid appear when the block ends well."""
+        """The lists and the grid appear when the block ends well, unless no photo was predicted."""
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / _UNFINISHED).touch()
         for name in _OURS:
@@ -147,6 +148,11 @@ class PredictionFolder:
         self._images: list[str] = []
         self._annotations: list[str] = []
         yield
+        if not self.predicted:  # the corrected command shall not find an empty list in its way
+            (self.path / _UNFINISHED).unlink()
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+            return
         info = {"description": "predicted panoptic maps", "generator": GENERATOR}
         (self.path / "predictions").mkdir(exist_ok=True)
         if self._rows:
@@ -186,7 +192,7 @@ class PredictionFolder:
     def summary(self) -> str:
         """What was written, in a few lines."""
         if not self.predicted:
-            return f"no photo was predicted: {self.path} holds an empty list"
+            return "no photo was predicted"
         lines = [
             f"{count_of(self.predicted, 'photo')}: {count_of(self._segments, 'segment')} of "
             f"{count_of(len(self._classes), 'class')}, "

@@ -237,9 +237,11 @@ def test_an_interrupted_run_can_be_replaced(photos, tmp_path):
         predict(Breaks(), [photos], PredictionFolder(out), batch_size=1)
     assert not (out / "predictions.json").exists()  # no list of half the photos
     assert (out / "predictions" / "a.png").exists()
-    predict(Told(), [photos / "c.png"], PredictionFolder(out, overwrite=True))
+    predict(Told(), [photos / "c.png"], PredictionFolder(out))  # the same command again needs no --overwrite
     assert "predictions/a.png" not in files(out)
     PredictionFolder(out, overwrite=True)
+    with pytest.raises(DatasetError, match="holds predictions already"):
+        PredictionFolder(out)
 
 
 @pytest.mark.parametrize("settings", [{"threshold": 85}, {"min_area": -1, "precision": "fp32"}, {"fill": "viod"}])
@@ -282,6 +284,11 @@ def test_nothing_readable_is_a_failure(tiny_labeler, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "no photo was predicted" in said
     assert "next:" not in said
+    assert main(["predict", str(tiny_labeler), str(tmp_path / "gone"), "--out", str(tmp_path / "other")]) == 1
+    assert "gone" in capsys.readouterr().out
+    assert not (tmp_path / "other").exists()
+    save_photo(tmp_path / "torn.jpg")  # the corrected command finds nothing in its way
+    assert main(["predict", str(tiny_labeler), str(tmp_path / "torn.jpg"), "--out", str(tmp_path / "out")]) == 0
 
 
 def test_a_run_is_not_its_model(photos, tmp_path, capsys):
