@@ -221,9 +221,9 @@ def _final_upload(run: Run, repository: str, data: Data | None, license: str | N
     if not final.is_dir():
         raise RunError("the run is incomplete: there is no final/", where=str(run.folder), fix=again)
     files = model_files(final, run.folder)
-    last = stage_folder(run.folder, stages[-1])
-    if not _alike(files, model_files(last, run.folder)):
-        raise RunError(f"final/ is not what {last.name}/ ended with", where=str(run.folder), fix=again)
+    if not _alike(files, model_files(run.last, run.folder)):
+        last = run.last.relative_to(run.folder).as_posix()
+        raise RunError(f"final/ is not what {last}/ ended with", where=str(run.folder), fix=again)
     figures = {name: run.folder / name for name in _FIGURES if (run.folder / name).is_file()}
     check_inside(figures.values(), run.folder)
     files |= figures

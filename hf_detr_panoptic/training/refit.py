@@ -10,11 +10,9 @@ from accelerate import PartialState
 
 from ..recipe import Recipe
 from ..settings import Stage
-from .run_folder import StageEnd, write_metrics
+from .run_folder import REFIT, StageEnd, write_metrics
 from .sampling import Splits
 from .stages import copy_final, run_stages
-
-FOLDER = "refit"
 
 
 def refit(recipe: Recipe, splits: Splits, ends: Sequence[StageEnd], say: Callable[[str], None] = print) -> None:
@@ -42,7 +40,7 @@ def refit_recipe(recipe: Recipe, ends: Sequence[StageEnd]) -> Recipe:
     stages = {stage.name: _in_steps(stage, by_name[stage.name]) for stage in recipe.stages.to_run}
     return recipe.changed(
         data=str(recipe.prepared_folder or recipe.data),
-        output=str(Path(recipe.output) / FOLDER),
+        output=str(Path(recipe.output) / REFIT),
         stages=recipe.stages.changed(**stages),
         calibrate=False,
         refit=False,

@@ -105,6 +105,7 @@ def _of_map(png: Path | bytes) -> tuple[int, bytes]:
 
 
 RECIPE = "recipe.yaml"
+REFIT = "refit"
 
 # What the records are made of, as far as somebody reads them: a type or several, a mapping of keys, or a list of one
 # for all items. What is absent or null may be so.
@@ -388,6 +389,12 @@ class Run:
     @property
     def is_finished(self) -> bool:
         return (self.folder / "final" / "config.json").is_file()
+
+    @property
+    def last(self) -> Path:
+        """The stage's folder whose model final/ is a copy of."""
+        folder = self.folder / REFIT if self.metrics.get("refit") else self.folder
+        return stage_folder(folder, self.recipe.stages.to_run[-1].name)
 
     @cached_property
     def config(self) -> dict[str, Any]:

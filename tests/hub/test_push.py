@@ -105,6 +105,26 @@ def test_a_skipped_stage_has_no_branch(signed_in: HubServer, run: Path) -> None:
     assert set(signed_in.repository("anna/site").branches) == {"mask_head", "finetune", "main"}
 
 
+def test_a_refitted_model_goes_up_and_its_card_says_so(
+    signed_in: HubServer, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `refit: true` leaves a run: with a last stage of its own, that is in final/ too."""
+    weights = "model.safetensors"
+    shutil.copytree(run / "2-mask_head", run / "refit" / "3-finetune")
+    shutil.copyfile(run / "2-mask_head" / weights, run / "final" / weights)
+    path = run / "metrics.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "refit": 9}))
+    assert main(["push", str(run), "anna/site"]) == 0
+    files = signed_in.files("anna/site")
+    assert files[weights] == (run / "refit" / "3-finetune" / weights).read_bytes()
+    assert signed_in.files("anna/site", "finetune")[weights] == (run / "3-finetune" / weights).read_bytes()
+    assert "before all 9 photos were learnt from" in files["README.md"].decode()
+    assert not any(name.startswith("refit") for name in files)
+    shutil.copyfile(run / "3-finetune" / weights, run / "final" / weights)
+    assert main(["push", str(run), "anna/site"]) == 2
+    assert "final/ is not what refit/3-finetune/ ended with" in capsys.readouterr().err
+
+
 def test_a_dry_run_asks_nobody(signed_in: HubServer, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["push", str(run), "anna/site", "--dry-run", "--metric", "anna/quality"]) == 0
     said = capsys.readouterr().out
