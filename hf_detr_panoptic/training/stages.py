@@ -391,7 +391,10 @@ class _Stage:
             trainer.evaluate_what_is_due()
             self._take_best(trainer, resumed)
         else:
-            trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+            try:
+                trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+            finally:
+                trainer.end_workers()
         if stopping.stopped is not None:
             raise Interrupted(stopping.stopped, self.recipe.output)
         trainer.settle()

@@ -167,6 +167,7 @@ class PanopticTrainer(Trainer):
         self._losses: dict[str, torch.Tensor] = {}
         self._steps_since_log = 0
         self._batches: RankBatches | None = None
+        self._loader: DataLoader[Any] | None = None
         if args.n_gpu > 1:
             raise RecipeError(
                 f"one process sees {args.n_gpu} GPUs, and nn.DataParallel cannot carry DETR's labels",
@@ -204,7 +205,7 @@ class PanopticTrainer(Trainer):
         workers = args.dataloader_num_workers
         if workers:
             end_workers_at_exit()
-        return DataLoader(
+        self._loader = DataLoader(
             dataset,
             batch_sampler=self._batches,
             collate_fn=self.data_collator,
@@ -215,6 +216,16 @@ class PanopticTrainer(Trainer):
             prefetch_factor=args.dataloader_prefetch_factor if workers else None,
             generator=torch.Generator().manual_seed(args.seed),
         )
+        return self._loader
+
+    def end_workers(self) -> None:
+        """Of the training loader, now: once it is garbage its queues are closed before they can tell the workers to go.
+
+        torch then waits five seconds, and sends a SIGTERM, which is not for them: they would stay until the very end.
+        """
+        iterator: Any = self._loader and self._loader._iterator
+        if iterator is not None:
+            iterator._shutdown_workers()
 
     def num_examples(self, dataloader: DataLoader[Any]) -> int:
         """The photos of an epoch, of all processes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -276,8 +277,10 @@ def test_a_tracker_sees_one_run(make: Make, splits: Splits, tmp_path: Path) -> N
 
 
 def test_start_stop_and_skip(make: Make, splits: Splits, tmp_path: Path) -> None:
-    names = [end.name for end in run_stages(make(tmp_path / "a"), splits, stop="detection", say=str)]
+    with_a_worker = make(tmp_path / "a", every={"dataloader_num_workers": 1})
+    names = [end.name for end in run_stages(with_a_worker, splits, stop="detection", say=str)]
     assert names == ["detection"]
+    assert multiprocessing.active_children() == []  # one that is left to the garbage collector stays
     assert same(tmp_path / "a" / "1-detection", tmp_path / "a" / "final")
     skipping = make(tmp_path / "b", stages={"detection": {"skip": True}, "finetune": {"skip": True}})
     assert [end.name for end in run_stages(skipping, splits, say=str)] == ["mask_head"]
