@@ -3,8 +3,12 @@
 VENV ?= .venv
 PYTHON ?= python3
 RUN := $(VENV)/bin
+# Two at a time, of one thread each: every test has folders and ports of its own.
+PYTEST = OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 --dist worksteal
+# What torch and its kernels do on a processor without AVX.
+LESSER := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41
 
-.PHONY: demo test test-all test-lowest style check bench help
+.PHONY: demo test test-all test-bits test-lesser test-lowest test-faults fuzz style check bench help
 
 help:  ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -18,11 +22,17 @@ $(VENV)/installed: pyproject.toml setup.cfg
 demo: $(VENV)/installed  ## The whole road on a synthetic site, offline, in minutes: figures and pictures in demo/
 	$(RUN)/hf-detr-panoptic demo
 
-test: $(VENV)/installed  ## The quick tests, under 10 minutes on two cores
-	$(RUN)/python -m pytest -m 'not slow'
+test: $(VENV)/installed  ## The quick tests, a few minutes on two cores
+	$(PYTEST) -m 'not slow'
 
 test-all: $(VENV)/installed  ## Every test
-	$(RUN)/python -m pytest
+	$(PYTEST)
+
+test-bits: $(VENV)/installed  ## The quick tests that compare maps, logits or weights, as on a lesser processor
+	$(LESSER) $(PYTEST) -m 'bits and not slow'
+
+test-lesser: $(VENV)/installed  ## All quick tests, as on a lesser processor
+	$(LESSER) $(PYTEST) -m 'not slow'
 
 test-lowest:  ## The quick tests under the lowest versions that pyproject.toml allows
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest

@@ -18,6 +18,8 @@ from hf_detr_panoptic.errors import DatasetError, HfDetrPanopticError, ImageErro
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.predict import GRID_ROWS, PredictionFolder, find_photos, find_truth, predict
 
+pytestmark = pytest.mark.bits
+
 SPACE = LabelSpace(
     [Category("sky", isthing=False), Category("a/b: pipe", isthing=True), Category("rust", isthing=True)]
 )

@@ -12,6 +12,8 @@ from transformers.image_transforms import get_size_with_aspect_ratio
 from hf_detr_panoptic.errors import ImageError, ModelError
 from hf_detr_panoptic.preprocess import Preprocess, as_pixels, pad
 
+pytestmark = pytest.mark.bits
+
 # height, width: tiny, odd, both bounds, exactly at them, one off, cameras and phones, strips
 PHOTO_SIZES = [
     (1, 1),

@@ -24,6 +24,8 @@ from hf_detr_panoptic.panoptic_map import PanopticMap, Segment, ids_to_rgb
 from hf_detr_panoptic.preprocess import Preprocess
 from hf_detr_panoptic.settings import OverlayRules
 
+pytestmark = pytest.mark.bits
+
 COCO = LabelSpace([Category("car", isthing=True), Category("sky", isthing=False)])
 SITE = LabelSpace([Category("pipe", isthing=True), Category("sky", isthing=False)])
 

@@ -21,6 +21,8 @@ from hf_detr_panoptic.model.targets import Targets
 from hf_detr_panoptic.preprocess import Preprocess
 from hf_detr_panoptic.settings import Augmentation
 
+pytestmark = pytest.mark.bits
+
 SMALL = Preprocess(shortest_edge=64, longest_edge=107)
 AUGMENTATION = Augmentation().for_size(64)
 

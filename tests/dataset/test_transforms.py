@@ -16,6 +16,8 @@ from hf_detr_panoptic.errors import DatasetError, RecipeError
 from hf_detr_panoptic.preprocess import Preprocess
 from hf_detr_panoptic.settings import Augmentation
 
+pytestmark = pytest.mark.bits
+
 SMALL = Preprocess(shortest_edge=96, longest_edge=160)
 EVERY = Augmentation().for_size(96)
 JITTER = Augmentation(scale_jitter=(0.1, 2.0)).for_size(96)

@@ -23,6 +23,8 @@ from hf_detr_panoptic.demo.scenes import scene
 from hf_detr_panoptic.evaluation.calibrate import calibrate, shift_logits
 from hf_detr_panoptic.model import segment as segment_file
 
+pytestmark = pytest.mark.bits
+
 SPACE = LabelSpace(
     [
         Category("sky", isthing=False, source="auto"),

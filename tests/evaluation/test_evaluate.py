@@ -21,6 +21,8 @@ from hf_detr_panoptic.evaluation.evaluate import measure
 from hf_detr_panoptic.evaluation.quality import AveragePrecision
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 
+pytestmark = pytest.mark.bits
+
 SPACE = LabelSpace([Category("pipe", isthing=True), Category("sky", isthing=False), Category("rust", isthing=True)])
 SIZES = [(40, 56), (40, 56), (48, 40), (40, 56), (48, 40)]  # height, width: an odd number, two sizes
 LOOSE = {"threshold": 0.2, "fill": "argmax", "min_area": 0}  # random weights find something

@@ -17,6 +17,8 @@ from hf_detr_panoptic.labeling.autolabels import AutoLabels
 from hf_detr_panoptic.labeling.inputs import Photo, survey
 from hf_detr_panoptic.labeling.labeler import label, labeler_settings, plan_batches
 
+pytestmark = pytest.mark.bits
+
 SPACE = LabelSpace([Category("any", True, source="auto")])
 
 

@@ -21,6 +21,8 @@ from hf_detr_panoptic.errors import DatasetError, HfDetrPanopticError, LabelErro
 from hf_detr_panoptic.labeling.prepare import prepare_dataset
 from hf_detr_panoptic.recipe import Recipe
 
+pytestmark = pytest.mark.bits
+
 SPACE = LabelSpace(
     [
         Category("sky", False, source="auto"),

@@ -19,6 +19,8 @@ from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.preprocess import Preprocess
 from hf_detr_panoptic.settings import Losses, Postprocess
 
+pytestmark = pytest.mark.bits
+
 load = DetrForPanopticSegmentation.from_pretrained
 
 

@@ -18,6 +18,8 @@ from hf_detr_panoptic.model.matcher import MatchCosts, Predictions, match
 from hf_detr_panoptic.model.targets import Targets
 from hf_detr_panoptic.settings import Losses
 
+pytestmark = pytest.mark.bits
+
 NUM_LABELS, LAYERS = 3, 3
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from made import run_by_one_and_by_two
 
+pytestmark = pytest.mark.bits
+
 SCRIPT = Path(__file__).parent / "distributed_step.py"
 CASES = ["uneven", "rank without targets", "nobody has targets"]
 

@@ -11,6 +11,8 @@ from transformers.models.detr.modeling_detr import DetrMaskHeadSmallConv, DetrMH
 from hf_detr_panoptic.model import mask_head as ours
 from hf_detr_panoptic.model.mask_head import dense_masks, masks_for, shared_mask_features
 
+pytestmark = pytest.mark.bits
+
 D, HEADS, FPN_CHANNELS = 32, 8, (24, 16, 12)
 SIZES = {
     "even": [(4, 5), (8, 10), (16, 20), (32, 40)],

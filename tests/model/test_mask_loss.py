@@ -12,6 +12,8 @@ from hf_detr_panoptic.model.criterion import mask_losses
 from hf_detr_panoptic.model.matcher import Matching
 from hf_detr_panoptic.model.targets import Targets
 
+pytestmark = pytest.mark.bits
+
 
 def blocks(height, width, segments, seed=0):
     """An id map of random 3 × 3 blocks, 0 among them."""

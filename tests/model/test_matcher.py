@@ -11,6 +11,8 @@ from hf_detr_panoptic.errors import ModelError
 from hf_detr_panoptic.model.matcher import MatchCosts, Predictions, generalized_iou, match
 from hf_detr_panoptic.model.targets import Targets
 
+pytestmark = pytest.mark.bits
+
 NUM_LABELS = 4
 
 

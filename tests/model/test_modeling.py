@@ -11,6 +11,8 @@ from hf_detr_panoptic.model.criterion import Denominators
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation, PanopticOutput
 from hf_detr_panoptic.settings import Losses
 
+pytestmark = pytest.mark.bits
+
 SIZES = {"even": (96, 128), "odd": (97, 131), "small": (33, 47)}
 
 

@@ -14,6 +14,8 @@ from hf_detr_panoptic.model.matcher import Matching, Predictions, match
 from hf_detr_panoptic.model.targets import Targets
 from hf_detr_panoptic.settings import Losses
 
+pytestmark = pytest.mark.bits
+
 CLASSES, QUERIES, LAYERS = 5, 7, 3
 CUSTOM, AUTO, MODEL = 0, 1, 2
 

@@ -6,6 +6,8 @@ from transformers import DetrForSegmentation
 from hf_detr_panoptic.errors import ModelError
 from hf_detr_panoptic.model.modeling import part_modules
 
+pytestmark = pytest.mark.bits
+
 
 def names_in(model, part):
     inside = {id(p) for module in part_modules(model, part) for p in module.parameters()}

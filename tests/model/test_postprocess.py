@@ -15,6 +15,8 @@ from hf_detr_panoptic.model import postprocess as module
 from hf_detr_panoptic.model.postprocess import Kept, choose_queries, postprocess, valid_cells
 from hf_detr_panoptic.settings import Postprocess
 
+pytestmark = pytest.mark.bits
+
 SPACE = LabelSpace([Category("pipe", True), Category("sky", False), Category("crane", True)])
 
 

@@ -17,6 +17,8 @@ from hf_detr_panoptic.panoptic_map import PanopticMap
 from hf_detr_panoptic.preprocess import Preprocess
 from hf_detr_panoptic.settings import Postprocess
 
+pytestmark = pytest.mark.bits
+
 
 @pytest.fixture
 def model(stock_model):

@@ -19,6 +19,8 @@ from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.model.postprocess import choose_queries, postprocess
 from hf_detr_panoptic.settings import Postprocess
 
+pytestmark = pytest.mark.bits
+
 NOT_NOTICED = {"error": pytest.fail.Exception, "match": "DID NOT RAISE"}
 
 

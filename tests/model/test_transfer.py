@@ -13,6 +13,8 @@ from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.model.checkpoints import Carried, carry_classes, strengthen_attention
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 
+pytestmark = pytest.mark.bits
+
 THING, STUFF = True, False
 TARGET = LabelSpace(
     [Category("sky", STUFF), Category("helmet", THING), Category("pipe", THING), Category("gravel", STUFF)]

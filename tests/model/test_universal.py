@@ -18,6 +18,8 @@ from hf_detr_panoptic.model import universal as other_labelers
 from hf_detr_panoptic.model.postprocess import Kept
 from hf_detr_panoptic.model.universal import UniversalLabeler, merge_masks
 
+pytestmark = pytest.mark.bits
+
 ALL_THINGS = ["person", "car", "dog", "cat"]
 
 

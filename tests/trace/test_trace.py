@@ -16,6 +16,8 @@ from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.settings import Postprocess
 from hf_detr_panoptic.trace.trace import trace
 
+pytestmark = pytest.mark.bits
+
 EVERYTHING = Postprocess(threshold=0.0, fill="argmax")
 
 

@@ -22,6 +22,8 @@ from hf_detr_panoptic.training.sampling import Splits
 from hf_detr_panoptic.training.stages import run_stages
 from hf_detr_panoptic.training.train import run_recipe, summary
 
+pytestmark = pytest.mark.bits
+
 FIGURES = Figures(0.5, 0.5)
 CHOSEN = Calibration(-0.5, 1.0, (0.85, 0.9), 3, 3, FIGURES, FIGURES, 0.5, FIGURES, FIGURES)
 

@@ -16,6 +16,8 @@ from hf_detr_panoptic import PanopticMap
 from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
 from hf_detr_panoptic.dataset.writer import DatasetWriter
 
+pytestmark = pytest.mark.bits
+
 SCRIPT = Path(__file__).parent / "killed_runs.py"
 FOLDERS = ("1-detection", "2-mask_head", "3-finetune", "final")
 

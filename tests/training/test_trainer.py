@@ -24,6 +24,8 @@ from hf_detr_panoptic.training.sampling import Splits, measurable
 from hf_detr_panoptic.training.stages import prepare_model, rehearse, total_steps
 from hf_detr_panoptic.training.trainer import PanopticTrainer, dropping_rate, parameter_groups, trainable_line
 
+pytestmark = pytest.mark.bits
+
 QUICK = {"dataloader_num_workers": 0, "logging_steps": 1, "use_cpu": True, "num_train_epochs": 1}
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from made import run_by_one_and_by_two
 
+pytestmark = pytest.mark.bits
+
 SCRIPT = Path(__file__).parent / "two_processes.py"
 STAGES = ("detection", "mask_head", "finetune")
 
