@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import inspect
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from . import __version__
-from .errors import HfDetrPanopticError, did_you_mean
+from .errors import HfDetrPanopticError, clear_errors, did_you_mean
 
 # command → (where its work is done, its line in --help). A file with several commands names this one behind a colon:
 # `overlay_arguments` and `overlay_main` instead of `add_arguments` and `main`.
@@ -72,8 +75,57 @@ def home_of(command: str) -> tuple[ModuleType, str, str]:
     return (home, f"{name}_arguments", f"{name}_main") if name else (home, "add_arguments", "main")
 
 
+class _Stream:
+    """Standard output or error. Once nobody reads it, what is said goes nowhere: the work is worth more than words.
+
+    `hf-detr-panoptic evaluate … --json figures.json | head` still writes its figures.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._whoever_listens():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._whoever_listens():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextlib.contextmanager
+    def _whoever_listens(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())  # what is buffered, too, and what other libraries print
+            os.close(nowhere)
+
+
+@contextlib.contextmanager
+def _speaking() -> Iterator[None]:
+    streams = sys.stdout, sys.stderr
+    with contextlib.ExitStack() as stack:
+        for name, stream in zip(("stdout", "stderr"), streams, strict=True):
+            if stream is not None:  # pythonw has none
+                stack.callback(setattr, sys, name, stream)
+                wrapped: Any = _Stream(stream)
+                setattr(sys, name, wrapped)
+                stack.callback(wrapped.flush)
+        yield
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (2: wrong usage or input, 130: interrupted)."""
+    with _speaking():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
@@ -97,7 +149,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         args = parser.parse_args(words[1:])
     try:
-        status: int = run(args)
+        # What the command knows a better answer to, it has answered itself.
+        with clear_errors(Path(str(getattr(args, "out", None) or "."))):
+            status: int = run(args)
         if "torch" in sys.modules:  # otherwise there are no other processes
             from .parallel import end_processes
 

@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +46,33 @@ def test_an_unknown_flag_is_answered(words: list[str], answer: str, capsys: pyte
     with pytest.raises(SystemExit, match="2"):
         main(words)
     assert answer in capsys.readouterr().err
+
+
+def test_what_the_system_refuses_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["recipe", "laptop", "--out", str(tmp_path / "file" / "mine.yaml")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("hf-detr-panoptic recipe: ")
+    assert str(tmp_path / "file") in said
+    assert "the system refuses" in said
+
+
+@pytest.mark.parametrize("streams", [("stdout",), ("stdout", "stderr")])
+def test_where_nobody_listens_the_work_is_done(streams: tuple[str, ...], tmp_path: Path) -> None:
+    """`… | head`: the reader has gone before the first word."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = (
+        "import sys\nfrom hf_detr_panoptic import cli, recipe\nwork = recipe.main\n"
+        "def main(args):\n    print('beginning', flush=True)\n    print('at work', file=sys.stderr, flush=True)\n"
+        "    return work(args)\n"
+        "recipe.main = main\nsys.exit(cli.main(['recipe', 'laptop', '--out', 'mine.yaml']))"
+    )
+    given = {"stderr": subprocess.PIPE} | dict.fromkeys(streams, writing)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True, **given)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, None if "stderr" in streams else "at work\n")
+    assert "detection" in (tmp_path / "mine.yaml").read_text()
 
 
 @pytest.mark.parametrize("words", [[], *([command] for command in COMMANDS)], ids=lambda words: " ".join(words))

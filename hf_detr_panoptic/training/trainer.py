@@ -219,9 +219,9 @@ class PanopticTrainer(Trainer):
         return self._loader
 
     def end_workers(self) -> None:
-        """Of the training loader, now: once it is garbage its queues are closed before they can tell the workers to go.
+        """Of the training loader, now: as garbage its queues are closed before they could tell the workers to go.
 
-        torch then waits five seconds, and sends a SIGTERM, which is not for them: they would stay until the very end.
+        torch then waits five seconds and sends a SIGTERM, which is not for them: they would stay to the very end.
         """
         iterator: Any = self._loader and self._loader._iterator
         if iterator is not None:
