@@ -7,6 +7,7 @@ RUN := $(VENV)/bin
 PYTEST = OMP_NUM_THREADS=1 $(RUN)/python -m pytest -n 2 --dist worksteal
 # What torch and its kernels do on a processor without AVX.
 LESSER := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41
+HOSTILE = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONPATH=.:tests:tests/faults $(RUN)/python
 
 .PHONY: demo test test-all test-bits test-lesser test-lowest test-faults fuzz style check bench help
 
@@ -39,6 +40,12 @@ test-lowest:  ## The quick tests under the lowest versions that pyproject.toml a
 	.venv-lowest/bin/python tests/lowest_versions.py > .venv-lowest/requirements.txt
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -r .venv-lowest/requirements.txt --editable '.[dev]'
 	.venv-lowest/bin/python -m pytest -m 'not slow'
+
+test-faults: $(VENV)/installed  ## TRIALS=30 commands, killed, without room, two at once …: each run again, and compared
+	$(HOSTILE) tests/faults/faults.py --trials $(or $(TRIALS),30) --seed $(or $(SEED),0)
+
+fuzz: $(VENV)/installed  ## CASES=200 hostile photos, JSON, XML, zips, YAML, models, datasets, runs, names
+	$(HOSTILE) tests/faults/fuzz.py --cases $(or $(CASES),200) --seed $(or $(SEED),0)
 
 style: $(VENV)/installed  ## Put the code into shape
 	$(RUN)/ruff check --fix .
