@@ -342,7 +342,8 @@ def main(args: argparse.Namespace) -> int:
 
     guard_processes()
     out = Path(args.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    begun = out / ".calibrated.part"  # what was cut short is ours to write over
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not begun.exists())):
         raise HfDetrPanopticError("there is something already", where=args.out, fix="Name a new folder.")
     read = read_split(args.data, args.split, None)
     model = loaded_model(args.model, None)
@@ -351,7 +352,10 @@ def main(args: argparse.Namespace) -> int:
     calibration = calibrate(model, read.records, batch_size=args.batch_size, progress=_progress)
     if os.environ.get("RANK", "0") != "0":
         return 0
+    out.mkdir(parents=True, exist_ok=True)
+    begun.touch()
     model.save_pretrained(out)
+    begun.unlink()
     print("\n".join([*calibration.lines(), f"The model: {out}"]))
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import math
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made import tiny_model, write_dataset
+from made import tiny_model, tree, write_dataset
 from PIL import Image
 
 from hf_detr_panoptic import Category, DetrForPanopticSegmentation, LabelSpace, PanopticMap, Segment, evaluate_model
@@ -171,6 +172,26 @@ def test_the_command(model: DetrForPanopticSegmentation, tmp_path: Path, capsys:
     assert DetrForPanopticSegmentation.from_pretrained(new).state_dict().keys() == model.state_dict().keys()
     assert main([*words, str(old)]) == 2
     assert "there is something already" in capsys.readouterr().err
+
+
+def test_what_was_cut_short_is_made_again(
+    model: DetrForPanopticSegmentation, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, old, new = tmp_path / "data", tmp_path / "old", tmp_path / "new"
+    write_dataset(data, {"val": [truth()] * 2})
+    model.save_pretrained(old)
+    words = ["calibrate", "--model", str(old), "--data", str(data), "--out"]
+
+    def full(self: object, folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(model.image_processor), "save_pretrained", full)  # the last of its files
+        assert main([*words, str(new)]) == 2
+    assert "the disk is full" in capsys.readouterr().err
+    assert main([*words, str(new)]) == 0
+    assert main([*words, str(tmp_path / "other")]) == 0
+    assert tree(new) == tree(tmp_path / "other")
 
 
 # --- the real way: what it counts is what an evaluation counts
