@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import math
 import os
 import re
 import secrets
@@ -91,6 +92,9 @@ def read_json(path: Path, error: type[HfDetrPanopticError] = HfDetrPanopticError
         raise error(f"is not JSON ({failure})", where=str(path), fix=fix) from failure
 
 
+_LARGE_TEXT = 2**22
+
+
 def parse_json(content: bytes, *, finite: bool = False, errors: str = "strict") -> Any:
     """With or without a byte order mark; whatever is wrong, it is a ValueError.
 
@@ -99,6 +103,9 @@ def parse_json(content: bytes, *, finite: bool = False, errors: str = "strict") 
     """
     try:
         text = content.decode(json.detect_encoding(content), errors)
+        # Each is 64 bytes or more in memory, whatever it holds: points written as [1,2], have one in six characters.
+        if len(text) > _LARGE_TEXT and 5 * (text.count("{") + text.count("[")) > len(text):
+            raise ValueError("it is nearly nothing but brackets")
         return json.loads(text, parse_constant=_no_constant if finite else None)
     except RecursionError:
         raise ValueError("nested too deeply") from None
@@ -168,12 +175,22 @@ def read_yaml(path: str | Path, what: str = "the recipe") -> tuple[dict[str, Any
     try:
         node = yaml.compose(text, _Loader)
         if node is not None:
+            if _size(node, {}) > _MOST_NODES:
+                raise RecipeError(
+                    "its anchors (&name, *name) repeat each other without end", where=str(path), fix="Write it out."
+                )
             _note_lines(node, (), lines, str(path))
         data = yaml.load(text, _Loader)  # a SafeLoader
     except yaml.YAMLError as error:
         raise _syntax_error(error, path) from None
     except RecursionError:
         raise RecipeError("this is not YAML that can be read: too deep", where=str(path)) from None
+    except RecipeError:
+        raise
+    except Exception as error:  # a date such as 2001-13-45, a `!!int x`: the library hands on whatever Python says
+        raise RecipeError(
+            f"a value in it means nothing ({error})", where=str(path), fix="Put it in quotes."
+        ) from error
     if data is None:
         raise RecipeError(
             f"{what} is empty", where=str(path), fix="Start from a copy of one of ours, such as construction.yaml."
@@ -190,8 +207,21 @@ def read_value(text: str) -> Any:
     """What a text means in YAML: 5, 1e-4, true, [a, b], {a: b}; text that is no YAML is itself."""
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, ArithmeticError, LookupError, TypeError, RecursionError):
         return text
+
+
+_MOST_NODES = 100_000
+
+
+def _size(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many nodes there are once each anchor is written out; one that holds itself has no end."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        pairs = parts if isinstance(node, yaml.MappingNode) else [(part,) for part in parts]
+        known[id(node)] = 1 + sum(_size(part, known) for pair in pairs for part in pair)
+    return known[id(node)]
 
 
 def _note_lines(node: yaml.Node, path: tuple[str, ...], lines: dict[tuple[str, ...], int], source: str) -> None:

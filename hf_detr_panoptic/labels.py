@@ -210,6 +210,17 @@ class LabelSpace(Sequence[Category]):
         """
         fields: Mapping[str, Any] = config if isinstance(config, Mapping) else config.to_dict()
         where = str(fields.get("_name_or_path") or "") or None
+        try:
+            return cls._from_fields(fields, stuff, where)
+        except (TypeError, ValueError, AttributeError, LookupError, OverflowError) as error:
+            raise LabelError(
+                f"what the configuration says of the classes is damaged ({error})",
+                where=where,
+                fix="Copy or download the checkpoint again.",
+            ) from error
+
+    @classmethod
+    def _from_fields(cls, fields: Mapping[str, Any], stuff: Iterable[str] | None, where: str | None) -> LabelSpace:
         id2label = fields.get("id2label")
         if not id2label:
             raise LabelError(

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import shutil
 import sys
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -50,7 +51,7 @@ def find_photos(
             problems.append(error)
             continue
         for photo in photos:
-            real = photo.resolve()
+            real = Path(os.path.realpath(photo))  # `resolve` raises where a link leads to itself
             if real in seen or (written and path.is_dir() and real.is_relative_to(written)):
                 continue
             name = photo.relative_to(path).as_posix() if path.is_dir() else photo.name

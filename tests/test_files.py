@@ -99,7 +99,7 @@ def test_broken_json_says_file_line_and_what_to_do(tmp_path: Path) -> None:
         read_json(tmp_path / "none.json", DatasetError)
 
 
-@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff{", b"", b"{'a': 1}"])
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff{", b"", b"{'a': 1}", b"[" + b"{}," * 2**21 + b"{}]"])
 def test_whatever_is_wrong_with_json_is_a_value_error(content: bytes) -> None:
     with pytest.raises(ValueError, match="."):
         parse_json(content)

@@ -134,6 +134,10 @@ def test_a_foreign_config_must_say_what_is_stuff() -> None:
         ({"id2label": {0: "LABEL_0", 1: "LABEL_1"}}, "nameless placeholders"),
         ({"id2label": {0: "a"}, "hf_detr_panoptic": {"format": 99}}, "written in format 99"),
         ({"id2label": {0: "cat"}, "hf_detr_panoptic": {"format": 1, "colors": [None, None]}}, "colors has 2 entries"),
+        ({"id2label": {0: "cat"}, "hf_detr_panoptic": {"format": 1, "colors": [[[], 0, 0]]}}, "is damaged"),
+        ({"id2label": {"zero": "cat"}}, "is damaged"),
+        ({"id2label": [1]}, "is damaged"),
+        ({"id2label": {0: "cat"}, "hf_detr_panoptic": {"format": "one"}}, "is damaged"),
     ],
 )
 def test_configs_that_say_too_little(config: dict[str, object], message: str) -> None:

@@ -79,6 +79,13 @@ def test_augmentation_is_the_papers_in_proportion() -> None:
     assert (half.short_sides[-1], half.crop_window, half.longest, half.flip) == (400, (192, 300), 500, 0.0)
 
 
+def laughing(name: str, form: str, times: int, lines: int) -> str:
+    """Each line holds the one before so many times."""
+    return "".join(
+        f"{name}{n}: &{name}{n} {form.format(', '.join([f'*{name}{n - 1}'] * times))}\n" for n in range(1, lines + 1)
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "where", "what"),
     [
@@ -88,6 +95,12 @@ def test_augmentation_is_the_papers_in_proportion() -> None:
         ("data: [\n", "r.yaml, line 2, column 1", "not YAML"),
         ("data: x\n\tseed: 1\n", "r.yaml, line 2, column 1", "Indent with spaces"),
         ("data: !!python/object:os.system x\n", "r.yaml, line 1", "not YAML"),
+        ("data: 2001-13-45\n", "r.yaml", "a value in it means nothing (month must be in 1..12)"),
+        ("data: !!int x\n", "r.yaml", "a value in it means nothing (invalid literal for int"),
+        ("a: &a [*a]\n", "r.yaml", "repeat each other without end"),
+        # 9¹² words in thirteen lines; merged, 8⁸ keys are looked at for one
+        ("a0: &a0 [x]\n" + laughing("a", "[{}]", 9, 12), "r.yaml", "repeat each other without end"),
+        ("b0: &b0 {k: 1}\n" + laughing("b", "{{<<: [{}]}}", 8, 8), "r.yaml", "repeat each other without end"),
         ("seed: 1\n", "r.yaml", "'data' is missing"),
         ("data: x\nsed: 1\n", "r.yaml, line 2, sed", "unknown key 'sed'. Did you mean 'seed'?"),
         ("data: x\nseed: 1\nseed: 2\n", "r.yaml", "stands twice, in lines 2 and 3"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import unicodedata
 import xml.etree.ElementTree as ET
@@ -14,6 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import AnnotationError
+from ..files import parse_json
+from ..images import SUFFIXES
 from ..text import is_text
 
 LARGEST = 1e7  # a coordinate beyond this is no place on any photo
@@ -103,6 +104,7 @@ def shown(value: Any) -> str:
 BOMB_BYTES = 64 * 1024**2
 BOMB_RATIO = 200
 MOST_BYTES = 4 * 1024**3
+MOST_BYTES_OF_A_PICTURE = 1024**3  # what Pillow opens at all has 537 MB uncompressed
 
 
 class Source(ABC):
@@ -138,8 +140,8 @@ class Source(ABC):
     def json(self, name: str, data: bytes) -> Any:
         """The content of a JSON file that was read as `data`."""
         try:
-            return json.loads(data)
-        except (ValueError, RecursionError) as error:
+            return parse_json(data)
+        except ValueError as error:
             raise AnnotationError(
                 f"this is not JSON that can be read ({str(error)[:200]})",
                 where=self.where(name),
@@ -200,7 +202,15 @@ class Folder(Source):
     def read(self, name: str) -> bytes:
         if self.only != name and not self._stays_inside(name):
             raise self._leads_out(name)
-        return (self.root / name).read_bytes()
+        path = self.root / name
+        most = MOST_BYTES_OF_A_PICTURE if path.suffix.lower() in SUFFIXES else MOST_BYTES
+        if path.stat().st_size > most:
+            raise AnnotationError(
+                f"the file has {path.stat().st_size:,} bytes, {most:,} are read",
+                where=self.where(name),
+                fix="Leave it out.",
+            )
+        return path.read_bytes()
 
     def where(self, name: str) -> str:
         return name if self.only is not None else super().where(name)

@@ -33,6 +33,16 @@ def test_a_bomb_is_not_unpacked(photo, tmp_path):
         read_annotations(tmp_path / "bomb.zip", photo("a.jpg"))
 
 
+def test_a_picture_of_gigabytes_is_not_read(photo, tmp_path):
+    folder = photo("a.png")
+    (tmp_path / "masks").mkdir()
+    with (tmp_path / "masks" / "a.png").open("wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        file.truncate(2 * 1024**3)  # sparse: it takes no room on the disk
+    (row,) = read_annotations(tmp_path / "masks", folder).skipped
+    assert (row.where, row.what) == ("masks/a.png", "the file has 2,147,483,648 bytes, 1,073,741,824 are read")
+
+
 def test_a_damaged_archive_is_refused(photo, coco, tmp_path):
     inner = coco(RECTANGLE)
     with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:

@@ -232,7 +232,8 @@ def two_at_once(trial: Trial) -> None:
 
 
 def photo_changes(trial: Trial) -> None:
-    """To another of its size, or to half a file; what is said of it must be of the one or of the other."""
+    """To another of its size, or to half a file: set aside, or what comes out is of the one or the other alone."""
+    from forked import start
     from made import save_photo
     from PIL import Image
 
@@ -245,12 +246,16 @@ def photo_changes(trial: Trial) -> None:
     cut = trial.rng.random() < 0.3
     if cut:
         other.write_bytes(other.read_bytes()[: other.stat().st_size // 2])
+    if trial.command.name == "predict":  # what is whole is replaced on demand only, also where a photo is another now
+        words = (*trial.command.words, "--overwrite")
+        trial.last = lambda: start(words, trial.log / "again").wait(LIMIT)
     running = trial.start()
     running.ended_within(trial.moment())
     other.replace(photo)
     ended = running.wait(LIMIT)
     trial.ended.append(ended)
-    if ended.code == 0 and not cut and not _is_of_one(trial, photo):
+    told = "was changed" in ended.said + ended.errors
+    if ended.code == 0 and not cut and not told and not _is_of_one(trial, photo):
         trial.wrong.append(f"disturbed: what was made of {photo.name} is neither of the old nor of the new photo")
 
 

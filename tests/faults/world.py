@@ -94,7 +94,7 @@ class World:
             Command("split in place", ("split", out, "--fraction", 0.4, "--seed", 3), begin=shapes),
             Command("split", ("split", shapes, "--fraction", 0.4, "--seed", 3, "--out", out)),
             Command("check", ("check", data, "--json", out / "check.json")),
-            Command("train", ("train", self.recipe), differs=timed, photos=shape, ranks=True),
+            Command("train", ("train", self.recipe), differs=timed, ranks=True),
             Command("train with workers", ("train", self.recipe_with_workers), differs=timed),
             Command("export-review", ("export-review", data, out / "review.zip")),
             Command("import-review", ("import-review", data, self.inputs / "review.zip", "--out", out)),
