@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import json
 import math
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
@@ -82,10 +84,17 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def content_of(path: Path) -> bytes:
+    """All of a file. What is none, a pipe or a device, never ends: an OSError, as of all that cannot be read."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    return path.read_bytes()
+
+
 def read_json(path: Path, error: type[HfDetrPanopticError] = HfDetrPanopticError, fix: str | None = None) -> Any:
     """What a JSON file holds. Raises an `error` that says what is wrong, in which line, and `fix`."""
     try:
-        return parse_json(path.read_bytes())
+        return parse_json(content_of(path))
     except OSError as failure:
         raise error(f"cannot be read ({failure.strerror})", where=str(path), fix=fix) from failure
     except ValueError as failure:
@@ -168,7 +177,7 @@ def read_yaml(path: str | Path, what: str = "the recipe") -> tuple[dict[str, Any
     """The mapping in a file, and the line of each of its keys; `what` is what messages call it."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = content_of(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"it cannot be read as text ({error})", where=str(path)) from None
     lines: dict[tuple[str, ...], int] = {}

@@ -24,6 +24,7 @@ Source = str | os.PathLike[str] | bytes | BinaryIO
 
 # Where Pillow itself gives up, unless Image.MAX_IMAGE_PIXELS was changed: 512 MiB of RGB.
 MAX_PIXELS = 178_956_970
+MOST_BYTES = 1024**3  # twice those pixels, uncompressed: some decoders read all of a file before they look at it
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".heic", ".heif", ".hif"}
@@ -191,6 +192,11 @@ def _binary(source: Source, where: str, stack: contextlib.ExitStack) -> BinaryIO
 def _identified(file: BinaryIO, where: str) -> Image.Image:
     file.seek(0)
     head = file.read(64)
+    file.seek(0, os.SEEK_END)
+    if file.tell() > MOST_BYTES:
+        raise ImageError(
+            f"has more than {MOST_BYTES:,} bytes", where=where, fix="Make the photo smaller, or leave it out."
+        )
     if not head:
         raise ImageError("the file is empty", where=where, fix="Copy or download it again, or leave it out.")
     avif = head[4:8] == b"ftyp" and b"avif" in head[8:]  # among the compatible brands too: mif1 stands for both

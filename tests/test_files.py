@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from hf_detr_panoptic.errors import DatasetError
 from hf_detr_panoptic.files import (
+    content_of,
     parse_json,
     read_csv,
     read_json,
@@ -103,6 +105,14 @@ def test_broken_json_says_file_line_and_what_to_do(tmp_path: Path) -> None:
 def test_whatever_is_wrong_with_json_is_a_value_error(content: bytes) -> None:
     with pytest.raises(ValueError, match="."):
         parse_json(content)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no such pipes")
+def test_what_never_ends_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    for path in (tmp_path / "pipe.json", Path("/dev/zero"), tmp_path):
+        with pytest.raises(OSError, match="no regular file"):
+            content_of(path)
 
 
 def test_what_json_does_not_know_is_read_unless_it_must_be_finite() -> None:

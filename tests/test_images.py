@@ -566,3 +566,12 @@ def test_every_real_photo_opens(shared_data):
             copied += 1
             assert np.array_equal(np.asarray(photo), np.asarray(Image.open(path))), path
     assert copied > 40
+
+
+def test_a_photo_of_gigabytes_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.webp"
+    Image.new("RGB", (8, 6)).save(path)
+    with path.open("r+b") as file:
+        file.truncate(2 * 1024**3)  # sparse: it takes no room on the disk; WebP is read whole before it is looked at
+    with pytest.raises(ImageError, match="has more than 1,073,741,824 bytes"):
+        open_image(path)

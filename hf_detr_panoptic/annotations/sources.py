@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import unicodedata
 import xml.etree.ElementTree as ET
 import zipfile
@@ -14,6 +15,7 @@ from typing import Any
 
 from ..errors import AnnotationError
 from ..files import parse_json
+from ..images import MOST_BYTES as MOST_BYTES_OF_A_PICTURE
 from ..images import SUFFIXES
 from ..text import is_text
 
@@ -104,7 +106,6 @@ def shown(value: Any) -> str:
 BOMB_BYTES = 64 * 1024**2
 BOMB_RATIO = 200
 MOST_BYTES = 4 * 1024**3
-MOST_BYTES_OF_A_PICTURE = 1024**3  # what Pillow opens at all has 537 MB uncompressed
 
 
 class Source(ABC):
@@ -233,7 +234,7 @@ class Archive(Source):
         self.label = path.name
         try:
             self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError) as error:
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OSError) as error:
             raise AnnotationError(f"the archive cannot be opened ({error})", where=self.label) from None
         members = [m for m in self._zip.infolist() if not m.is_dir() and not _is_hidden(m.filename)]
         self._members = {member.filename: member for member in members if is_inside(member.filename)}
@@ -269,7 +270,7 @@ class Archive(Source):
         try:
             with self._zip.open(member) as stream:
                 return stream.read(member.file_size)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError) as error:
+        except Exception as error:  # zlib, lzma, bz2: each decoder has errors of its own
             raise AnnotationError(f"this member cannot be unpacked ({error})", where=self.where(name)) from None
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import DatasetError, LabelError, MapError, did_you_mean
-from ..files import parse_json
+from ..files import content_of, parse_json
 from ..images import open_lazily
 from ..labels import LabelSpace
 from ..panoptic_map import MAX_ID, SEGMENT_SOURCES, PanopticMap, Segment, rgb_to_ids
@@ -426,7 +426,7 @@ def parse_split(files: SplitFiles, tell: Tell) -> PanopticSplit | None:
 def load_json(path: Path) -> dict[str, Any]:
     """A JSON object, without NaN and infinities, which JSON does not know."""
     try:
-        content = parse_json(path.read_bytes(), finite=True)
+        content = parse_json(content_of(path), finite=True)
     except (OSError, ValueError) as error:
         fail("json-unreadable", path.name, str(error)[:200])
     if not isinstance(content, dict):

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from ..dataset.coco_panoptic import Annotated, annotated, categories_of, fail, lists_of, load_json, sound
 from ..errors import DatasetError, LabelError, MapError, did_you_mean
+from ..files import content_of
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
 from .incomplete import PngAndInfo, left_out, png_left_out
@@ -544,7 +545,7 @@ def _count(pair: _PairOfFiles) -> Counts:
     sides: list[PngAndInfo] = []
     for path, segments_info in (pair.truth, pair.prediction):
         try:
-            sides.append((path.read_bytes(), segments_info))
+            sides.append((content_of(path), segments_info))
         except OSError as error:
             raise DatasetError(f"{path} cannot be read: {error.strerror}", where=pair.where) from None
     try:

@@ -15,7 +15,7 @@ from ..dataset.coco_panoptic import KINDS, Record, find_splits, parse_split
 from ..dataset.copies import Fingerprint, fingerprint, near_pairs
 from ..dataset.photos import shrunk
 from ..errors import DatasetError, HfDetrPanopticError
-from ..files import parse_json, read_csv, shown_path, without_paths
+from ..files import content_of, parse_json, read_csv, shown_path, without_paths
 from ..images import open_image
 from ..labeling.autolabels import AutoLabels
 from ..labels import LabelSpace
@@ -244,7 +244,7 @@ def _skipped(folder: Path) -> list[SkippedPhoto]:
 def _settings(folder: Path) -> list[tuple[str, str]]:
     """What prepare.json says: settings that were given, the labeler, what became void and why."""
     try:
-        record = parse_json((folder / "prepare.json").read_bytes(), errors="surrogateescape")
+        record = parse_json(content_of(folder / "prepare.json"), errors="surrogateescape")
         settings: Mapping[str, Any] = without_paths(record["settings"])
         counts: Mapping[str, Any] = record["counts"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DatasetError, RecipeError, RunError, did_you_mean
 from ..evaluation.table import write_per_class
-from ..files import parse_json, read_json, read_yaml, write_json
+from ..files import content_of, parse_json, read_json, read_yaml, write_json
 from ..labels import LabelSpace
 from ..recipe import Recipe
 from ..settings import STAGES, Prepare
@@ -439,7 +439,7 @@ def read_prepared(folder: Path) -> dict[str, Any]:
 def read_record(path: Path, types: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A JSON object, empty where there is no such file. `types`: as above."""
     try:
-        content = parse_json(path.read_bytes())
+        content = parse_json(content_of(path))
     except FileNotFoundError:
         return {}
     except OSError as error:

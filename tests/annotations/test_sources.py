@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 
 import pytest
@@ -48,6 +49,14 @@ def test_a_damaged_archive_is_refused(photo, coco, tmp_path):
     with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
         archive.write(inner, "marks.json")
     data = bytearray((tmp_path / "export.zip").read_bytes())
+    deflated = io.BytesIO()
+    with zipfile.ZipFile(deflated, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(inner, "marks.json")
+    torn = bytearray(deflated.getvalue())
+    torn[40:60] = b"\xff" * 20  # zlib has an error of its own
+    (tmp_path / "torn.zip").write_bytes(torn)
+    with pytest.raises(AnnotationError, match=r"torn\.zip/marks\.json: this member cannot be unpacked"):
+        read_annotations(tmp_path / "torn.zip", photo("a.jpg"))
     data[60] ^= 255
     (tmp_path / "export.zip").write_bytes(data)
     with pytest.raises(AnnotationError, match=r"export\.zip/marks\.json: this member cannot be unpacked"):
