@@ -5,10 +5,10 @@
     python benchmarks/gpu.py --device cpu               # a tiny form of every part: that it runs, not how fast
     python benchmarks/gpu.py --tables gpu               # what was written before, as the tables of RESULTS.md
 
-No network and no checkpoint: random weights, and the teacher that comes with the package. Each part leaves OUT/PART.json
-with the card, the driver, versions and every figure so far, so that a run that is cut off counts. What comes first in a
-part tells most. `right` and `fast` need torch, transformers, timm, torchvision, scipy, pillow, pyyaml and pydantic; the
-other parts the whole package, and they say so where it is not there.
+No network and no checkpoint: random weights, and the teacher that comes with the package. Each part leaves
+OUT/PART.json with the card, the driver, versions and every figure so far, so that a run that is cut off counts. What
+comes first in a part tells most. `right` and `fast` need torch, transformers, timm, torchvision, scipy, pillow, pyyaml
+and pydantic; the other parts the whole package, and they say so where it is not there.
 
     right      against stock and against the CPU: outputs, maps, losses, in every precision
     fast       photo to map and training steps against stock, memory, and what the host waits for
@@ -33,15 +33,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from measure import interleaved, print_table, speedup
-from model import SPACE, dense, models, our_maps, pixels_of, step_of, stock_maps, sure_of
+from measure import interleaved, print_table
+from model import models, our_maps, pixels_of, step_of, stock_maps, sure_of
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -73,7 +74,6 @@ class Bench:
     step_batches: tuple[int, ...] = (2, 8)
     scenes: int = 60
     steps: int = 30
-    extra: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def tiny(cls, device: torch.device, out: Path) -> Bench:
@@ -406,30 +406,30 @@ def scaled_steps(bench: Bench) -> Iterator[Row]:
 
 def fast(bench: Bench) -> Iterator[Row]:
     yield from waits(bench)
+    yield from trunk(bench)
     yield from steps(bench)
     yield from photo_to_map(bench)
-    yield from trunk(bench)
     yield from largest_batch(bench)
 
 
 def waits(bench: Bench) -> Iterator[Row]:
     """By the profiler: launches, waits of the host, and how much of the time the device works."""
     size = bench.sizes[-1]
-    for name, precision in (("photo to map, 10 survive", "fp32"), ("photo to map, 10 survive", "bf16")):
+    for precision in ("fp32", "bf16"):
         options = bench.options(size)
         _, ours = models(options)
         sure_of(10, ours)
-        pixels = pixels_of(options, 1)
         with tf32(True):
-            yield profiled(bench, name, precision, lambda p=precision: our_maps(ours, pixels, p))
+            run = partial(our_maps, ours, pixels_of(options, 1), precision)
+            yield profiled(bench, "photo to map, 10 survive", precision, run)
     for stage, frozen in STEPS.items():
         for precision in ("fp32", "bf16"):
-            options = bench.options(size)
-            _, ours = models(options)
-            step = training_step(bench, ours, "ours", stage, pixels_of(options, 2), precision, frozen)
+            _, model = models(bench.options(size))
+            pixels = pixels_of(bench.options(size), 2)
+            step = training_step(bench, model, "ours", stage, pixels, precision, frozen)
             with tf32(True):
                 yield profiled(bench, f"step: {stage}, batch 2", precision, step)
-            del ours, step
+            del model, step
             bench.free()
 
 
@@ -535,12 +535,12 @@ def photo_to_map(bench: Bench) -> Iterator[Row]:
         sure_of(count, stock, ours)
         pixels = pixels_of(options, batch)
         ways: dict[str, tuple[bool, Callable[[], object]]] = {
-            "stock fp32": (False, lambda: stock_maps(stock, pixels)),
-            "stock TF32": (True, lambda: stock_maps(stock, pixels)),
-            "stock bf16": (True, lambda: stock_maps(stock, pixels, bf16=True)),
-            "fp32": (False, lambda: our_maps(ours, pixels)),
-            "TF32": (True, lambda: our_maps(ours, pixels)),
-            "bf16": (True, lambda: our_maps(ours, pixels, "bf16")),
+            "stock fp32": (False, partial(stock_maps, stock, pixels)),
+            "stock TF32": (True, partial(stock_maps, stock, pixels)),
+            "stock bf16": (True, partial(stock_maps, stock, pixels, bf16=True)),
+            "fp32": (False, partial(our_maps, ours, pixels)),
+            "TF32": (True, partial(our_maps, ours, pixels)),
+            "bf16": (True, partial(our_maps, ours, pixels, "bf16")),
         }
         taken = {}
         for name, (switch, run) in ways.items():
@@ -570,19 +570,20 @@ def trunk(bench: Bench) -> Iterator[Row]:
         row: Row = {"table": "backbone and transformer alone", "size": "×".join(map(str, size)), "batch": batch}
         with tf32(True):
             for name, dtype in (("TF32", torch.float32), ("bf16", torch.bfloat16)):
-                backbone = ours._fast.backbone(ours, dtype)
-                pixels = pixels_of(options, batch).to(dtype)
-
-                def run(pixels: Tensor, backbone: Any = backbone, half: bool = name == "bf16") -> Tensor:
-                    with torch.autocast(bench.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
-                        return detect(ours.detr, pixels, backbone=backbone).states
-
-                last = pixels.contiguous(memory_format=torch.channels_last)
-                row[f"{name}"] = milliseconds(bench.median(lambda run=run, pixels=pixels: run(pixels)))
-                row[f"{name}, channels last"] = milliseconds(bench.median(lambda run=run, last=last: run(last)))
+                plain = pixels_of(options, batch).to(dtype)
+                run = partial(detected, ours, dtype)
+                last = partial(run, plain.contiguous(memory_format=torch.channels_last))
+                row[name] = milliseconds(bench.median(partial(run, plain)))
+                row[f"{name}, channels last"] = milliseconds(bench.median(last))
                 if bench.device.type == "cuda":
-                    row[f"{name}, graph"] = milliseconds(recorded(bench, lambda run=run, last=last: run(last)))
+                    row[f"{name}, graph"] = milliseconds(recorded(bench, last))
         yield row
+
+
+def detected(model: DetrForPanopticSegmentation, dtype: torch.dtype, pixels: Tensor) -> Tensor:
+    half = dtype is torch.bfloat16
+    with torch.autocast(pixels.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
+        return detect(model.detr, pixels, backbone=model._fast.backbone(model, dtype)).states
 
 
 def recorded(bench: Bench, run: Callable[[], object]) -> float:
@@ -632,7 +633,103 @@ def times_faster(slow: float, fast: float) -> str:
     return "" if math.isnan(slow) or math.isnan(fast) else f"{slow / fast:.3g}×"
 
 
-PARTS: dict[str, Callable[[Bench], Iterator[Row]]] = {"right": right, "fast": fast}
+# --- the whole loop
+
+
+def loop(bench: Bench) -> Iterator[Row]:
+    """`Trainer` with photos from the disk, ours against stock; each run in a process of its own."""
+    import datasets  # noqa: F401  the package wants it beyond the model
+    import train as whole
+
+    size, large, batch, ours = ((128, 128), (128, 128), 2, 3) if bench.small else ((512, 512), (800, 1066), 8, 60)
+    cores = os.cpu_count() or 1
+    many = [0] if bench.small else sorted({min(workers, cores) for workers in (4, 8, 16)}, reverse=True)
+    cells = [("finetune", size, many[0], 1), *(("finetune", size, workers, 0) for workers in many[1:])]
+    cells += [] if bench.small else [(stage, large, many[0], 0) for stage in whole.STAGES]
+    cells += [(stage, size, many[0], 1) for stage in whole.STAGES[:2]]
+    with tempfile.TemporaryDirectory() as scratch:
+        for stage, photos, workers, with_stock in cells:
+            folder = Path(scratch) / "x".join(map(str, photos))
+            if not folder.is_dir():
+                folder.mkdir()
+                whole.write_photos(folder, photos)
+                whole.save_models(folder, bench.backbones[0][0], photos)
+            given = argparse.Namespace(
+                batch=batch, backbone=bench.backbones[0][0], threads=1, workers=workers, ours=ours,
+                stock=3 if bench.small else 12, size="x".join(map(str, photos)),
+            )  # fmt: skip
+            row: Row = {
+                "table": f"Trainer, batch {batch}, bf16 where there is a GPU",
+                "stage": stage,
+                "photos": "×".join(map(str, photos)),
+                "workers": workers,
+            }
+            for who in ("ours", "stock") if with_stock else ("ours",):
+                found = whole.in_a_process(given, who, stage, folder)
+                row[f"{who}, images/s"] = round(found["images_per_second"], 1)
+                row[f"{who}, memory"] = f"{found['memory']:.1f} GB"
+                row[f"{who}, waits for photos"] = f"{found['waiting']:.0%}"
+            yield row
+
+
+def learning(bench: Bench) -> Iterator[Row]:
+    """The demo's recipe, as it is and for as long as there is time: what is reachable when time is not the limit?"""
+    import datasets  # noqa: F401
+
+    photos, held_out, scales = (12, 2, [0.02]) if bench.small else (600, 300, [1.0, 3.0])
+    with tempfile.TemporaryDirectory() as scratch:
+        for scale in scales:
+            results = Path(scratch) / "results.jsonl"
+            command = [sys.executable, str(Path(__file__).with_name("demo_ablation.py")), "--variants", "pipeline",
+                       "--seeds", "0", "--photos", str(photos), "--held-out", str(held_out), "--scale", str(scale),
+                       "--folder", scratch, "--results", str(results)]  # fmt: skip
+            began = time.perf_counter()
+            try:
+                subprocess.run(command, check=True, timeout=max(60, bench.left + 200), stdout=subprocess.DEVNULL)
+            except subprocess.TimeoutExpired:
+                yield {
+                    "table": "the demo's recipe",
+                    "times the epochs": scale,
+                    "minutes": "not within the part's time",
+                }
+                return
+            lines = [json.loads(line) for line in results.read_text().splitlines()]
+            run = next(line for line in lines if line["kind"] == "model" and line["scale"] == scale)
+            yield {
+                "table": "the demo's recipe",
+                "times the epochs": scale,
+                "minutes": f"{run['seconds'] / 60:.1f}",
+                "with photos and labels": f"{(time.perf_counter() - began) / 60:.1f}",
+                **{f"PQ {name}": "" if value is None else f"{100 * value:.1f}" for name, value in run["pq"].items()},
+            }
+
+
+def hours(bench: Bench) -> Iterator[Row]:
+    """Of construction.yaml, from the images a second that `loop` has seen here at its size."""
+    from hf_detr_panoptic.recipe import Recipe
+
+    path = bench.out / "loop.json"
+    rows = json.loads(path.read_bytes())["rows"] if path.is_file() else []
+    rates = {row["stage"]: row["ours, images/s"] for row in rows if row["photos"] == "800×1066" or bench.small}
+    recipe = Recipe.load("construction")
+    for photos in (1_000, 10_000):
+        row: Row = {"table": f"hours of construction.yaml by these rates, {len(rates)} stages seen", "photos": photos}
+        total = 0.0
+        for stage in recipe.stages.to_run:
+            if stage.name in rates:
+                epochs = float(stage.training_arguments["num_train_epochs"])
+                row[stage.name] = f"{epochs * 0.8 * photos / rates[stage.name] / 3600:.2f}"
+                total += epochs * 0.8 * photos / rates[stage.name] / 3600
+        yield {**row, "together": f"{total:.1f}"}
+
+
+PARTS: dict[str, Callable[[Bench], Iterator[Row]]] = {
+    "right": right,
+    "fast": fast,
+    "loop": loop,
+    "learning": learning,
+    "hours": hours,
+}
 
 
 # --- the tables

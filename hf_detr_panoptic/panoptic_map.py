@@ -295,7 +295,9 @@ class _Runs:
     @functools.cached_property
     def _groups(self) -> tuple[list[int], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """The distinct ids, the order of the runs that puts equal ids together, and where each id begins in it."""
-        order = np.argsort(self.ids, kind="stable")
+        # numpy sorts 16 bits by their digits, several times faster than more bits by comparing.
+        small = self.ids.astype(np.uint16) if self.ids.min() >= 0 and self.ids.max() < 2**16 else self.ids
+        order = np.argsort(small, kind="stable")
         grouped = self.ids[order]
         heads = np.flatnonzero(np.diff(grouped, prepend=grouped[0] - 1))
         return grouped[heads].tolist(), order, heads

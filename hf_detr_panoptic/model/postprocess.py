@@ -22,7 +22,7 @@ BAND_VALUES = {"cpu": 2**20, "cuda": 2**26}
 
 @dataclass(frozen=True)
 class Kept:
-    """The queries of one image that passed: queries int64 [K], on the logits' device; labels, scores: K each."""
+    """The queries of one image that passed: queries int64 [K], on the host; labels, scores: K each."""
 
     queries: Tensor
     labels: tuple[int, ...]
@@ -56,15 +56,18 @@ def choose_queries(logits: Tensor, space: LabelSpace, threshold: float = 0.85) -
             f"the label space reads class column {max(space.columns)}, the model has {columns - 1}",
             fix="Use the label space of this checkpoint: LabelSpace.from_config(model.config).",
         )
-    if not torch.isfinite(logits).all():
+    label_of_column = torch.full((columns,), -1, dtype=torch.int64)
+    label_of_column[torch.tensor(space.columns, dtype=torch.int64)] = torch.arange(len(space))
+    scores, best = logits.float().softmax(-1).max(-1)
+    # All of it in one transfer; the score of a query whose logits are not finite is NaN.
+    broken = ~torch.isfinite(logits).all(-1)
+    scores, columns_won = torch.stack([scores.masked_fill(broken, torch.nan), best.float()]).cpu().unbind()
+    if scores.isnan().any():
         raise ModelError(
             "the class logits hold NaN or infinity",
             fix="Look for NaN in the photo or in the weights; with half precision, try float32.",
         )
-    label_of_column = torch.full((columns,), -1, dtype=torch.int64)
-    label_of_column[torch.tensor(space.columns, dtype=torch.int64)] = torch.arange(len(space))
-    scores, best = logits.float().softmax(-1).max(-1)
-    labels = label_of_column.to(best.device)[best]
+    labels = label_of_column[columns_won.long()]
     passed = (labels >= 0) & (scores > threshold)
     return [
         Kept(queries, tuple(labels[image, queries].tolist()), tuple(scores[image, queries].tolist()))
@@ -188,7 +191,7 @@ def _owners(masks: Tensor, rows: range | list[int], size: tuple[int, int], limit
     count, grid_height, _ = masks.shape
     height, width = size
     band = max(1, BAND_VALUES.get(masks.device.type, 2**20) // (count * width))
-    owners = torch.empty((len(rows), width), dtype=torch.int16)
+    owners = torch.empty((len(rows), width), dtype=torch.int16, device=masks.device)
     for start in range(0, len(rows), band):
         centres = torch.as_tensor(rows[start : start + band], device=masks.device, dtype=torch.float32)
         source = ((centres + 0.5) * (grid_height / height) - 0.5).clamp_(0, grid_height - 1)
@@ -197,27 +200,34 @@ def _owners(masks: Tensor, rows: range | list[int], size: tuple[int, int], limit
         weight = (source - upper)[None, :, None]
         stripe = torch.lerp(masks[:, upper].float(), masks[:, lower].float(), weight)
         owners[start : start + band] = _best(stripe, width, limit)
-    return owners.numpy()
+    return owners.cpu().numpy()
 
 
 def _best(stripe: Tensor, width: int, limit: float) -> Tensor:
     """float [K, rows, w] → int16 [rows, width], as `_owners`."""
+    size = (stripe.shape[1], width)
+    if stripe.device.type != "cpu":  # few launches, and nothing that the host would wait for
+        highest, index = _enlarged(stripe, size).max(0)
+        return torch.where(highest > limit, index + 1, 0).to(torch.int16)
     # Interpolated values never exceed their neighbours: a mask that stays under the limit here cannot win here.
     present = list(range(len(stripe)))
     if limit > -math.inf:
         present = (stripe.amax((1, 2)) > limit).nonzero()[:, 0].tolist()
         stripe = stripe[present]
-    owner = torch.zeros((stripe.shape[1], width), dtype=torch.int16, device=stripe.device)
+    owner = torch.zeros(size, dtype=torch.int16)
     if not len(stripe):
         return owner
-    values = functional.interpolate(stripe[None], size=(stripe.shape[1], width), mode="bilinear", align_corners=False)[
-        0
-    ]
+    values = _enlarged(stripe, size)
     highest = torch.full_like(values[0], limit)
-    for index, value in zip(present, values, strict=True):
-        owner.masked_fill_(value > highest, index + 1)
+    for place, value in zip(present, values, strict=True):
+        owner.masked_fill_(value > highest, place + 1)
         torch.maximum(highest, value, out=highest)
     return owner
+
+
+def _enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """[K, h, w] → [K, *size], bilinear."""
+    return functional.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
 def _groups(kept: Kept, space: LabelSpace) -> npt.NDArray[np.int64]:
@@ -250,7 +260,7 @@ def _as_map(
         score = float(np.dot(areas[members], np.array(kept.scores)[members]) / pixels)
         segments.append(Segment(segment_id, kept.labels[first], min(max(score, 0.0), 1.0), source="model"))
         ids[members + 1] = segment_id
-    return PanopticMap(ids[owners], segments, space)
+    return PanopticMap(np.take(ids, owners), segments, space)
 
 
 def _logit(probability: float) -> float:
