@@ -154,7 +154,11 @@ def labels_of(options: argparse.Namespace, batch: int, count: int, size: Size, w
         label["masks"] = (ids[None] == torch.arange(1, count + 1)[:, None, None]).float()
     else:
         label |= {"panoptic": ids, "segment_ids": torch.arange(1, count + 1)}
-    return [{key: value.to(options.device) for key, value in label.items()} for _ in range(batch)]
+    # As each side's Trainer hands them over: ours leaves on the host what is small.
+    far = tuple(label) if who == "stock" else ("panoptic",)
+    return [
+        {key: value.to(options.device) if key in far else value for key, value in label.items()} for _ in range(batch)
+    ]
 
 
 def step_of(

@@ -66,6 +66,20 @@ class PanopticMap:
         object.__setattr__(self, "_by_id", {segment.id: segment for segment in listed})
         self._check()
 
+    @classmethod
+    def of_counted(cls, ids: npt.NDArray[np.int32], segments: Iterable[Segment], space: LabelSpace) -> PanopticMap:
+        """For who has just counted: each id but 0 is known to be that of one segment, and each segment to have pixels.
+
+        ids: int32 [H, W], nobody else's.
+        """
+        known = object.__new__(cls)
+        ids.flags.writeable = False
+        listed = tuple(segments)
+        by_id = {segment.id: segment for segment in listed}
+        for name, value in (("ids", ids), ("segments", listed), ("space", space), ("_by_id", by_id)):
+            object.__setattr__(known, name, value)
+        return known
+
     def _check(self) -> None:
         if len(self._by_id) != len(self.segments):
             counts: dict[int, int] = {}
@@ -295,7 +309,9 @@ class _Runs:
     @functools.cached_property
     def _groups(self) -> tuple[list[int], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """The distinct ids, the order of the runs that puts equal ids together, and where each id begins in it."""
-        order = np.argsort(self.ids, kind="stable")
+        # numpy sorts 16 bits by their digits, several times faster than more bits by comparing.
+        small = self.ids.astype(np.uint16) if self.ids.min() >= 0 and self.ids.max() < 2**16 else self.ids
+        order = np.argsort(small, kind="stable")
         grouped = self.ids[order]
         heads = np.flatnonzero(np.diff(grouped, prepend=grouped[0] - 1))
         return grouped[heads].tolist(), order, heads

@@ -154,6 +154,8 @@ def end_workers_at_exit() -> None:
 
 
 def _end_daemons() -> None:
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises for a worker that is killed
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()

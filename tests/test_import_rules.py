@@ -38,8 +38,8 @@ LINE = [
     "app",
     "hub",
     "processing",
-    "doctor",
     "road",
+    "doctor",
     "cli",
 ]
 

@@ -158,21 +158,15 @@ def detections(
     """Every query's likeliest class with its probability and its box in pixels, as COCO's detection protocol wants."""
     import torch
 
-    from ..model.detector import detect
-
-    dtype = torch.bfloat16 if precision == "bf16" else model.dtype
-    pixels = pixel_values.to(model.device, dtype, memory_format=torch.channels_last)
-    with torch.no_grad(), torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        detection = detect(model.detr, pixels, backbone=model._fast.backbone(model, dtype))
-    columns = torch.tensor(model.label_space.columns, device=pixels.device)
+    with torch.no_grad():
+        detection = model._fast.detection(model, pixel_values, precision)
+    columns = torch.tensor(model.label_space.columns, device=model.device)
     scores, labels = detection.logits.float().softmax(-1)[..., columns].max(-1)
     centres, extents = detection.boxes.float().split(2, -1)
-    scale = torch.tensor([(width, height) for height, width in sizes], device=pixels.device)[:, None]
+    scale = torch.tensor([(width, height) for height, width in sizes], device=model.device)[:, None]
     boxes = torch.cat([(centres - extents / 2) * scale, extents * scale], -1)
-    return [
-        Objects(labels=own.cpu().numpy(), boxes=box.cpu().numpy(), scores=score.cpu().numpy())
-        for own, box, score in zip(labels, boxes, scores, strict=True)
-    ]
+    each = zip(labels.cpu(), boxes.cpu(), scores.cpu(), strict=True)
+    return [Objects(labels=own.numpy(), boxes=box.numpy(), scores=score.numpy()) for own, box, score in each]
 
 
 # --- what a Trainer asks

@@ -20,7 +20,7 @@ from .targets import Targets, at_least_fp32
 FOCAL_ALPHA = 0.25
 # Pixels treated at once: on a CPU what fits its cache, elsewhere what fills the device.
 _PIXELS_AT_ONCE = {"cpu": 2**19}
-_PIXELS_AT_ONCE_ELSEWHERE = 2**23
+_PIXELS_AT_ONCE_ELSEWHERE = 2**25
 _BLOCK = 32
 
 
@@ -257,7 +257,7 @@ def criterion(
     if mask_logits is not None:
         pairs = matching if mask_matching is None else mask_matching
         losses |= _mask_losses(mask_logits, targets, pairs, scores, per_box, paper)
-    losses["surplus_targets"] = losses["loss_ce"].new_tensor(float(matching.surplus))
+    losses["surplus_targets"] = losses["loss_ce"].new_full((), float(matching.surplus))
     if matching.surplus:
         _warn_of_surplus(predictions.logits.shape[1])
 
@@ -300,7 +300,7 @@ def _class_loss(
     per_weight = denominators.processes / (denominators.class_weight or 1.0)
 
     detached = logits.detach()
-    counts = torch.tensor(targets.counts, dtype=torch.float32, device=logits.device)
+    counts = torch.tensor(targets.counts, dtype=torch.float32).to(logits.device, non_blocking=True)
     claimed = (detached.argmax(-1) != no_object).sum(1)
     losses = {
         "loss_ce": (surprise * weight.flatten()).sum() * per_weight,
@@ -365,7 +365,7 @@ def _mostly_unknown(boxes: Tensor, unknown: Tensor, targets: Targets) -> Tensor:
 
     A pixel is in a box when its centre is; a box too small for that has the pixel that it starts in.
     """
-    sizes = torch.tensor(targets.valid_sizes, device=boxes.device)[:, None].flip(-1)
+    sizes = torch.tensor(targets.valid_sizes)[:, None].flip(-1).to(boxes.device, non_blocking=True)
     boxes = at_least_fp32(boxes)
     low = ((boxes[..., :2] - boxes[..., 2:] / 2) * sizes - 0.5).ceil().long()
     high = ((boxes[..., :2] + boxes[..., 2:] / 2) * sizes - 0.5).ceil().long()

@@ -180,7 +180,8 @@ def detect(
         shape=feature.shape, device=pixel_values.device, dtype=pixel_values.dtype, mask=valid
     )
     positions = positions.flatten(2).transpose(1, 2)
-    flat_valid = valid.flatten(1)
+    # Without padding there is nothing to mask; a mask of ones would be looked at, and the host would wait for it.
+    flat_valid = None if pixel_mask is None else valid.flatten(1)
     if encoder_outputs is None:
         encoder_outputs = model.encoder(
             inputs_embeds=projected.flatten(2).transpose(1, 2),
@@ -224,7 +225,7 @@ def _decode_all_layers(
     spatial_position_embeddings: Tensor,
     object_queries_position_embeddings: Tensor,
     encoder_hidden_states: Tensor,
-    encoder_attention_mask: Tensor,
+    encoder_attention_mask: Tensor | None,
 ) -> tuple[DetrDecoderOutput, Tensor]:
     """The stock decoder, and a normed copy of every layer's output but the last: [L - 1, B, Q, d].
 

@@ -81,6 +81,11 @@ def shared_mask_features(
     )
 
 
+def owners_of(counts: Sequence[int]) -> Tensor:
+    """How many queries each image has → the image of each, int64 [K] on the host."""
+    return torch.tensor([image for image, count in enumerate(counts) for _ in range(count)], dtype=torch.int64)
+
+
 def masks_for(
     mask_head: DetrMaskHeadSmallConv,
     bbox_attention: DetrMHAttentionMap,

@@ -71,8 +71,9 @@ class Matching:
     def confident(self, logits: Tensor, threshold: float) -> Matching:
         """The pairs whose query is surer than `threshold` of a class, whichever; without `auxiliary`."""
         scores, best = at_least_fp32(logits.detach()).softmax(-1)[self.image_index, self.query_index].max(-1)
-        kept = (scores > threshold) & (best != logits.shape[-1] - 1)
-        counts = tuple(int(own.sum()) for own in kept.split(list(self.counts)))
+        sure = ((scores > threshold) & (best != logits.shape[-1] - 1)).cpu()
+        counts = tuple(int(own.sum()) for own in sure.split(list(self.counts)))
+        kept = sure.nonzero()[:, 0].to(logits.device, non_blocking=True)
         return Matching(
             self.image_index[kept],
             self.query_index[kept],

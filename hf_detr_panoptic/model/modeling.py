@@ -28,7 +28,7 @@ from . import segment
 from .checkpoints import DETECTION_KEYS, carry_classes, strengthen_attention
 from .criterion import Denominators, criterion, losses_of, take_coefficients
 from .detector import Detection, check_finite, check_pixels, detect
-from .mask_head import SharedMaskFeatures, dense_masks, fast_layout, masks_for, shared_mask_features
+from .mask_head import SharedMaskFeatures, dense_masks, fast_layout, masks_for, owners_of, shared_mask_features
 from .matcher import MatchCosts, Matching, Predictions, match
 from .targets import Targets
 
@@ -347,6 +347,8 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
                 num_images=len(pixel_values),
                 pixel_mask=pixel_mask,
             )
+            if all(size == tuple(pixel_values.shape[-2:]) for size in targets.valid_sizes):
+                pixel_mask = None
             pixel_values = fast_layout(pixel_values)  # a fifth off a step; without labels the bits stay stock's
         auxiliary = targets is not None and self.auxiliary_loss
         # Nothing is learnt there: without a graph, and through the backbone whose norms are folded.
@@ -375,7 +377,7 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
             if self.mask_query_threshold is not None:
                 mask_matching = matching.confident(detection.logits, self.mask_query_threshold)
             if shared is not None and learn_masks:
-                images = torch.arange(len(pixel_values)).repeat_interleave(torch.tensor(mask_matching.counts))
+                images = owners_of(mask_matching.counts)
                 wanted = detection.states[mask_matching.image_index, mask_matching.query_index]
                 matched_masks = masks_for(self.mask_head, self.bbox_attention, shared, wanted, images)
             loss, loss_dict = criterion(

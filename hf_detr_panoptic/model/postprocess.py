@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ BAND_VALUES = {"cpu": 2**20, "cuda": 2**26}
 
 @dataclass(frozen=True)
 class Kept:
-    """The queries of one image that passed: queries int64 [K], on the logits' device; labels, scores: K each."""
+    """The queries of one image that passed: queries int64 [K], on the host; labels, scores: K each."""
 
     queries: Tensor
     labels: tuple[int, ...]
@@ -56,15 +57,18 @@ def choose_queries(logits: Tensor, space: LabelSpace, threshold: float = 0.85) -
             f"the label space reads class column {max(space.columns)}, the model has {columns - 1}",
             fix="Use the label space of this checkpoint: LabelSpace.from_config(model.config).",
         )
-    if not torch.isfinite(logits).all():
+    label_of_column = torch.full((columns,), -1, dtype=torch.int64)
+    label_of_column[torch.tensor(space.columns, dtype=torch.int64)] = torch.arange(len(space))
+    scores, best = logits.float().softmax(-1).max(-1)
+    # All of it in one transfer; the score of a query whose logits are not finite is NaN.
+    broken = ~torch.isfinite(logits).all(-1)
+    scores, columns_won = torch.stack([scores.masked_fill(broken, torch.nan), best.float()]).cpu().unbind()
+    if scores.isnan().any():
         raise ModelError(
             "the class logits hold NaN or infinity",
             fix="Look for NaN in the photo or in the weights; with half precision, try float32.",
         )
-    label_of_column = torch.full((columns,), -1, dtype=torch.int64)
-    label_of_column[torch.tensor(space.columns, dtype=torch.int64)] = torch.arange(len(space))
-    scores, best = logits.float().softmax(-1).max(-1)
-    labels = label_of_column.to(best.device)[best]
+    labels = label_of_column[columns_won.long()]
     passed = (labels >= 0) & (scores > threshold)
     return [
         Kept(queries, tuple(labels[image, queries].tolist()), tuple(scores[image, queries].tolist()))
@@ -107,22 +111,21 @@ def postprocess(
 
     owners = _owners(masks, range(photo_size[0]), photo_size, limit)
     groups = _groups(kept, space)
-    areas = np.bincount(owners.reshape(-1), minlength=len(kept) + 1)[1:]
+    areas = _areas(owners, len(kept))
     group_areas = np.bincount(groups, weights=areas, minlength=len(kept))
     small = group_areas[groups] < settings.min_area
-    fragments = np.append(False, small)[owners]
-    if fragments.any():
+    if (small & (areas > 0)).any():
         # Nobody else loses a pixel when these leave, so the others only grow: one round is enough.
+        fragments = _looked_up(np.append(False, small), owners)
         heir_indices = np.flatnonzero(~small)
-        rows = np.flatnonzero(fragments.any(axis=1))
-        heirs = np.zeros((len(rows), photo_size[1]), dtype=owners.dtype)
+        rows = fragments.any(1).nonzero()[:, 0]
+        heirs = torch.zeros_like(owners[rows])
         if len(heir_indices):
-            on_device = torch.from_numpy(heir_indices).to(masks.device)
-            heirs = np.append(0, heir_indices + 1).astype(owners.dtype)[
-                _owners(masks[on_device], rows.tolist(), photo_size, limit)
-            ]
-        owners[rows] = np.where(fragments[rows], heirs, owners[rows])
-        areas = np.bincount(owners.reshape(-1), minlength=len(kept) + 1)[1:]
+            staying_masks = masks[torch.from_numpy(heir_indices).to(masks.device)]
+            found = _owners(staying_masks, rows.tolist(), photo_size, limit)
+            heirs = _looked_up(np.append(0, heir_indices + 1).astype(np.int16), found)
+        owners[rows] = torch.where(fragments[rows], heirs, owners[rows])
+        areas = _areas(owners, len(kept))
     return _as_map(owners, areas, groups, kept, space)
 
 
@@ -179,8 +182,18 @@ def without_duplicates(kept: Kept, masks: Tensor, space: LabelSpace, settings: P
     return sorted(staying)
 
 
-def _owners(masks: Tensor, rows: range | list[int], size: tuple[int, int], limit: float) -> npt.NDArray[np.int16]:
-    """int16 [rows, width]: 1 + the index of the mask with the highest logit above `limit`, else 0.
+def _areas(owners: Tensor, count: int) -> npt.NDArray[np.int64]:
+    """How many pixels each of `count` masks won."""
+    return torch.bincount(owners.flatten(), minlength=count + 1)[1:].cpu().numpy()
+
+
+def _looked_up(table: npt.NDArray[Any], owners: Tensor) -> Tensor:
+    """For each pixel the value of its owner, nobody's first."""
+    return torch.from_numpy(table).to(owners.device, non_blocking=True)[owners.long()]
+
+
+def _owners(masks: Tensor, rows: range | list[int], size: tuple[int, int], limit: float) -> Tensor:
+    """int16 [rows, width], where the masks are: 1 + the index of that with the highest logit above `limit`, or 0.
 
     Bilinear as `interpolate(masks, size)` at those rows of the photo, but a band of rows at a time: 100 masks of
     a 12-megapixel photo would take 4.8 GB.
@@ -188,7 +201,7 @@ def _owners(masks: Tensor, rows: range | list[int], size: tuple[int, int], limit
     count, grid_height, _ = masks.shape
     height, width = size
     band = max(1, BAND_VALUES.get(masks.device.type, 2**20) // (count * width))
-    owners = torch.empty((len(rows), width), dtype=torch.int16)
+    owners = torch.empty((len(rows), width), dtype=torch.int16, device=masks.device)
     for start in range(0, len(rows), band):
         centres = torch.as_tensor(rows[start : start + band], device=masks.device, dtype=torch.float32)
         source = ((centres + 0.5) * (grid_height / height) - 0.5).clamp_(0, grid_height - 1)
@@ -197,27 +210,34 @@ def _owners(masks: Tensor, rows: range | list[int], size: tuple[int, int], limit
         weight = (source - upper)[None, :, None]
         stripe = torch.lerp(masks[:, upper].float(), masks[:, lower].float(), weight)
         owners[start : start + band] = _best(stripe, width, limit)
-    return owners.numpy()
+    return owners
 
 
 def _best(stripe: Tensor, width: int, limit: float) -> Tensor:
     """float [K, rows, w] → int16 [rows, width], as `_owners`."""
+    size = (stripe.shape[1], width)
+    if stripe.device.type != "cpu":  # few launches, and nothing that the host would wait for
+        highest, index = _enlarged(stripe, size).max(0)
+        return torch.where(highest > limit, index + 1, 0).to(torch.int16)
     # Interpolated values never exceed their neighbours: a mask that stays under the limit here cannot win here.
     present = list(range(len(stripe)))
     if limit > -math.inf:
         present = (stripe.amax((1, 2)) > limit).nonzero()[:, 0].tolist()
         stripe = stripe[present]
-    owner = torch.zeros((stripe.shape[1], width), dtype=torch.int16, device=stripe.device)
+    owner = torch.zeros(size, dtype=torch.int16)
     if not len(stripe):
         return owner
-    values = functional.interpolate(stripe[None], size=(stripe.shape[1], width), mode="bilinear", align_corners=False)[
-        0
-    ]
+    values = _enlarged(stripe, size)
     highest = torch.full_like(values[0], limit)
-    for index, value in zip(present, values, strict=True):
-        owner.masked_fill_(value > highest, index + 1)
+    for place, value in zip(present, values, strict=True):
+        owner.masked_fill_(value > highest, place + 1)
         torch.maximum(highest, value, out=highest)
     return owner
+
+
+def _enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """[K, h, w] → [K, *size], bilinear."""
+    return functional.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
 def _groups(kept: Kept, space: LabelSpace) -> npt.NDArray[np.int64]:
@@ -233,7 +253,7 @@ def _groups(kept: Kept, space: LabelSpace) -> npt.NDArray[np.int64]:
 
 
 def _as_map(
-    owners: npt.NDArray[np.int16],
+    owners: Tensor,
     areas: npt.NDArray[np.int64],
     groups: npt.NDArray[np.int64],
     kept: Kept,
@@ -250,7 +270,7 @@ def _as_map(
         score = float(np.dot(areas[members], np.array(kept.scores)[members]) / pixels)
         segments.append(Segment(segment_id, kept.labels[first], min(max(score, 0.0), 1.0), source="model"))
         ids[members + 1] = segment_id
-    return PanopticMap(ids[owners], segments, space)
+    return PanopticMap.of_counted(_looked_up(ids, owners).cpu().numpy(), segments, space)
 
 
 def _logit(probability: float) -> float:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,15 @@ from ..images import open_image
 from ..panoptic_map import PanopticMap
 from ..preprocess import Photo, as_pixels
 from ..settings import Postprocess
-from .detector import detect, folded_trunk
-from .mask_head import masks_for, shared_mask_features
+from .detector import Detection, detect, folded_trunk
+from .mask_head import masks_for, owners_of, shared_mask_features
 from .postprocess import Kept, KeptMasks, choose_queries, postprocess
 
 if TYPE_CHECKING:
     from .modeling import DetrForPanopticSegmentation
 
+
+logger = logging.getLogger(__name__)
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -37,14 +40,22 @@ _MOST_WAITING = 16
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
+# A shape of batch is recorded when it comes for the third time, and as many shapes are remembered.
+_COMES_BACK = 2
+_MOST_RECORDED = 8
+
+
 class FastCopies:
     """The folded backbone of a model, made when first wanted, remade when a weight changed, gone with `clear`.
 
-    Not a module: its weights are no parameters of the model and never reach a checkpoint.
+    Not a module: its weights are no parameters of the model and never reach a checkpoint. On an NVIDIA GPU DETR's
+    thousand launches, which take the host several times as long as the device, become one: a CUDA graph for each shape
+    of batch that comes often.
     """
 
     def __init__(self) -> None:
         self._made: dict[torch.dtype, tuple[object, nn.Module]] = {}
+        self._recorded: dict[object, _Recorded | int] = {}
 
     def backbone(self, model: DetrForPanopticSegmentation, dtype: torch.dtype) -> nn.Module:
         original = model.detr.model.backbone
@@ -54,14 +65,98 @@ class FastCopies:
             made = self._made[dtype] = (state, folded_trunk(original, dtype=dtype))
         return made[1]
 
+    def detection(self, model: DetrForPanopticSegmentation, pixel_values: Tensor, precision: str) -> Detection:
+        """`detect` of normalised photos without padding. What it gives may change with the next call."""
+        dtype = torch.bfloat16 if precision == "bf16" else model.dtype
+        pixels = pixel_values.to(model.device, dtype, memory_format=torch.channels_last)
+        backbone = self.backbone(model, dtype)
+
+        def run(pixels: Tensor) -> Detection:
+            # Under a cache the weights' casts would be made once, and a recording would not see them change.
+            with _autocast(pixels.device, precision, cache_enabled=False):
+                return detect(model.detr, pixels, backbone=backbone)
+
+        form = _form(model) if pixels.device.type == "cuda" else None
+        if form is None:
+            return run(pixels)
+        key = (tuple(pixels.shape), dtype, _switches())
+        known = self._recorded.pop(key, 0)
+        if isinstance(known, _Recorded) and not (known.form == form and known.backbone is backbone):
+            known = 0
+        if known == _COMES_BACK:
+            known = _record(run, pixels, form, backbone) or -1
+        while len(self._recorded) >= _MOST_RECORDED:
+            self._recorded.pop(next(iter(self._recorded)))  # what came longest ago
+        self._recorded[key] = known if isinstance(known, _Recorded) or known < 0 else known + 1
+        return known.replayed(pixels) if isinstance(known, _Recorded) else run(pixels)
+
     def clear(self) -> None:
         self._made.clear()
+        self._recorded.clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FastCopies:
         return FastCopies()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_made": {}}
+        return {"_made": {}, "_recorded": {}}
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """A CUDA graph of DETR for one shape of batch, with the memory that it reads and writes.
+
+    form, backbone: what it was recorded of; where those are others now, it is out of date.
+    """
+
+    graph: torch.cuda.CUDAGraph
+    pixels: Tensor
+    detection: Detection
+    form: object
+    backbone: nn.Module
+
+    def replayed(self, pixels: Tensor) -> Detection:
+        self.pixels.copy_(pixels)
+        self.graph.replay()
+        return self.detection
+
+
+def _record(run: Callable[[Tensor], Detection], pixels: Tensor, form: object, backbone: nn.Module) -> _Recorded | None:
+    """None where something in there cannot be recorded."""
+    kept = pixels.clone(memory_format=torch.preserve_format)
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(pixels.device)
+    stream.wait_stream(torch.cuda.current_stream(pixels.device))
+    try:
+        with torch.cuda.stream(stream):
+            run(kept)  # cuDNN chooses, cuBLAS takes its memory
+        torch.cuda.current_stream(pixels.device).wait_stream(stream)
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            detection = run(kept)
+    except RuntimeError as error:
+        logger.info("the detector is not recorded: %s", error)
+        torch.cuda.synchronize(pixels.device)
+        return None
+    return _Recorded(graph, kept, detection, form, backbone)
+
+
+def _form(model: DetrForPanopticSegmentation) -> object | None:
+    """What a recording of DETR stands on, beside the backbone: its modules and where their weights lie.
+
+    None where it cannot be recorded: a replay runs no hook, and knows one device.
+    """
+    detr = model.detr
+    own = {id(module) for module in detr.model.backbone.modules()}
+    modules = [module for module in detr.modules() if id(module) not in own]
+    if any(module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook") for module in modules):
+        return None
+    tensors = [tensor for module in modules for tensor in (*module._parameters.values(), *module._buffers.values())]
+    if any(tensor is not None and tensor.device != model.device for tensor in tensors):
+        return None
+    return [id(module) for module in modules], [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+
+def _switches() -> object:
+    """What decides which kernels are recorded."""
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
 
 def segment(
@@ -125,7 +220,6 @@ def keep_masks(model: DetrForPanopticSegmentation, photo: Any, floor: float = 0.
     finally:
         if training:
             model.train()
-    chosen = Kept(chosen.queries.cpu(), chosen.labels, chosen.scores)
     return KeptMasks(chosen, masks.float().cpu(), model.label_space, size, settings, floor)
 
 
@@ -136,12 +230,9 @@ def chosen_masks(
     precision: str = "fp32",
 ) -> list[tuple[Kept, Tensor]]:
     """Image by image the queries that `choose` takes of the logits [B, Q, C + 1], and their mask logits [K, h, w]."""
-    dtype = torch.bfloat16 if precision == "bf16" else model.dtype
     device = model.device
-    backbone = model._fast.backbone(model, dtype)
-    pixels = pixel_values.to(device, dtype, memory_format=torch.channels_last)
+    detection = model._fast.detection(model, pixel_values, precision)
     with _autocast(device, precision):
-        detection = detect(model.detr, pixels, backbone=backbone)
         kept = choose(detection.logits)
         masks: Tensor | None = None
         counts = [len(queries) for queries in kept]
@@ -149,10 +240,12 @@ def chosen_masks(
             shared = shared_mask_features(
                 model.mask_head, model.bbox_attention, detection.projected, detection.memory, None, detection.features
             )
-            states = torch.cat([detection.states[image, chosen.queries] for image, chosen in enumerate(kept)])
-            images = torch.arange(len(kept)).repeat_interleave(torch.tensor(counts))
+            images = owners_of(counts)
+            queries = torch.cat([chosen.queries for chosen in kept])
+            at = torch.stack([images, queries]).to(device, non_blocking=True)
+            states = detection.states[at[0], at[1]]
             masks = masks_for(model.mask_head, model.bbox_attention, shared, states, images)
-    each = masks.split(counts) if masks is not None else [pixels.new_zeros(0, 1, 1)] * len(kept)
+    each = masks.split(counts) if masks is not None else [detection.logits.new_zeros(0, 1, 1)] * len(kept)
     return list(zip(kept, each, strict=True))
 
 
@@ -216,8 +309,10 @@ def _batches(
         yield batch(key)
 
 
-def _autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+def _autocast(device: torch.device, precision: str, cache_enabled: bool = True) -> AbstractContextManager[Any]:
+    if precision != "bf16":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=cache_enabled)
 
 
 def _state(module: nn.Module) -> object:
@@ -227,6 +322,9 @@ def _state(module: nn.Module) -> object:
     the bits add up to tells there. Versions see what a sum does not, such as two filters that change places.
     """
     tensors = [tensor.detach() for tensor in (*module.parameters(), *module.buffers())]
-    sums = [tensor.view(_BITS[tensor.element_size()]).sum(dtype=torch.int64) for tensor in tensors]
     versions = [(tensor.data_ptr(), None if tensor.is_inference() else tensor._version) for tensor in tensors]
-    return versions, torch.stack(sums).tolist()
+    bits = [tensor.view(_BITS[tensor.element_size()]).flatten() for tensor in tensors]
+    if tensors[0].device.type != "cpu":  # a copy costs less there than a launch for each tensor
+        kinds = {each.dtype for each in bits}
+        bits = [torch.cat([each for each in bits if each.dtype is kind]) for kind in sorted(kinds, key=str)]
+    return versions, torch.stack([each.sum(dtype=torch.int64) for each in bits]).tolist()

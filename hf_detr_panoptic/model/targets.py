@@ -219,6 +219,8 @@ def _on_host(
         for label in labels
     ]
     tensors = [tensor for entry in small for tensor in entry.values()]
+    if all("valid_size" in entry for entry in small):
+        pixel_mask = None  # nothing to ask it, and nothing to wait for
     if pixel_mask is not None:
         there = pixel_mask != 0
         tensors.append(torch.stack([there.any(2).sum(1), there.any(1).sum(1)], 1))
@@ -349,7 +351,7 @@ def _place_ids(ids: Tensor, image: _Image, canvas: tuple[int, int], valid: Tenso
     highest = int(image.segment_ids.max()) if image.count else 0
     table = torch.zeros(highest + 2, dtype=torch.int16, device=valid.device)
     rising = torch.arange(1, image.count + 1, dtype=torch.int16, device=valid.device)
-    table[image.segment_ids.to(valid.device)] = rising
+    table[image.segment_ids.to(valid.device, non_blocking=True)] = rising
     numbers = table[ids.long().clamp(0, highest + 1)]
     valid.copy_(numbers)
     absent = torch.ones(image.count + 1, dtype=torch.bool, device=valid.device)
@@ -365,7 +367,7 @@ def _place_masks(masks: Tensor, image: _Image, canvas: tuple[int, int], valid: T
             fix="Pass [N, H, W].",
         )
     there = _valid_part(masks, image, canvas).to(valid.device) != 0
-    kept = image.kept.to(valid.device)
+    kept = image.kept.to(valid.device, non_blocking=True)
     if image.count < len(image.kept):
         valid.copy_(~there[~kept].any(0))
         there = there[kept]

@@ -17,7 +17,7 @@ from transformers.models.detr.modeling_detr import DetrForSegmentation
 from ..errors import ModelError
 from ..labels import LabelSpace
 from ..model.detector import check_finite, check_pixels, detect
-from ..model.mask_head import masks_for
+from ..model.mask_head import masks_for, owners_of
 from ..model.postprocess import Kept, choose_queries, postprocess, valid_cells, without_duplicates
 from ..panoptic_map import PanopticMap
 from ..settings import Postprocess
@@ -423,7 +423,7 @@ def _masks_of_kept(
     if not any(map(len, kept)):
         return None
     states = torch.cat([own[chosen.queries] for own, chosen in zip(detection.states, kept, strict=True)])
-    owners = torch.arange(len(kept)).repeat_interleave(torch.tensor([len(chosen) for chosen in kept]))
+    owners = owners_of([len(chosen) for chosen in kept])
     return masks_for(model.mask_head, model.bbox_attention, model._shared(detection), states, owners)
 
 

@@ -46,6 +46,7 @@ def training_arguments(stage: Stage, device: Any, *, output_dir: str | Path, see
         **_loader(device, written),
         "disable_tqdm": True,
         "ddp_find_unused_parameters": False,
+        "logging_nan_inf_filter": False,  # it waits for each step's loss; matching raises for NaN anyway
         **written,
         **_precision(stage, device),
         **_LOOP,

@@ -47,6 +47,7 @@ def run_recipe(
     stop: str | None = None,
     *,
     estimate: bool = False,
+    price: float | None = None,
     at_stage_end: Callable[[StageEnd], None] | None = None,
 ) -> list[StageEnd]:
     """A checked recipe's dataset, prepared where it must be, and its stages; returns those that are finished."""
@@ -62,7 +63,14 @@ def run_recipe(
     splits = splits_of(recipe)
     with tracking(trackers, recipe.output) as tracker:
         ends = run_stages(
-            recipe, splits, start=start, stop=stop, estimate=estimate, at_stage_end=at_stage_end, tracker=tracker
+            recipe,
+            splits,
+            start=start,
+            stop=stop,
+            estimate=estimate,
+            price=price,
+            at_stage_end=at_stage_end,
+            tracker=tracker,
         )
     if recipe.refit and ends and ends[-1].name == recipe.stages.to_run[-1].name:
         refit(recipe, splits, ends, print if PartialState().is_main_process else (lambda text: None))

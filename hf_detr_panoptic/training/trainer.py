@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -246,6 +246,16 @@ class PanopticTrainer(Trainer):
         counts = [n for batch in batch_samples if not is_filler(batch) for n in count_targets(batch["labels"])]
         denominators = Denominators.of(counts, config.num_queries, losses_of(config))
         return denominators.summed_over_ranks(self.args.device)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Pixels and maps go to the device; what is small is read on the host, and would have to come back."""
+
+        def moved(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+            there = {name: values[name].to(self.args.device, non_blocking=True) for name in names if name in values}
+            return {**values, **there}
+
+        labels = [moved(label, ("panoptic", "masks")) for label in inputs["labels"]]
+        return {**moved(inputs, ("pixel_values", "pixel_mask")), "labels": labels}
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
