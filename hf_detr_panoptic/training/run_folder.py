@@ -383,8 +383,11 @@ class Run:
         path = self.folder / "results.csv"
         if not path.is_file():
             return []
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                return list(csv.DictReader(file))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise _damaged(path, str(error)) from error
 
     @property
     def is_finished(self) -> bool:

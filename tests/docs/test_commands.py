@@ -40,8 +40,11 @@ def parse(words: list[str], root: Path, monkeypatch: pytest.MonkeyPatch) -> None
     """Raises, or exits with 2, where a word means nothing."""
     program, rest = words[0], words[1:]
     if program == "make":
-        targets = re.findall(r"^([\w-]+):", (root / "Makefile").read_text(), flags=re.MULTILINE)
-        assert set(rest) <= set(targets)
+        makefile = (root / "Makefile").read_text()
+        variables = {word.partition("=")[0] for word in rest if "=" in word}
+        assert variables <= set(re.findall(r"\$\(or \$\((\w+)\)", makefile))
+        targets = re.findall(r"^([\w-]+):", makefile, flags=re.MULTILINE)
+        assert {word for word in rest if "=" not in word} <= set(targets)
     elif program == "hf-detr-panoptic":
         _parse_ours(rest, monkeypatch)
     elif program == "python":
@@ -111,6 +114,7 @@ def test_parsing_finds_what_is_wrong(root: Path, monkeypatch: pytest.MonkeyPatch
         "torchrun --nproc 2 -m hf_detr_panoptic.cli evaluate --modl x",
         "python examples/none.py",
         "make tests",
+        "make fuzz CASE=200",
     ):
         with pytest.raises((AssertionError, SystemExit, KeyError, OSError)):
             parse(line.split(), root, monkeypatch)

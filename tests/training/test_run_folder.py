@@ -105,12 +105,13 @@ def test_a_run_that_has_only_begun_is_read_as_empty(tmp_path: Path) -> None:
         ("1-detection/complete.json", '{"rows": 3}', "rows is 3"),
         ("1-detection/complete.json", '{"name": "detection"}', "KeyError"),
         ("1-detection/complete.json", "{", "Expecting"),
+        ("results.csv", b"stage\n\xff\n", "'utf-8' codec"),
     ],
 )
-def test_a_file_that_a_hand_has_damaged(tmp_path: Path, file: str, content: str, says: str) -> None:
+def test_a_file_that_a_hand_has_damaged(tmp_path: Path, file: str, content: str | bytes, says: str) -> None:
     path = tmp_path / file
     path.parent.mkdir(exist_ok=True)
-    path.write_text(content)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     run = Run(tmp_path)
     with pytest.raises(RunError, match=rf"{file}: is damaged \({says}.*\)\. Restore it, or train again\."):
-        _ = (run.metrics, run.environment, run.stages)
+        _ = (run.metrics, run.environment, run.stages, run.rows)
