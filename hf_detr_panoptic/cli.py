@@ -9,12 +9,11 @@ import inspect
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, TextIO
 
 from . import __version__
-from .errors import HfDetrPanopticError, clear_errors, did_you_mean
+from .errors import HfDetrPanopticError, did_you_mean
 
 # command → (where its work is done, its line in --help). A file with several commands names this one behind a colon:
 # `overlay_arguments` and `overlay_main` instead of `add_arguments` and `main`.
@@ -149,9 +148,7 @@ def _main(argv: Sequence[str] | None) -> int:
     else:
         args = parser.parse_args(words[1:])
     try:
-        # What the command knows a better answer to, it has answered itself.
-        with clear_errors(Path(str(getattr(args, "out", None) or "."))):
-            status: int = run(args)
+        status: int = run(args)
         if "torch" in sys.modules:  # otherwise there are no other processes
             from .parallel import end_processes
 
@@ -159,6 +156,18 @@ def _main(argv: Sequence[str] | None) -> int:
         return status
     except HfDetrPanopticError as error:
         print(f"hf-detr-panoptic {command}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # whoever read this has gone, as `head` does
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        fix = "Check path, permissions and disk."
+        print(
+            f"hf-detr-panoptic {command}: {where}the system refuses ({error.strerror or error}). {fix}",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print(f"hf-detr-panoptic {command}: interrupted", file=sys.stderr)

@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def test_an_unknown_flag_is_answered(words: list[str], answer: str, capsys: pyte
     assert answer in capsys.readouterr().err
 
 
-def test_what_the_system_refuses_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_cannot_be_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     assert main(["recipe", "laptop", "--out", str(tmp_path / "file" / "mine.yaml")]) == 2
     said = capsys.readouterr().err
@@ -94,3 +95,20 @@ def test_the_package_imports_nothing_heavy() -> None:
     code = f"import sys, hf_detr_panoptic; print([name for name in {(*HEAVY, 'numpy')!r} if name in sys.modules])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said == "[]\n"
+
+
+def test_what_the_system_refuses_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A disk that is full as a report is written, and a reader of the output that has gone."""
+    full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "q.json"))
+    for error, status in ((full, 2), (BrokenPipeError(), 141)):
+
+        def fails(args: object, error: OSError = error) -> int:
+            raise error
+
+        monkeypatch.setattr("hf_detr_panoptic.doctor.main", fails)
+        assert main(["doctor"]) == status
+    assert (
+        f"hf-detr-panoptic doctor: {tmp_path / 'q.json'}: the system refuses (No space left" in capsys.readouterr().err
+    )

@@ -19,10 +19,12 @@ from PIL import Image, ImageFile
 from hf_detr_panoptic.annotations.shapes import mask_colors, mask_values
 from hf_detr_panoptic.dataset.coco_panoptic import read_ids
 from hf_detr_panoptic.dataset.copies import fingerprint
+from hf_detr_panoptic.dataset.photos import same_bytes
 from hf_detr_panoptic.errors import HfDetrPanopticError, ImageError
 from hf_detr_panoptic.evaluation.metric.annotations import words_of_png
 from hf_detr_panoptic.hub.handler import read_photo
 from hf_detr_panoptic.images import exif_of, image_size, list_images, needs_reencoding, open_image
+from hf_detr_panoptic.labeling.inputs import photo_bytes
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 BLACK, YELLOW, CYAN, PINK = (0, 0, 0), (255, 255, 0), (0, 255, 255), (255, 0, 255)
@@ -572,6 +574,19 @@ def test_a_photo_of_gigabytes_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "a.webp"
     Image.new("RGB", (8, 6)).save(path)
     with path.open("r+b") as file:
-        file.truncate(2 * 1024**3)  # sparse: it takes no room on the disk; WebP is read whole before it is looked at
-    with pytest.raises(ImageError, match="has more than 1,073,741,824 bytes"):
+        file.truncate(3 * 1024**3)  # sparse: it takes no room on the disk; WebP is read whole before it is looked at
+    with pytest.raises(ImageError, match="has more than 2,147,483,648 bytes"):
         open_image(path)
+
+
+def test_a_file_of_gigabytes_is_not_read(tmp_path: Path) -> None:
+    """Sparse: it takes no room on the disk."""
+    photo = tmp_path / "a.jpg"
+    photo.write_bytes(b"\xff\xd8\xff")
+    os.truncate(photo, 5 * 10**9)
+    with pytest.raises(ImageError, match=r"is a file of 5\.0 GB"):
+        fingerprint(photo)
+    with pytest.raises(ImageError, match=r"is a file of 5\.0 GB"):
+        photo_bytes(tmp_path, "a.jpg")
+    with pytest.raises(ImageError, match=r"is a file of 5\.0 GB"):
+        same_bytes(photo, "digest")

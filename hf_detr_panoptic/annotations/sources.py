@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import lzma
 import math
 import struct
 import unicodedata
 import xml.etree.ElementTree as ET
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -107,6 +109,12 @@ BOMB_BYTES = 64 * 1024**2
 BOMB_RATIO = 200
 MOST_BYTES = 4 * 1024**3
 
+# What zipfile and its decoders raise for a damaged archive; RuntimeError: with a password, or unknown compression.
+_OF_A_ZIP = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(RuntimeError, ValueError, EOFError, OSError),
+)
+
 
 class Source(ABC):
     """A tree of files. Names are relative, with "/"."""
@@ -142,7 +150,7 @@ class Source(ABC):
         """The content of a JSON file that was read as `data`."""
         try:
             return parse_json(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise AnnotationError(
                 f"this is not JSON that can be read ({str(error)[:200]})",
                 where=self.where(name),
@@ -234,7 +242,7 @@ class Archive(Source):
         self.label = path.name
         try:
             self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OSError) as error:
+        except _OF_A_ZIP as error:
             raise AnnotationError(f"the archive cannot be opened ({error})", where=self.label) from None
         members = [m for m in self._zip.infolist() if not m.is_dir() and not _is_hidden(m.filename)]
         self._members = {member.filename: member for member in members if is_inside(member.filename)}
@@ -270,7 +278,7 @@ class Archive(Source):
         try:
             with self._zip.open(member) as stream:
                 return stream.read(member.file_size)
-        except Exception as error:  # zlib, lzma, bz2: each decoder has errors of its own
+        except _OF_A_ZIP as error:
             raise AnnotationError(f"this member cannot be unpacked ({error})", where=self.where(name)) from None
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import HfDetrPanopticError, ModelError
+from ..errors import HfDetrPanopticError, ModelError, clear_errors
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
 from ..text import count_of, percent
@@ -352,10 +352,11 @@ def main(args: argparse.Namespace) -> int:
     calibration = calibrate(model, read.records, batch_size=args.batch_size, progress=_progress)
     if os.environ.get("RANK", "0") != "0":
         return 0
-    out.mkdir(parents=True, exist_ok=True)
-    begun.touch()
-    model.save_pretrained(out)
-    begun.unlink()
+    with clear_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        begun.touch()
+        model.save_pretrained(out)
+        begun.unlink()
     print("\n".join([*calibration.lines(), f"The model: {out}"]))
     return 0
 
