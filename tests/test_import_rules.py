@@ -15,6 +15,7 @@ LINE = [
     "errors",
     "files",
     "parallel",
+    "lock",
     "coco_categories",
     "labels",
     "images",

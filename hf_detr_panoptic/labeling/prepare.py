@@ -22,6 +22,7 @@ from ..errors import AnnotationError, DatasetError, ImageError, clear_errors, di
 from ..files import write_csv, write_json, write_text
 from ..images import open_image
 from ..labels import LabelSpace
+from ..lock import locked
 from ..panoptic_map import PanopticMap
 from ..parallel import default_threads, progress_bar, read_ahead
 from ..recipe import add_prepare_flags, prepare_settings
@@ -357,7 +358,7 @@ def prepare_dataset(
 
     from .labeler import label_photos
 
-    with clear_errors(settings.folder):
+    with clear_errors(settings.folder), locked(settings.folder):
         settings = as_files(settings, dataset)
         labelled = label_photos(settings, progress)
         prepared = write(settings, labelled, progress) if labelled is not None else None
@@ -598,7 +599,7 @@ def main(args: argparse.Namespace) -> int:
     from .labeler import LabelledPhotos, raise_first
 
     settings = prepare_settings(args)
-    with clear_errors(settings.folder):
+    with clear_errors(settings.folder), locked(settings.folder):
         settings = as_files(settings)
         inputs = read_inputs(settings)
         answers = AutoLabels.in_folder(args.autolabels or settings.folder / "autolabels")
