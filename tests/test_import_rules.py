@@ -16,6 +16,7 @@ LINE = [
     "files",
     "parallel",
     "lock",
+    "watch",
     "coco_categories",
     "labels",
     "images",

@@ -28,6 +28,7 @@ from ..parallel import default_threads, progress_bar, read_ahead
 from ..recipe import add_prepare_flags, prepare_settings
 from ..settings import Prepare
 from ..text import and_more, are, count_of, first_lines
+from ..watch import watched
 from .inputs import Earlier, Inputs, Photo, Problem, as_files, label_space, mark_counts, read_inputs
 from .overlay import Overlay, overlay
 from .split import Split, split
@@ -360,9 +361,10 @@ def prepare_dataset(
 
     with clear_errors(settings.folder), locked(settings.folder):
         settings = as_files(settings, dataset)
-        labelled = label_photos(settings, progress)
-        prepared = write(settings, labelled, progress) if labelled is not None else None
-        PartialState().wait_for_everyone()  # whoever leaves early takes the connection down
+        with watched():
+            labelled = label_photos(settings, progress)
+            prepared = write(settings, labelled, progress) if labelled is not None else None
+            PartialState().wait_for_everyone()  # whoever leaves early takes the connection down
         return prepared
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DatasetError, HfDetrPanopticError, LabelError, did_you_mean
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap, Segment
+from ..watch import watched
 
 if TYPE_CHECKING:
     from ..dataset.batches import Row
@@ -50,15 +51,30 @@ def run_recipe(
     at_stage_end: Callable[[StageEnd], None] | None = None,
 ) -> list[StageEnd]:
     """A checked recipe's dataset, prepared where it must be, and its stages; returns those that are finished."""
-    from accelerate import PartialState
     from transformers.utils import logging as transformers_logging
 
-    from .callbacks import trackers_of, tracking
-    from .refit import refit
-    from .stages import run_stages
+    from .callbacks import trackers_of
 
     trackers = [] if estimate else trackers_of(recipe)  # before photos are prepared
     transformers_logging.disable_progress_bar()
+    with watched():
+        return _run_recipe(recipe, start, stop, estimate, at_stage_end, trackers)
+
+
+def _run_recipe(
+    recipe: Recipe,
+    start: str | None,
+    stop: str | None,
+    estimate: bool,
+    at_stage_end: Callable[[StageEnd], None] | None,
+    trackers: Sequence[str],
+) -> list[StageEnd]:
+    from accelerate import PartialState
+
+    from .callbacks import tracking
+    from .refit import refit
+    from .stages import run_stages
+
     splits = splits_of(recipe)
     with tracking(trackers, recipe.output) as tracker:
         ends = run_stages(

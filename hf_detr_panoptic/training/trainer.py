@@ -167,6 +167,7 @@ class PanopticTrainer(Trainer):
         self._losses: dict[str, torch.Tensor] = {}
         self._steps_since_log = 0
         self._batches: RankBatches | None = None
+        self._loader: DataLoader[Any] | None = None
         if args.n_gpu > 1:
             raise RecipeError(
                 f"one process sees {args.n_gpu} GPUs, and nn.DataParallel cannot carry DETR's labels",
@@ -204,7 +205,7 @@ class PanopticTrainer(Trainer):
         workers = args.dataloader_num_workers
         if workers:
             end_workers_at_exit()
-        return DataLoader(
+        self._loader = DataLoader(
             dataset,
             batch_sampler=self._batches,
             collate_fn=self.data_collator,
@@ -215,6 +216,13 @@ class PanopticTrainer(Trainer):
             prefetch_factor=args.dataloader_prefetch_factor if workers else None,
             generator=torch.Generator().manual_seed(args.seed),
         )
+        return self._loader
+
+    def end_workers(self) -> None:
+        """Of a loader that the garbage collector finds the queues are closed first: each worker is waited for 5 s."""
+        coming = getattr(self._loader, "_iterator", None)
+        if coming is not None:
+            coming._shutdown_workers()
 
     def num_examples(self, dataloader: DataLoader[Any]) -> int:
         """The photos of an epoch, of all processes."""
@@ -447,6 +455,9 @@ class _Steps(TrainerCallback):
             # A resumed state holds a path from when it was saved; the run's folder may have moved since.
             folder = checkpoints.checkpoint_folder(args.output_dir, state.best_global_step)
             state.best_model_checkpoint = str(folder) if checkpoints.is_complete(folder) else None
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.end_workers()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # `state.epoch` is a fraction while an epoch is under way: a resume begins inside one.

@@ -395,7 +395,8 @@ def test_workers_leave_a_signal_to_the_process_they_work_for(
     model_folder: Path, splits: Splits, tmp_path: Path
 ) -> None:
     """A launcher, `timeout` and a queue signal the whole group: the step at hand still needs its photos."""
-    loader = trainer_for(model_folder, splits, tmp_path, dataloader_num_workers=2).get_train_dataloader()
+    trainer = trainer_for(model_folder, splits, tmp_path, dataloader_num_workers=2)
+    loader = trainer.get_train_dataloader()
     coming = iter(loader)
     batches = [next(coming), next(coming)]  # each worker has begun
     workers: Any = coming._workers  # type: ignore[attr-defined]
@@ -404,5 +405,5 @@ def test_workers_leave_a_signal_to_the_process_they_work_for(
     batches += coming
     assert len(batches) == len(loader)
     assert all(worker.is_alive() for worker in workers)
-    coming._shutdown_workers()  # type: ignore[attr-defined]
+    trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
     assert not any(worker.is_alive() for worker in workers)
