@@ -220,11 +220,19 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         if is_main_process:
             self.image_processor.save_pretrained(save_directory)
 
-    def carry_classes(self, label_space: LabelSpace, source: LabelSpace | None = None) -> str:
-        """Give the model another label space; rows of known names are kept. Returns what happened, in words."""
+    def carry_classes(
+        self,
+        label_space: LabelSpace,
+        source: LabelSpace | None = None,
+        origins: Mapping[str, Sequence[str]] | None = None,
+    ) -> str:
+        """Give the model another label space; rows of known names are kept. Returns what happened, in words.
+
+        `origins`: what a class is called in the source, or which ones were joined in it.
+        """
         if len(label_space) == 0:
             raise ModelError("the label space is empty", fix="Give it at least one category.")
-        carried = carry_classes(self, source or self.label_space, label_space)
+        carried = carry_classes(self, source or self.label_space, label_space, origins)
         self._label_space = None
         return str(carried)
 

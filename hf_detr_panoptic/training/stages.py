@@ -24,6 +24,8 @@ from ..dataset.paste import labels_to_paste
 from ..errors import DatasetError, HfDetrPanopticError, RecipeError, did_you_mean, says_a_full_disk
 from ..evaluation.calibrate import Calibration, calibrate, shift_logits
 from ..evaluation.evaluate import box_precision, panoptic_quality
+from ..files import read_json
+from ..labeling.schemes import origins
 from ..labels import LabelSpace
 from ..model.criterion import write_losses
 from ..model.modeling import DetrForPanopticSegmentation
@@ -284,7 +286,7 @@ def starting_model(
     torch.manual_seed(seed_of(recipe.seed, "start"))  # weights that the checkpoint does not have are drawn
     model = DetrForPanopticSegmentation.from_pretrained(begin or recipe.model)
     if begin is None:
-        carried = model.carry_classes(space)
+        carried = model.carry_classes(space, origins=_origins(recipe, model.label_space, space))
         if say is not None:
             say(f"{recipe.model}: {carried}")
     elif model.label_space != space:
@@ -304,6 +306,16 @@ def starting_model(
     changes = {name: value for name, value in recipe.postprocess.to_dict().items() if value is not None}
     model.settings = model.settings.changed(**changes)
     return model
+
+
+def _origins(recipe: Recipe, source: LabelSpace, target: LabelSpace) -> dict[str, list[str]]:
+    """What the classes of a dataset on this disk that `prepare` wrote are called by the model that it starts from."""
+    custom = [category.name for category in target if category.source == "custom"]
+    try:
+        settings = read_json(Path(str(recipe.prepared_folder or recipe.data)) / "prepare.json")["settings"]
+        return origins(settings, source, custom)
+    except (HfDetrPanopticError, AttributeError, KeyError, TypeError, ValueError):  # none, or somebody else's
+        return {}
 
 
 def prepare_model(model: DetrForPanopticSegmentation, stage: Stage) -> None:
