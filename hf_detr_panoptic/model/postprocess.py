@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ..errors import ModelError
 from ..labels import LabelSpace
-from ..panoptic_map import PanopticMap, Segment
+from ..panoptic_map import PanopticMap, Segment, bands, looked_up
 from ..settings import Postprocess
 
 # Upsampled values held at a time. Small enough for a CPU's cache; a GPU wants few, large kernels.
@@ -110,10 +110,10 @@ def postprocess(
 
     owners = _owners(masks, range(photo_size[0]), photo_size, limit)
     groups = _groups(kept, space)
-    areas = np.bincount(owners.reshape(-1), minlength=len(kept) + 1)[1:]
+    areas = _areas(owners, len(kept))
     group_areas = np.bincount(groups, weights=areas, minlength=len(kept))
     small = group_areas[groups] < settings.min_area
-    fragments = np.append(False, small)[owners]
+    fragments = looked_up(np.append(False, small), owners)
     if fragments.any():
         # Nobody else loses a pixel when these leave, so the others only grow: one round is enough.
         heir_indices = np.flatnonzero(~small)
@@ -125,7 +125,7 @@ def postprocess(
                 _owners(masks[on_device], rows.tolist(), photo_size, limit)
             ]
         owners[rows] = np.where(fragments[rows], heirs, owners[rows])
-        areas = np.bincount(owners.reshape(-1), minlength=len(kept) + 1)[1:]
+        areas = _areas(owners, len(kept))
     return _as_map(owners, areas, groups, kept, space)
 
 
@@ -260,7 +260,17 @@ def _as_map(
         score = float(np.dot(areas[members], np.array(kept.scores)[members]) / pixels)
         segments.append(Segment(segment_id, kept.labels[first], min(max(score, 0.0), 1.0), source="model"))
         ids[members + 1] = segment_id
-    return PanopticMap(np.take(ids, owners), segments, space)
+    owned = looked_up(ids, owners)
+    owned.flags.writeable = False  # nobody else has it: the map need not copy it
+    return PanopticMap(owned, segments, space)
+
+
+def _areas(owners: npt.NDArray[np.int16], count: int) -> npt.NDArray[np.int64]:
+    """int64 [count]: the pixels of each."""
+    areas = np.zeros(count + 1, dtype=np.int64)
+    for band in bands(len(owners)):
+        areas += np.bincount(owners[band].reshape(-1), minlength=count + 1)
+    return areas[1:]
 
 
 def _logit(probability: float) -> float:
