@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -105,6 +107,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except HfDetrPanopticError as error:
         print(f"hf-detr-panoptic {command}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # whoever read this has gone, as `head` does
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        fix = "Check path, permissions and disk."
+        print(
+            f"hf-detr-panoptic {command}: {where}the system refuses ({error.strerror or error}). {fix}",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print(f"hf-detr-panoptic {command}: interrupted", file=sys.stderr)

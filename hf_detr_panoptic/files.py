@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import json
+import math
 import os
 import re
 import secrets
@@ -81,6 +83,9 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+_MOST_THINGS = 20_000_000  # COCO's largest file has 4 million; an empty object in 3 bytes takes Python 72
+
+
 def read_json(path: Path, error: type[HfDetrPanopticError] = HfDetrPanopticError, fix: str | None = None) -> Any:
     """What a JSON file holds. Raises an `error` that says what is wrong, in which line, and `fix`."""
     try:
@@ -97,6 +102,8 @@ def parse_json(content: bytes, *, finite: bool = False, errors: str = "strict") 
     `finite`: refuse NaN and infinities, which JSON does not know and Python writes. `errors`: "surrogateescape" for
     what `write_json` made of a name that is no UTF-8.
     """
+    if content.count(b"{") + content.count(b"[") > _MOST_THINGS:
+        raise ValueError(f"more than {_MOST_THINGS:,} objects and lists")
     try:
         text = content.decode(json.detect_encoding(content), errors)
         return json.loads(text, parse_constant=_no_constant if finite else None)
@@ -165,15 +172,21 @@ def read_yaml(path: str | Path, what: str = "the recipe") -> tuple[dict[str, Any
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"it cannot be read as text ({error})", where=str(path)) from None
     lines: dict[tuple[str, ...], int] = {}
+    if len(text) > _MOST_YAML:
+        raise RecipeError(f"{what} has {len(text):,} characters", where=str(path), fix="Is it the right file?")
     try:
         node = yaml.compose(text, _Loader)
         if node is not None:
+            if _spelled_out(node, {}) > _MOST_YAML:
+                raise RecipeError("its anchors stand for too much", where=str(path), fix="Write it without them.")
             _note_lines(node, (), lines, str(path))
         data = yaml.load(text, _Loader)  # a SafeLoader
     except yaml.YAMLError as error:
         raise _syntax_error(error, path) from None
     except RecursionError:
         raise RecipeError("this is not YAML that can be read: too deep", where=str(path)) from None
+    except _NO_VALUE as error:
+        raise RecipeError(f"a value cannot be read ({error})", where=str(path), fix="Put it in quotes.") from None
     if data is None:
         raise RecipeError(
             f"{what} is empty", where=str(path), fix="Start from a copy of one of ours, such as construction.yaml."
@@ -190,8 +203,23 @@ def read_value(text: str) -> Any:
     """What a text means in YAML: 5, 1e-4, true, [a, b], {a: b}; text that is no YAML is itself."""
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, *_NO_VALUE):
         return text
+
+
+_MOST_YAML = 1_000_000
+_NO_VALUE = (ValueError, TypeError, KeyError, IndexError, AttributeError)  # of PyYAML, for 2001-13-45 or `!!int x`
+
+
+def _spelled_out(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many nodes there are once each anchor's content stands wherever it is named."""
+    if id(node) in known:
+        return known[id(node)]
+    known[id(node)] = math.inf  # one that holds itself never ends
+    inside = node.value if isinstance(node, yaml.SequenceNode | yaml.MappingNode) else ()
+    parts = itertools.chain.from_iterable(inside) if isinstance(node, yaml.MappingNode) else inside
+    known[id(node)] = 1 + sum(_spelled_out(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _note_lines(node: yaml.Node, path: tuple[str, ...], lines: dict[tuple[str, ...], int], source: str) -> None:

@@ -24,6 +24,7 @@ Source = str | os.PathLike[str] | bytes | BinaryIO
 
 # Where Pillow itself gives up, unless Image.MAX_IMAGE_PIXELS was changed: 512 MiB of RGB.
 MAX_PIXELS = 178_956_970
+MOST_BYTES = 2**31  # twice what as many pixels of 16 bits take
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".heic", ".heif", ".hif"}
@@ -93,6 +94,14 @@ def exif_of(source: Source) -> Image.Exif:
             return _exif(image)
         except Exception:
             return Image.Exif()
+
+
+def check_weight(file: Path, where: str) -> None:
+    """Raise for a file that no photo fills, before it is read as one; a sparse one costs its sender nothing."""
+    with contextlib.suppress(OSError):
+        size = file.stat().st_size
+        if size > MOST_BYTES:
+            raise ImageError(f"is a file of {size / 1e9:.1f} GB, which no photo is", where=where, fix="Leave it out.")
 
 
 def needs_reencoding(source: Source) -> bool:

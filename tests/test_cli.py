@@ -1,5 +1,7 @@
+import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +67,20 @@ def test_the_package_imports_nothing_heavy() -> None:
     code = f"import sys, hf_detr_panoptic; print([name for name in {(*HEAVY, 'numpy')!r} if name in sys.modules])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said == "[]\n"
+
+
+def test_what_the_system_refuses_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A disk that is full as a report is written, and a reader of the output that has gone."""
+    full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "q.json"))
+    for error, status in ((full, 2), (BrokenPipeError(), 141)):
+
+        def fails(args: object, error: OSError = error) -> int:
+            raise error
+
+        monkeypatch.setattr("hf_detr_panoptic.doctor.main", fails)
+        assert main(["doctor"]) == status
+    assert (
+        f"hf-detr-panoptic doctor: {tmp_path / 'q.json'}: the system refuses (No space left" in capsys.readouterr().err
+    )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from hf_detr_panoptic.errors import DatasetError
+from hf_detr_panoptic import files
+from hf_detr_panoptic.errors import DatasetError, RecipeError
 from hf_detr_panoptic.files import (
     parse_json,
     read_csv,
     read_json,
+    read_value,
+    read_yaml,
     replacing,
     shown_path,
     without_paths,
@@ -129,3 +133,32 @@ def test_no_home_directory_goes_with_a_report(tmp_path: Path, monkeypatch: pytes
     assert shown_path("/home/somebody/site") == "site"
     content = {"data": "/home/somebody/site", "deep": [{"photos": "C:\\Users\\me\\photos"}, "~/x/y", "data/site", 3]}
     assert without_paths(content) == {"data": "…/site", "deep": [{"photos": "…/photos"}, "…/y", "data/site", 3]}
+
+
+DOUBLED = "{1}: &{1} {{p: *{0}, q: *{0}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("seed: 2001-13-45", "a value cannot be read .*month"),
+        ("seed: !!int x", "a value cannot be read"),
+        ("seed: !!timestamp x", "a value cannot be read"),
+        ("a: &a {x: 1}\n" + "".join(DOUBLED.format(*two) for two in pairwise("abcdefghijklmnopqrstuvw")), "stand for"),
+        ("a: &a [*a]", "anchors stand for too much"),
+        ("seed: 1\nseed: 2", "stands twice"),
+    ],
+)
+def test_yaml_that_python_stumbles_over(tmp_path: Path, text: str, what: str) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=what) as raised:
+        read_yaml(tmp_path / "r.yaml")
+    assert "r.yaml" in str(raised.value)
+    assert read_value("2001-13-45") == "2001-13-45"
+
+
+def test_a_few_bytes_that_would_be_gigabytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_MOST_THINGS", 1000)
+    assert parse_json(b"[" + b"{}," * 998 + b"{}]")[-1] == {}
+    with pytest.raises(ValueError, match="more than 1,000 objects"):
+        parse_json(b"[" + b"{}," * 1000 + b"{}]")

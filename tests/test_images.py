@@ -19,10 +19,12 @@ from PIL import Image, ImageFile
 from hf_detr_panoptic.annotations.shapes import mask_colors, mask_values
 from hf_detr_panoptic.dataset.coco_panoptic import read_ids
 from hf_detr_panoptic.dataset.copies import fingerprint
+from hf_detr_panoptic.dataset.photos import same_bytes
 from hf_detr_panoptic.errors import HfDetrPanopticError, ImageError
 from hf_detr_panoptic.evaluation.metric.annotations import words_of_png
 from hf_detr_panoptic.hub.handler import read_photo
 from hf_detr_panoptic.images import exif_of, image_size, list_images, needs_reencoding, open_image
+from hf_detr_panoptic.labeling.inputs import photo_bytes
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 BLACK, YELLOW, CYAN, PINK = (0, 0, 0), (255, 255, 0), (0, 255, 255), (255, 0, 255)
@@ -566,3 +568,16 @@ def test_every_real_photo_opens(shared_data):
             copied += 1
             assert np.array_equal(np.asarray(photo), np.asarray(Image.open(path))), path
     assert copied > 40
+
+
+def test_a_file_of_gigabytes_is_not_read(tmp_path: Path) -> None:
+    """Sparse: it takes no room on the disk."""
+    photo = tmp_path / "a.jpg"
+    photo.write_bytes(b"\xff\xd8\xff")
+    os.truncate(photo, 5 * 10**9)
+    with pytest.raises(ImageError, match=r"is a file of 5\.0 GB"):
+        fingerprint(photo)
+    with pytest.raises(ImageError, match=r"is a file of 5\.0 GB"):
+        photo_bytes(tmp_path, "a.jpg")
+    with pytest.raises(ImageError, match=r"is a file of 5\.0 GB"):
+        same_bytes(photo, "digest")

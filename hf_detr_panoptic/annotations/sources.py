@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import lzma
 import math
+import struct
 import unicodedata
 import xml.etree.ElementTree as ET
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -14,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import AnnotationError
+from ..files import parse_json
 from ..text import is_text
 
 LARGEST = 1e7  # a coordinate beyond this is no place on any photo
@@ -104,6 +107,12 @@ BOMB_BYTES = 64 * 1024**2
 BOMB_RATIO = 200
 MOST_BYTES = 4 * 1024**3
 
+# What zipfile and its decoders raise for a damaged archive; RuntimeError: with a password, or unknown compression.
+_OF_A_ZIP = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(RuntimeError, ValueError, EOFError, OSError),
+)
+
 
 class Source(ABC):
     """A tree of files. Names are relative, with "/"."""
@@ -138,7 +147,7 @@ class Source(ABC):
     def json(self, name: str, data: bytes) -> Any:
         """The content of a JSON file that was read as `data`."""
         try:
-            return json.loads(data)
+            return parse_json(data)
         except (ValueError, RecursionError) as error:
             raise AnnotationError(
                 f"this is not JSON that can be read ({str(error)[:200]})",
@@ -223,7 +232,7 @@ class Archive(Source):
         self.label = path.name
         try:
             self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError) as error:
+        except _OF_A_ZIP as error:
             raise AnnotationError(f"the archive cannot be opened ({error})", where=self.label) from None
         members = [m for m in self._zip.infolist() if not m.is_dir() and not _is_hidden(m.filename)]
         self._members = {member.filename: member for member in members if is_inside(member.filename)}
@@ -259,7 +268,7 @@ class Archive(Source):
         try:
             with self._zip.open(member) as stream:
                 return stream.read(member.file_size)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError) as error:
+        except _OF_A_ZIP as error:
             raise AnnotationError(f"this member cannot be unpacked ({error})", where=self.where(name)) from None
 
 

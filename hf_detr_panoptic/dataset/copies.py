@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from ..errors import ImageError
-from ..images import open_image, open_lazily
+from ..images import check_weight, open_image, open_lazily
 
 # Of 256 bits. Measured on 35 photos of building sites, fires, defects and COCO: JPEG quality 30, a quarter of the
 # size, brightness × 1.3 or a stamp in a corner change 39 at most; 2 % cropped off each side 27 in the median, 40 at
@@ -138,6 +138,7 @@ def _bits(image: Image.Image) -> bytes | None:
 
 
 def _read(path: Path) -> bytes:
+    check_weight(path, str(path))
     try:
         return path.read_bytes()
     except OSError as error:

@@ -22,7 +22,7 @@ from PIL import ExifTags, Image
 
 from ..errors import DatasetError, ImageError
 from ..files import replacing, write_bytes
-from ..images import exif_of, image_size, needs_reencoding, open_image
+from ..images import check_weight, exif_of, image_size, needs_reencoding, open_image
 from ..panoptic_map import PanopticMap
 from .copies import digest_of
 
@@ -105,6 +105,7 @@ def store_photo(
 
 def same_bytes(path: str | Path, digest: str) -> bytes:
     """What is in the file, which must be what it was when it was looked at."""
+    check_weight(Path(path), str(path))
     try:
         content = Path(path).read_bytes()
     except OSError as error:

@@ -506,16 +506,16 @@ def main(args: argparse.Namespace) -> int:
         )
     if os.environ.get("RANK", "0") != "0":
         return 0
+    if args.json:  # first: whoever reads what is printed may have gone
+        write_json(args.json, result, indent=2)
+    if args.per_class:
+        write_per_class(result, args.per_class)
     print(format_table(result))
     if result.get("mix_ups"):
         print("\ntaken for another class:")
         for true, predicted, count in result["mix_ups"]:
             print(f"  {true} → {predicted}: {count}")
     print(f"\n{count_of(result['images'], 'image')}")
-    if args.json:
-        write_json(args.json, result, indent=2)
-    if args.per_class:
-        write_per_class(result, args.per_class)
     return 0
 
 

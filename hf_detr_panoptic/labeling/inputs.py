@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..dataset.copies import Fingerprint, fingerprint
 from ..errors import DatasetError, HfDetrPanopticError, ImageError, LabelError, did_you_mean
 from ..files import read_json
-from ..images import image_size, list_images
+from ..images import check_weight, image_size, list_images
 from ..labels import Category, LabelSpace
 from ..parallel import progress_bar, read_ahead
 from ..settings import Prepare
@@ -82,6 +82,7 @@ def _look(folder: Path, name: str) -> Photo | Problem:
 
 def photo_bytes(folder: Path, name: str) -> bytes:
     """The file's bytes."""
+    check_weight(folder / name, name)
     try:
         return (folder / name).read_bytes()
     except OSError as error:

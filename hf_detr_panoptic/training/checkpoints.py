@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ..errors import RunError
 from ..files import read_json, write_json
 
 MARKER = "complete.json"
@@ -47,8 +48,13 @@ def is_complete(folder: Path) -> bool:
 
 def read_marker(folder: Path) -> dict[str, Any]:
     """What `mark_complete` was told."""
-    content: dict[str, Any] = read_json(folder / MARKER)
+    content = read_json(folder / MARKER, RunError, _TORN)
+    if not isinstance(content, dict):
+        raise RunError("is damaged", where=str(folder / MARKER), fix=_TORN)
     return content
+
+
+_TORN = "Remove the folder that it lies in: the run goes on from what is before it."
 
 
 def checkpoints(output: str | Path) -> list[Path]:

@@ -46,8 +46,9 @@ def check_same_dataset(output: str | Path, parts: Mapping[str, Sequence[Row]]) -
         return
     before, now = read_json(path, DatasetError), dataset_record(parts)
     for name, entry in now.items():
-        if before.get(name) != entry:
-            then = before.get(name, {}).get("photos", 0)
+        known = before.get(name) if isinstance(before, dict) else None
+        if known != entry:
+            then = known.get("photos", 0) if isinstance(known, dict) else 0
             counts = f" ({then} photos then, {entry['photos']} now)" if then != entry["photos"] else ""
             raise DatasetError(
                 f"the photos or maps of {name} are not those that the run began with{counts}",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import zipfile
 
 import pytest
 
 from hf_detr_panoptic.annotations.read import read_annotations
 from hf_detr_panoptic.annotations.sources import Folder, is_inside, open_source
-from hf_detr_panoptic.errors import AnnotationError
+from hf_detr_panoptic.errors import AnnotationError, HfDetrPanopticError
 
 RECTANGLE = {"segmentation": [[1, 1, 5, 1, 5, 4, 1, 4]]}
 
@@ -125,3 +127,17 @@ def test_hidden_copies_are_passed_over(photo, coco, tmp_path):
     for path in ("marks", "export.zip"):
         (marked,) = read_annotations(tmp_path / path, photo("a.jpg"), strict=True).photos
         assert len(marked.marks) == 1
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_archive_is_our_error_wherever_it_is_hit(photo, tmp_path, method):
+    """One byte in four of the file is another one, one after the other."""
+    path = tmp_path / "export.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("marks.json", json.dumps({"images": [], "annotations": [], "categories": []}) * 3)
+    whole = path.read_bytes()
+    images = photo("a.jpg")
+    for place in range(0, len(whole), 4):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
+        with contextlib.suppress(HfDetrPanopticError):
+            read_annotations(path, images)
