@@ -26,16 +26,16 @@ class LockedError(HfDetrPanopticError):
 
 
 @contextlib.contextmanager
-def locked(folder: str | Path) -> Iterator[None]:
+def locked(folder: str | Path, *, together: bool = True) -> Iterator[None]:
     """The folder is this command's while the block lasts; raises if it is another's.
 
     The system keeps the lock and lets it go when its process ends, however that ends: what a dead process of this
     machine left is taken over. What another machine left may be alive, so that one asks. Of processes that a launcher
-    started the first one holds it, for all.
+    started the first one holds it, for all; not `together` where one of them alone is here.
     """
     path = Path(folder).resolve()
     with contextlib.ExitStack() as held:
-        if launched() > 1:
+        if together and launched() > 1:
             guard_processes(timedelta(days=7))
             by_first(lambda: held.enter_context(_locked(path)))
         else:

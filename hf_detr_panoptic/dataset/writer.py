@@ -329,7 +329,7 @@ def finish_moving(home: Path) -> bool:
     aside = home / _ASIDE
     if not aside.is_dir():
         return False
-    with locked(home.parent):
+    with locked(home.parent, together=False):
         decided = (home / UNFINISHED).exists() and (aside / _MOVES).is_file()
         if decided:
             for old, new in read_json(aside / _MOVES, DatasetError):

@@ -44,6 +44,7 @@ from .callbacks import (
     StopOnSignal,
     Tracker,
     Tracking,
+    Unchanged,
     peak_memory,
     write_environment,
 )
@@ -56,10 +57,11 @@ from .run_folder import (
     claim_folder,
     finished,
     stage_folder,
+    stamps_of,
     write_dataset_record,
     write_metrics,
 )
-from .sampling import Splits, check_splits, collate_for_training
+from .sampling import Splits, check_sizes, check_splits, collate_for_training
 from .trainer import PanopticTrainer, load_strictly, parameter_groups, seed_of, trainable_line
 
 STEPS = 3
@@ -199,6 +201,7 @@ def run_stages(
     speak: Say = say if state.is_main_process else _silent
     chosen = chosen_stages(recipe, start, stop)
     check_splits(splits, chosen)
+    check_sizes(splits.val)
     labels_to_paste(splits.space, recipe.augmentation.paste_classes)
     check_arguments(chosen, state.device)
     if estimate:
@@ -382,7 +385,8 @@ class _Stage:
         stopping = StopOnSignal(interruption)
         rows = [row for end in before for row in end.rows]
         results = Results(Path(self.recipe.output) / "results.csv", self.stage.name, rows)
-        callbacks: list[Any] = [stopping, ProgressLine(self.stage.name, images), results]
+        unchanged = Unchanged(stamps_of(self.splits.by_name))
+        callbacks: list[Any] = [stopping, unchanged, ProgressLine(self.stage.name, images), results]
         trainer = self.trainer(callbacks)
         if tracker is not None:
             name, steps = self.stage.name, sum(end.steps for end in before)

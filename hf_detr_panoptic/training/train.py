@@ -151,10 +151,12 @@ def splits_of(recipe: Recipe) -> Splits:
 
 def check_data(recipe: Recipe) -> None:
     """Raise for what a dataset on this disk lacks; what is prepared first, or of the Hub, is not there yet."""
-    from .sampling import check_splits
+    from .sampling import check_sizes, check_splits
 
     if isinstance(recipe.data, str) and Path(recipe.data).is_dir():
-        check_splits(splits_of(recipe), recipe.stages.to_run)
+        splits = splits_of(recipe)
+        check_splits(splits, recipe.stages.to_run)
+        check_sizes(splits.val)
 
 
 def only_labels(splits: Splits, names: Sequence[str]) -> Splits:
