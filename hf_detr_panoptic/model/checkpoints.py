@@ -235,7 +235,8 @@ def _hub_answers() -> bool:
         return False
     address = urlsplit(constants.ENDPOINT)
     host = address.hostname or ""
-    proxy = getproxies().get(address.scheme)
+    proxies = getproxies()
+    proxy = proxies.get(address.scheme) or proxies.get("all")
     if proxy and not proxy_bypass(host):
         address = urlsplit(proxy)
     target = (address.hostname or "", address.port or (443 if address.scheme == "https" else 80))

@@ -212,7 +212,11 @@ class PanopticTrainer(Trainer):
             num_workers=workers,
             worker_init_fn=begin_worker,
             pin_memory=args.dataloader_pin_memory and self.args.device.type == "cuda",
-            persistent_workers=workers > 0,
+            persistent_workers=workers > 0 and args.dataloader_persistent_workers,
+            multiprocessing_context=(getattr(args, "dataloader_multiprocessing_context", None) or None)
+            if workers
+            else None,
+            in_order=getattr(args, "dataloader_in_order", True),
             prefetch_factor=args.dataloader_prefetch_factor if workers else None,
             generator=torch.Generator().manual_seed(args.seed),
         )

@@ -407,3 +407,12 @@ def test_workers_leave_a_signal_to_the_process_they_work_for(
     assert all(worker.is_alive() for worker in workers)
     trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
     assert not any(worker.is_alive() for worker in workers)
+
+
+def test_what_is_written_of_the_loader_is_done(model_folder: Path, splits: Splits, tmp_path: Path) -> None:
+    written = {"dataloader_multiprocessing_context": "spawn", "dataloader_persistent_workers": False}
+    written |= {"dataloader_in_order": False, "dataloader_num_workers": 1}
+    loader = trainer_for(model_folder, splits, tmp_path, **written).get_train_dataloader()
+    assert loader.multiprocessing_context.get_start_method() == "spawn"
+    assert not loader.persistent_workers
+    assert not loader.in_order
