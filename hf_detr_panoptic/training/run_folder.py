@@ -126,7 +126,7 @@ def check_unchanged(stamps: Stamps) -> None:
             raise DatasetError(
                 "was changed while the run learns from it" if now[0] >= 0 else "is gone while the run learns from it",
                 where=str(file),
-                fix="Put it back and run the same command again, or give another `output` to learn from what is there.",
+                fix="Put it back and run the same command, or give another `output` to learn from what is there.",
             )
         if now != before:
             newer.append(file)
