@@ -27,7 +27,7 @@ from . import checkpoints as loading
 from . import segment
 from .checkpoints import DETECTION_KEYS, carry_classes, strengthen_attention
 from .criterion import Denominators, criterion, losses_of, take_coefficients
-from .detector import Detection, check_finite, check_pixels, detect
+from .detector import Detection, check_finite, check_pixels, classes_and_boxes, detect
 from .mask_head import SharedMaskFeatures, dense_masks, fast_layout, masks_for, owners_of, shared_mask_features
 from .matcher import MatchCosts, Matching, Predictions, match
 from .targets import Targets
@@ -457,7 +457,8 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         )
 
     def _heads_of(self, states: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self.detr.class_labels_classifier(states), self.detr.bbox_predictor(states).sigmoid()
+        assert states is not None
+        return classes_and_boxes(self.detr, states)
 
     def _remember(self) -> None:
         """Write what `segment` goes by into the configuration, so that a loaded model segments as this one does."""
