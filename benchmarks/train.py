@@ -98,7 +98,7 @@ def label_space() -> Any:
     return LabelSpace([Category(f"class {place}", place < CLASSES - 2) for place in range(CLASSES)])
 
 
-def write_photos(folder: Path, size: tuple[int, ...]) -> None:
+def write_photos(folder: Path, size: tuple[int, ...], count: int = PHOTOS) -> None:
     """Photos of blurred noise with ten segments each; every pixel has an owner."""
     import numpy as np
     from PIL import Image
@@ -110,7 +110,7 @@ def write_photos(folder: Path, size: tuple[int, ...]) -> None:
     height, width = size
     space = label_space()
     with DatasetWriter(folder / "set", space) as writer:
-        for place in range(PHOTOS):
+        for place in range(count):
             noise = random.integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
             photo = folder / f"p{place}.jpg"
             Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC).save(photo, quality=90)

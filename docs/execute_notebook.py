@@ -1,12 +1,13 @@
-"""Executes examples/quickstart.ipynb in a scratch folder and writes its outputs into the file; a test executes it too.
+"""Executes a notebook of examples/ in a scratch folder and writes its outputs into the file; tests execute them too.
 
-python docs/execute_notebook.py
+python docs/execute_notebook.py [quickstart.ipynb]
 """
 
 from __future__ import annotations
 
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +15,14 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-NOTEBOOK = Path(__file__).parents[1] / "examples" / "quickstart.ipynb"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def executed(folder: Path, environment: Mapping[str, str] | None = None) -> nbformat.NotebookNode:
+def executed(
+    folder: Path, environment: Mapping[str, str] | None = None, name: str = "quickstart.ipynb"
+) -> nbformat.NotebookNode:
     """A copy with fresh outputs; an error in a cell raises. The kernel works in `folder`, offline."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook = nbformat.read(EXAMPLES / name, as_version=4)
     client = NotebookClient(
         notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
@@ -57,7 +60,8 @@ def plain_text(notebook: nbformat.NotebookNode) -> str:
 
 
 if __name__ == "__main__":
+    given = sys.argv[1] if len(sys.argv) > 1 else "quickstart.ipynb"
     with tempfile.TemporaryDirectory() as scratch:
-        fresh = executed(Path(scratch))
-    nbformat.write(fresh, NOTEBOOK)
+        fresh = executed(Path(scratch), name=given)
+    nbformat.write(fresh, EXAMPLES / given)
     print(plain_text(fresh))

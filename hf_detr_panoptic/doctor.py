@@ -1,13 +1,17 @@
-"""Is this machine ready? Versions, device, processes, Hub, disk."""
+"""Is this machine ready? Versions, device, processes, Hub, disk; with `--real` the whole road, in minutes."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import json
 import os
 import platform
 import re
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import HfDetrPanopticError
+from .settings import DEFAULT_MODEL
 from .text import count_of
 
 if TYPE_CHECKING:
@@ -43,22 +48,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="NAME", help="also load this checkpoint strictly, segment a photo, and compare with stock"
     )
     parser.add_argument("--photo", metavar="FILE", help="the photo for --model (default: a drawn one)")
+    parser.add_argument(
+        "--real", action="store_true", help=f"label ten photos with {DEFAULT_MODEL} or --model, and train it a little"
+    )
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="for --real: yours (default: painted ones)")
+    parser.add_argument("--steps", type=int, default=200, metavar="N", help="for --real: of training (%(default)s)")
+    parser.add_argument(
+        "--push",
+        metavar="NAME",
+        help="for --real: push the model to this private repository of yours, and load it back",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Is this machine ready? Each line says OK, or what to do."""
+    """Is this machine ready? Each line says OK, or what to do.
+
+      hf-detr-panoptic doctor
+      hf-detr-panoptic doctor --real --photos photos/ --push anna/trial
+
+    `--real` is the first thing to run with a network: in a few minutes it loads the real checkpoint, compares it with
+    stock transformers, labels ten photos, trains, and loads what came out with plain transformers. What it says can be
+    pasted into an issue as it is.
+    """
+    for flag in ("photos", "push"):
+        if getattr(args, flag) and not args.real:
+            raise HfDetrPanopticError(f"--{flag} goes with --real", fix="Add --real.")
     checks: list[Callable[[], Iterator[Diagnosis]]] = [_python, _packages, _device, _processes, _recipes, _disk]
     if not args.offline:
         checks.append(_hub)
-    if args.model:
-        checks.append(lambda: _model(args.model, args.photo))
+    if args.model or args.real:
+        checks.append(lambda: _model(args.model or DEFAULT_MODEL, args.photo))
+    if args.real:
+        checks.append(lambda: _real(args.model or DEFAULT_MODEL, args.photos, args.steps, args.push))
     bad = 0
     for check in checks:
         for diagnosis in check():
             bad += diagnosis.mood == "bad"
             print(_line(diagnosis), flush=True)
     print()
-    print("Ready." if not bad else f"{count_of(bad, 'thing')} to mend, marked ✗ above.")
+    ready = "Ready: the whole road works here." if args.real else "Ready."
+    print(ready if not bad else f"{count_of(bad, 'thing')} to mend, marked ✗ above.")
     return 1 if bad else 0
 
 
@@ -206,6 +235,109 @@ def _model(name: str, photo: str | None) -> Iterator[Diagnosis]:
         yield Diagnosis("beside stock", f"the largest differences: {said}")
     else:
         yield Diagnosis("beside stock", f"they differ: {said}", "bad", "Please report this with the versions above.")
+
+
+# --- the whole road, once
+
+
+_SIDES = {"shortest_edge": 320, "longest_edge": 533}  # a tenth of the pixels of 800 and 1333, and a bit
+_PHOTOS = 10
+
+
+def _real(name: str, photos: Path | None, steps: int, repository: str | None) -> Iterator[Diagnosis]:
+    """Label, train, load back. What fails is told in one line, and ends it: the rest stands on it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        parts: dict[str, Callable[[], str]] = {
+            "label": lambda: _label(name, photos, folder),
+            "train": lambda: _train(name, steps, folder),
+            "plain client": lambda: _plain_client(folder / "run" / "final", str(folder / "run" / "final")),
+        }
+        if repository:
+            parts["push"] = lambda: _push(folder / "run", repository)
+        for what, part in parts.items():
+            began = time.perf_counter()
+            try:
+                with contextlib.redirect_stdout(io.StringIO()):  # what the parts say to a person is not asked for here
+                    said = part()
+            except Exception as error:
+                told = error.what if isinstance(error, HfDetrPanopticError) else f"{type(error).__name__}: {error}"
+                fix = getattr(error, "fix", None) or "Please report this, with the lines above."
+                yield Diagnosis(what, str(told).replace(str(folder), "…"), "bad", fix)
+                return
+            yield Diagnosis(what, f"{said}, in {time.perf_counter() - began:.0f} s")
+
+
+def _label(name: str, photos: Path | None, folder: Path) -> str:
+    from .images import list_images, open_image
+    from .road import prepare
+
+    there = folder / "photos"
+    there.mkdir()
+    if photos is None:
+        from .demo.scenes import scene
+
+        for index in range(_PHOTOS):
+            scene(0, index, (512, 384)).photo.save(there / f"painted_{index}.png")
+    else:
+        found = list_images(photos)[:_PHOTOS]
+        if not found:
+            raise HfDetrPanopticError("there is no photo", where=str(photos), fix="Check --photos.")
+        for index, path in enumerate(found):
+            open_image(path).save(there / f"{index}.png")
+    prepared = prepare(there, folder / "data", labeler=name, unannotated="auto")
+    if prepared is None:
+        raise HfDetrPanopticError("several processes were started", fix="Run the doctor in one.")
+    tally = prepared.tally
+    segments, classes = sum(tally.segments.values()), len({name for name, _ in tally.segments})
+    return f"{count_of(sum(tally.photos.values()), 'photo')}, {segments} segments of {classes} classes"
+
+
+def _train(name: str, steps: int, folder: Path) -> str:
+    from .recipe import Recipe
+    from .road import train
+
+    skipped = {"skip": True}
+    learning = {"max_steps": steps, "logging_steps": max(1, steps // 10), "eval_strategy": "no", "lr_drop": None}
+    places = {"model": name, "data": str(folder / "data"), "output": str(folder / "run")}
+    stages = {"detection": skipped, "mask_head": skipped, "finetune": learning}
+    recipe = Recipe.from_dict({**places, "size": _SIDES, "stages": stages})
+    (end,) = train(recipe)
+    state = max(end.folder.glob("checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime)
+    losses = [entry["loss"] for entry in json.loads(state.read_bytes())["log_history"] if "loss" in entry]
+    told = (
+        f"{count_of(end.steps, 'step')} at {_SIDES['shortest_edge']} pixels, loss {losses[0]:.3f} → {losses[-1]:.3f}"
+    )
+    if steps >= 100 and not losses[-1] < losses[0]:
+        raise HfDetrPanopticError(f"{told}: nothing was learnt", fix="Please report this, with the lines above.")
+    return told
+
+
+def _plain_client(folder: Path, name: str) -> str:
+    """transformers alone, from a folder or a name on the Hub; its logits beside ours from the run."""
+    import torch
+    from transformers import DetrForSegmentation
+
+    from .model.modeling import DetrForPanopticSegmentation
+
+    ours = DetrForPanopticSegmentation.from_pretrained(folder).eval()
+    theirs: Any = DetrForSegmentation.from_pretrained(name, output_loading_info=True, dtype=torch.float32)
+    stock, info = theirs
+    if info["missing_keys"] or info["unexpected_keys"] or info["mismatched_keys"]:
+        raise HfDetrPanopticError(f"transformers loads it with other keys: {info}")
+    pixels = ours.preprocess(_drawn_photo())[None]
+    with torch.no_grad():
+        apart = float((stock.eval()(pixels).logits - ours(pixels).logits).abs().max())
+    if not apart <= STOCK_TOLERANCE:
+        raise HfDetrPanopticError(f"transformers alone gives logits that are {apart:.1e} apart")
+    return f"every key found, logits {apart:.1e} apart"
+
+
+def _push(run: Path, repository: str) -> str:
+    from .hub.push import push
+
+    addresses = push(run, repository, stages=False, private=True)
+    return f"{', '.join(addresses)}; loaded back: {_plain_client(run / 'final', repository)}"
 
 
 def _drawn_photo() -> Image.Image:

@@ -68,6 +68,20 @@ class PanopticMap:
         object.__setattr__(self, "_by_id", {segment.id: segment for segment in listed})
         self._check()
 
+    @classmethod
+    def of_counted(cls, ids: npt.NDArray[np.int32], segments: Iterable[Segment], space: LabelSpace) -> PanopticMap:
+        """For who has just counted: each id but 0 is known to be that of one segment, and each segment to have pixels.
+
+        ids: int32 [H, W], nobody else's.
+        """
+        known = object.__new__(cls)
+        ids.flags.writeable = False
+        listed = tuple(segments)
+        by_id = {segment.id: segment for segment in listed}
+        for name, value in (("ids", ids), ("segments", listed), ("space", space), ("_by_id", by_id)):
+            object.__setattr__(known, name, value)
+        return known
+
     def _check(self) -> None:
         if len(self._by_id) != len(self.segments):
             counts: dict[int, int] = {}

@@ -82,6 +82,7 @@ def _train(
     stop: str | None,
     estimate: bool,
     at_stage_end: Callable[[StageEnd], None] | None = None,
+    price: float | None = None,
 ) -> tuple[list[StageEnd], str]:
     """And the line that says where to look."""
     from accelerate import PartialState
@@ -100,7 +101,7 @@ def _train(
                 listener(end)
 
     with nullcontext() if estimate else locked(recipe.output):
-        ends = run_recipe(recipe, start, stop, estimate=estimate, at_stage_end=stage_ended)
+        ends = run_recipe(recipe, start, stop, estimate=estimate, price=price, at_stage_end=stage_ended)
         if pushing:
             pushing.finished()
         return ends, after_training(recipe.output) if ends and main else ""
@@ -145,6 +146,9 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="time three steps of each stage, say the cost, and stop; photos and marks are prepared first",
     )
+    parser.add_argument(
+        "--price", type=float, metavar="PER_HOUR", help="what an hour of this machine costs: the estimate's money, too"
+    )
     parser.add_argument("--dry-run", action="store_true", help="check the recipe and its files, and stop")
     parser.add_argument("--no-launch", action="store_true", help="never start processes; say how where it is needed")
 
@@ -170,6 +174,8 @@ def train_main(args: argparse.Namespace) -> int:
             fix=f"Give a YAML file, or one of ours: {', '.join(recipe_names())}. "
             "`data` in it names a dataset, or photos and marks.",
         )
+    if args.price is not None and not (args.estimate and args.price >= 0):
+        raise HfDetrPanopticError(f"--price is {args.price:g}", fix="It goes with --estimate, and is 0 or more.")
     recipe = Recipe.load(args.recipe, args.overrides)
     recipe.check_files()
     if args.dry_run:
@@ -184,7 +190,7 @@ def train_main(args: argparse.Namespace) -> int:
 
     first = os.environ.get("RANK", "0") == "0"
     try:
-        ends, look = _train(recipe, args.start, args.stop, args.estimate)
+        ends, look = _train(recipe, args.start, args.stop, args.estimate, price=args.price)
     except Interrupted as end:
         if first:
             print(f"\n{end}", file=sys.stderr)

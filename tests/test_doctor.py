@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from made import TWO_PROCESSES, run_python, tiny_config
+from made import TWO_PROCESSES, run_python, save_photo, save_tiny_labeler, tiny_config
 from safetensors.torch import load_file, save_file
 from transformers import DetrForSegmentation, DetrImageProcessor
 
@@ -141,3 +141,33 @@ def test_a_checkpoint_with_a_weight_missing(checkpoint: Path, capsys: pytest.Cap
 def test_a_checkpoint_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--offline", "--model", "nobody/nothing"]) == 1
     assert "'nobody/nothing' is not in the cache" in capsys.readouterr().out
+
+
+def test_the_whole_road_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On photos of one's own, a tiny checkpoint for the real one: labelled, trained, loaded by transformers alone."""
+    for seed in range(12):
+        save_photo(tmp_path / "photos" / f"{seed}.jpg", seed=seed)
+    labeler = save_tiny_labeler(tmp_path / "labeler")
+    weights = load_file(labeler / "model.safetensors")
+    weights["detr.class_labels_classifier.weight"] *= 5  # sure of what it sees: nothing is left out
+    save_file(weights, labeler / "model.safetensors", {"format": "pt"})
+    words = ["--model", str(labeler), "--photos", str(tmp_path / "photos"), "--steps", "4"]
+    assert main(["doctor", "--offline", "--real", *words]) == 0
+    said = capsys.readouterr().out
+    assert "label            10 photos, " in said  # of twelve
+    assert "train            4 steps at 320 pixels, loss " in said
+    assert "plain client     every key found, logits 0.0e+00 apart" in said
+    assert said.endswith("Ready: the whole road works here.\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["labeler", "photos"]
+
+
+def test_what_fails_on_the_road_ends_it_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    labeler = save_tiny_labeler(tmp_path / "labeler")
+    words = ["--model", str(labeler), "--photos", str(tmp_path / "empty")]
+    assert main(["doctor", "--offline", "--real", *words]) == 1
+    said = capsys.readouterr().out
+    assert "✗ label" in said
+    assert "train  " not in said
+    assert main(["doctor", "--push", "anna/trial"]) == 2
+    assert "--push goes with --real" in capsys.readouterr().err

@@ -40,8 +40,8 @@ LINE = [
     "app",
     "hub",
     "processing",
-    "doctor",
     "road",
+    "doctor",
     "cli",
 ]
 

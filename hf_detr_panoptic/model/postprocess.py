@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 from ..errors import ModelError
 from ..labels import LabelSpace
-from ..panoptic_map import PanopticMap, Segment, bands, looked_up
+from ..panoptic_map import PanopticMap, Segment, looked_up
 from ..settings import Postprocess
 
 # Upsampled values held at a time. Small enough for a CPU's cache; a GPU wants few, large kernels.
@@ -113,18 +114,17 @@ def postprocess(
     areas = _areas(owners, len(kept))
     group_areas = np.bincount(groups, weights=areas, minlength=len(kept))
     small = group_areas[groups] < settings.min_area
-    fragments = looked_up(np.append(False, small), owners)
-    if fragments.any():
+    if (small & (areas > 0)).any():
         # Nobody else loses a pixel when these leave, so the others only grow: one round is enough.
+        fragments = _looked_up(np.append(False, small), owners)
         heir_indices = np.flatnonzero(~small)
-        rows = np.flatnonzero(fragments.any(axis=1))
-        heirs = np.zeros((len(rows), photo_size[1]), dtype=owners.dtype)
+        rows = fragments.any(1).nonzero()[:, 0]
+        heirs = torch.zeros_like(owners[rows])
         if len(heir_indices):
-            on_device = torch.from_numpy(heir_indices).to(masks.device)
-            heirs = np.append(0, heir_indices + 1).astype(owners.dtype)[
-                _owners(masks[on_device], rows.tolist(), photo_size, limit)
-            ]
-        owners[rows] = np.where(fragments[rows], heirs, owners[rows])
+            staying_masks = masks[torch.from_numpy(heir_indices).to(masks.device)]
+            found = _owners(staying_masks, rows.tolist(), photo_size, limit)
+            heirs = _looked_up(np.append(0, heir_indices + 1).astype(np.int16), found)
+        owners[rows] = torch.where(fragments[rows], heirs, owners[rows])
         areas = _areas(owners, len(kept))
     return _as_map(owners, areas, groups, kept, space)
 
@@ -182,8 +182,20 @@ def without_duplicates(kept: Kept, masks: Tensor, space: LabelSpace, settings: P
     return sorted(staying)
 
 
-def _owners(masks: Tensor, rows: range | list[int], size: tuple[int, int], limit: float) -> npt.NDArray[np.int16]:
-    """int16 [rows, width]: 1 + the index of the mask with the highest logit above `limit`, else 0.
+def _areas(owners: Tensor, count: int) -> npt.NDArray[np.int64]:
+    """How many pixels each of `count` masks won."""
+    return torch.bincount(owners.flatten(), minlength=count + 1)[1:].cpu().numpy()
+
+
+def _looked_up(table: npt.NDArray[Any], owners: Tensor) -> Tensor:
+    """For each pixel the value of its owner, nobody's first."""
+    if owners.device.type == "cpu":
+        return torch.from_numpy(looked_up(table, owners.numpy()))
+    return torch.from_numpy(table).to(owners.device, non_blocking=True)[owners.long()]
+
+
+def _owners(masks: Tensor, rows: range | list[int], size: tuple[int, int], limit: float) -> Tensor:
+    """int16 [rows, width], where the masks are: 1 + the index of that with the highest logit above `limit`, or 0.
 
     Bilinear as `interpolate(masks, size)` at those rows of the photo, but a band of rows at a time: 100 masks of
     a 12-megapixel photo would take 4.8 GB.
@@ -200,7 +212,7 @@ def _owners(masks: Tensor, rows: range | list[int], size: tuple[int, int], limit
         weight = (source - upper)[None, :, None]
         stripe = torch.lerp(masks[:, upper].float(), masks[:, lower].float(), weight)
         owners[start : start + band] = _best(stripe, width, limit)
-    return owners.cpu().numpy()
+    return owners
 
 
 def _best(stripe: Tensor, width: int, limit: float) -> Tensor:
@@ -243,7 +255,7 @@ def _groups(kept: Kept, space: LabelSpace) -> npt.NDArray[np.int64]:
 
 
 def _as_map(
-    owners: npt.NDArray[np.int16],
+    owners: Tensor,
     areas: npt.NDArray[np.int64],
     groups: npt.NDArray[np.int64],
     kept: Kept,
@@ -260,17 +272,7 @@ def _as_map(
         score = float(np.dot(areas[members], np.array(kept.scores)[members]) / pixels)
         segments.append(Segment(segment_id, kept.labels[first], min(max(score, 0.0), 1.0), source="model"))
         ids[members + 1] = segment_id
-    owned = looked_up(ids, owners)
-    owned.flags.writeable = False  # nobody else has it: the map need not copy it
-    return PanopticMap(owned, segments, space)
-
-
-def _areas(owners: npt.NDArray[np.int16], count: int) -> npt.NDArray[np.int64]:
-    """int64 [count]: the pixels of each."""
-    areas = np.zeros(count + 1, dtype=np.int64)
-    for band in bands(len(owners)):
-        areas += np.bincount(owners[band].reshape(-1), minlength=count + 1)
-    return areas[1:]
+    return PanopticMap.of_counted(_looked_up(ids, owners).cpu().numpy(), segments, space)
 
 
 def _logit(probability: float) -> float:

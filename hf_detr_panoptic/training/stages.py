@@ -45,6 +45,7 @@ from .callbacks import (
     Tracker,
     Tracking,
     Unchanged,
+    device_name,
     peak_memory,
     write_environment,
 )
@@ -95,6 +96,20 @@ class Estimate:
         if free < self.disk:
             lines.append(f"{self.stage}: only {free:.1f} GB are free in {there}: make room, or lower save_total_limit")
         return lines
+
+
+def together(estimates: Sequence[Estimate], device: torch.device, price: float | None, refit: bool) -> str:
+    """The hours of all stages, on what was measured; `price`: of one of its hours, in whatever money."""
+    seconds = sum(estimate.seconds for estimate in estimates)
+    again = sum(estimate.steps * estimate.step_seconds for estimate in estimates) if refit else 0.0
+    processes = PartialState().num_processes
+    where = device_name(device) if processes == 1 else f"{processes} × {device_name(device)}"
+    line = f"together: about {clock(seconds + again)} on {where}"
+    if refit:
+        line += f", {clock(again)} of it for `refit`"
+    if price is not None:
+        line += f"; at {price:g} an hour {(seconds + again) / 3600 * price:.2f}"
+    return line
 
 
 def rehearse(trainer: PanopticTrainer, stages: int) -> Estimate:
@@ -185,6 +200,7 @@ def run_stages(
     start: str | None = None,
     stop: str | None = None,
     estimate: bool = False,
+    price: float | None = None,
     say: Say = print,
     at_stage_end: Callable[[StageEnd], None] | None = None,
     tracker: Tracker | None = None,
@@ -195,7 +211,8 @@ def run_stages(
     Returns every stage that is finished there, whenever it was: metrics.json is about all of them, and final/ is the
     last one. Every process of a launch calls this alike. `at_stage_end` is called on the main process, after each
     stage that was run here. With `estimate` every stage is only rehearsed, from the recipe's model: nothing is
-    written. `first`: the stages of the run that these repeat on all photos; figures and calibration are theirs.
+    written; `price` is what an hour costs. `first`: the stages of the run that these repeat on all photos; figures and
+    calibration are theirs.
     """
     state = PartialState()
     speak: Say = say if state.is_main_process else _silent
@@ -206,10 +223,12 @@ def run_stages(
     check_arguments(chosen, state.device)
     if estimate:
         with tempfile.TemporaryDirectory() as scratch:  # a Trainer makes its folder at once
+            estimates = []
             for stage in chosen:
                 model = starting_model(recipe, splits.space, None, speak if stage is chosen[0] else None)
                 with process_kept():
-                    _Stage(recipe, stage, splits, model, speak, Path(scratch)).estimate()
+                    estimates.append(_Stage(recipe, stage, splits, model, speak, Path(scratch)).estimate())
+            speak(together(estimates, state.device, price, recipe.refit))
         return []
     with says_a_full_disk(Path(recipe.output), _MAKE_ROOM):
         check_folder(recipe)
@@ -362,7 +381,7 @@ class _Stage:
             callbacks = [Patience(self.stage.early_stopping), *callbacks]
         return PanopticTrainer(self.model, self.args, self.stage, self.dataset, self.splits.val, callbacks)
 
-    def estimate(self) -> None:
+    def estimate(self) -> Estimate:
         try:
             estimate = rehearse(self.trainer(), len(self.recipe.stages.to_run))
         except (RuntimeError, MemoryError) as error:
@@ -371,6 +390,7 @@ class _Stage:
             raise training_memory_error(self.stage.name, self.args, self.folder, None) from error
         for line in estimate.lines(Path(self.recipe.output)):
             self.say(line)
+        return estimate
 
     def run(
         self,

@@ -42,43 +42,37 @@ def check_run(recipe: Recipe, start: str | None = None, stop: str | None = None,
         check_folder(recipe)
 
 
+@watched()
 def run_recipe(
     recipe: Recipe,
     start: str | None = None,
     stop: str | None = None,
     *,
     estimate: bool = False,
+    price: float | None = None,
     at_stage_end: Callable[[StageEnd], None] | None = None,
 ) -> list[StageEnd]:
     """A checked recipe's dataset, prepared where it must be, and its stages; returns those that are finished."""
+    from accelerate import PartialState
     from transformers.utils import logging as transformers_logging
 
-    from .callbacks import trackers_of
-
-    trackers = [] if estimate else trackers_of(recipe)  # before photos are prepared
-    transformers_logging.disable_progress_bar()
-    with watched():
-        return _run_recipe(recipe, start, stop, estimate, at_stage_end, trackers)
-
-
-def _run_recipe(
-    recipe: Recipe,
-    start: str | None,
-    stop: str | None,
-    estimate: bool,
-    at_stage_end: Callable[[StageEnd], None] | None,
-    trackers: Sequence[str],
-) -> list[StageEnd]:
-    from accelerate import PartialState
-
-    from .callbacks import tracking
+    from .callbacks import trackers_of, tracking
     from .refit import refit
     from .stages import run_stages
 
+    trackers = [] if estimate else trackers_of(recipe)  # before photos are prepared
+    transformers_logging.disable_progress_bar()
     splits = splits_of(recipe)
     with tracking(trackers, recipe.output) as tracker:
         ends = run_stages(
-            recipe, splits, start=start, stop=stop, estimate=estimate, at_stage_end=at_stage_end, tracker=tracker
+            recipe,
+            splits,
+            start=start,
+            stop=stop,
+            estimate=estimate,
+            price=price,
+            at_stage_end=at_stage_end,
+            tracker=tracker,
         )
     if recipe.refit and ends and ends[-1].name == recipe.stages.to_run[-1].name:
         refit(recipe, splits, ends, print if PartialState().is_main_process else (lambda text: None))

@@ -33,10 +33,18 @@ from hf_detr_panoptic.panoptic_map import PanopticMap
 from hf_detr_panoptic.recipe import Recipe
 from hf_detr_panoptic.settings import Stage
 from hf_detr_panoptic.training import checkpoints, stages
-from hf_detr_panoptic.training.callbacks import Patience
+from hf_detr_panoptic.training.callbacks import Patience, device_name
 from hf_detr_panoptic.training.run_folder import StageEnd
 from hf_detr_panoptic.training.sampling import Splits
-from hf_detr_panoptic.training.stages import Interrupted, _Stage, rehearse, run_stages, starting_model
+from hf_detr_panoptic.training.stages import (
+    Estimate,
+    Interrupted,
+    _Stage,
+    rehearse,
+    run_stages,
+    starting_model,
+    together,
+)
 
 FOLDERS = ("1-detection", "2-mask_head", "3-finetune", "final")
 Make = Callable[..., Recipe]
@@ -318,7 +326,17 @@ def test_the_estimate_changes_nothing(make: Make, splits: Splits, tmp_path: Path
     said: list[str] = []
     assert run_stages(recipe, splits, estimate=True, say=said.append) == []
     assert sum("GB of disk" in line for line in said) == 3
+    assert said[-1].startswith("together: about 0:0")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_estimate_says_hours_and_money() -> None:
+    cpu = torch.device("cpu")
+    stages = [Estimate(name, 1800, 2.0, 9, 40.0, 1.0, 1.0) for name in ("detection", "finetune")]  # 3600 + 360 s each
+    assert together(stages, cpu, None, refit=False) == f"together: about 2:12:00 on {device_name(cpu)}"
+    priced = together(stages, cpu, 2.5, refit=True)
+    assert priced.startswith("together: about 4:12:00 on ")
+    assert priced.endswith(", 2:00:00 of it for `refit`; at 2.5 an hour 10.50")
 
 
 def test_patience() -> None:
