@@ -1,7 +1,3 @@
-# /// script
-# requires-python = ">=3.11"
-# dependencies = ["hf-detr-panoptic @ git+https://github.com/hf-detr-panoptic/hf-detr-panoptic"]
-# ///
 """Train from a recipe, in as many processes as accelerate starts; without one, run the demo.
 
     python examples/train.py

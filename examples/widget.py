@@ -1,7 +1,3 @@
-# /// script
-# requires-python = ">=3.11"
-# dependencies = ["hf-detr-panoptic @ git+https://github.com/hf-detr-panoptic/hf-detr-panoptic"]
-# ///
 """What a page on the Hub shows of a model, before anything is on the Hub.
 
     python examples/widget.py runs/site/final photo.jpg

@@ -160,7 +160,7 @@ def _reading(source: Source | Image.Image, max_pixels: int | None) -> Iterator[I
                 raise ImageError(
                     f"{image.width}×{image.height} is {pixels:,} pixels, {max_pixels:,} are allowed",
                     where=where,
-                    fix="Make the photo smaller, or raise max_pixels if you trust the file.",
+                    fix="Make the photo smaller; in Python, `open_image` takes `max_pixels`.",
                 )
             yield image
     except (ImageError, MemoryError):

@@ -25,6 +25,7 @@ from .evaluation.evaluate import add_segment_flags, loaded_model, segment_settin
 from .files import write_bytes
 from .images import list_images, open_image
 from .labels import LabelSpace
+from .lock import LOCK, locked
 from .panoptic_map import PanopticMap
 from .parallel import progress_bar, read_ahead
 from .pictures.draw import draw
@@ -119,12 +120,17 @@ class PredictionFolder:
         self._segments = 0
         self._void = self._pixels = 0
         self._classes: set[int] = set()
+        self._overwrite = overwrite
+        self._check()
+
+    def _check(self) -> None:
+        path = self.path
         if path.exists() and not path.is_dir():
             raise DatasetError("is a file, not a folder", where=str(path), fix="Give another --out.")
-        if path.is_dir() and any(path.iterdir()):
+        if path.is_dir() and any(each.name != LOCK for each in path.iterdir()):
             ours = _is_ours(path)
             cut_short = (path / _UNFINISHED).exists()  # nobody has these predictions yet: they are made again
-            if not (ours and (overwrite or cut_short)):
+            if not (ours and (self._overwrite or cut_short)):
                 raise DatasetError(
                     "the folder holds predictions already" if ours else "the folder is not empty",
                     where=str(path),
@@ -134,7 +140,11 @@ class PredictionFolder:
     @contextlib.contextmanager
     def writing(self, space: LabelSpace, truth: Truth | None, names: Iterable[str]) -> Iterator[None]:
         """The lists and the grid appear when the block ends well, unless no photo was predicted."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        with locked(self.path):
+            self._check()  # another command may have been here since
+            yield from self._writing(space, truth, names)
+
+    def _writing(self, space: LabelSpace, truth: Truth | None, names: Iterable[str]) -> Iterator[None]:
         (self.path / _UNFINISHED).touch()
         for name in _OURS:
             shutil.rmtree(self.path / name, ignore_errors=True)
@@ -151,8 +161,6 @@ class PredictionFolder:
         yield
         if not self.predicted:  # the corrected command shall not find an empty list in its way
             (self.path / _UNFINISHED).unlink()
-            with contextlib.suppress(OSError):
-                self.path.rmdir()
             return
         info = {"description": "predicted panoptic maps", "generator": GENERATOR}
         (self.path / "predictions").mkdir(exist_ok=True)

@@ -9,10 +9,12 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import HfDetrPanopticError
+from .lock import locked
 from .recipe import add_prepare_flags, prepare_settings
 from .settings import Prepare
 
@@ -98,10 +100,11 @@ def _train(
             if listener:
                 listener(end)
 
-    ends = run_recipe(recipe, start, stop, estimate=estimate, price=price, at_stage_end=stage_ended)
-    if pushing:
-        pushing.finished()
-    return ends, after_training(recipe.output) if ends and main else ""
+    with nullcontext() if estimate else locked(recipe.output):
+        ends = run_recipe(recipe, start, stop, estimate=estimate, price=price, at_stage_end=stage_ended)
+        if pushing:
+            pushing.finished()
+        return ends, after_training(recipe.output) if ends and main else ""
 
 
 # --- the commands

@@ -15,6 +15,8 @@ LINE = [
     "errors",
     "files",
     "parallel",
+    "lock",
+    "watch",
     "coco_categories",
     "labels",
     "images",

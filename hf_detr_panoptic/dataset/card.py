@@ -12,13 +12,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import __version__
 from ..labels import LabelSpace
 
 if TYPE_CHECKING:
     import jinja2
     from huggingface_hub import CardData, RepoCard
 
-PACKAGE = "hf-detr-panoptic @ git+https://github.com/hf-detr-panoptic/hf-detr-panoptic"
+# A file of the reader's own: an index or an address that nobody here holds could one day serve anything.
+PACKAGE = f"hf_detr_panoptic-{__version__}-py3-none-any.whl"
 MARKER = "<!-- written by `hf-detr-panoptic prepare`: take this line away, and the file is yours -->"
 
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "@": "&#64;"}

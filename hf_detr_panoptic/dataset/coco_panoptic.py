@@ -396,7 +396,9 @@ def read_ids(path: Path, size: tuple[int, int] | None = None) -> npt.NDArray[np.
                 fail("size", str(path), f"the PNG is {image.width}×{image.height}, the JSON says {size[1]}×{size[0]}")
             if image.mode != "RGB":
                 fail("png-mode", str(path), f"its mode is {image.mode}")
-            return rgb_to_ids(np.asarray(image))
+            ids = rgb_to_ids(np.asarray(image))
+        ids.flags.writeable = False  # nobody else has it: a map need not copy it
+        return ids
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         fail("png-unreadable", str(path), str(error))
 

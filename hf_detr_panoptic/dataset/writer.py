@@ -20,6 +20,7 @@ from PIL import Image
 from ..errors import DatasetError
 from ..files import read_json, replacing, write_bytes, write_json
 from ..labels import LabelSpace
+from ..lock import locked
 from ..panoptic_map import MAX_ID, PanopticMap
 from .coco_panoptic import GENERATOR, UNFINISHED, fail, inside, is_ours, load_json, read_dataset
 from .photos import stem_key, store_photo
@@ -328,18 +329,19 @@ def finish_moving(home: Path) -> bool:
     aside = home / _ASIDE
     if not aside.is_dir():
         return False
-    decided = (home / UNFINISHED).exists() and (aside / _MOVES).is_file()
-    if decided:
-        for old, new in read_json(aside / _MOVES, DatasetError):
-            if (home / old).is_file():
-                (home / new).parent.mkdir(parents=True, exist_ok=True)
-                (home / old).replace(home / new)
-        for path in sorted(aside.glob("*.json")):
-            if path.name != _MOVES:
-                path.replace(home / path.name)
-        (home / UNFINISHED).unlink()
-    shutil.rmtree(aside)
-    return decided
+    with locked(home.parent, together=False):
+        decided = (home / UNFINISHED).exists() and (aside / _MOVES).is_file()
+        if decided:
+            for old, new in read_json(aside / _MOVES, DatasetError):
+                if (home / old).is_file():
+                    (home / new).parent.mkdir(parents=True, exist_ok=True)
+                    (home / old).replace(home / new)
+            for path in sorted(aside.glob("*.json")):
+                if path.name != _MOVES:
+                    path.replace(home / path.name)
+            (home / UNFINISHED).unlink()
+        shutil.rmtree(aside)
+        return decided
 
 
 def _ours(path: Path) -> dict[str, Any]:

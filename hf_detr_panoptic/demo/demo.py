@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import HfDetrPanopticError, ModelError, RecipeError
 from ..files import write_json
+from ..lock import LOCK, locked
 from ..parallel import by_first
 from ..text import count_of
 
@@ -63,7 +64,7 @@ class Parts:
         """What is done already."""
         state = self.folder / _STATE
         if not state.is_file():
-            if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            if self.folder.exists() and (not self.folder.is_dir() or self._holds_anything()):
                 raise HfDetrPanopticError(
                     "is there, and is no demo", where=str(self.folder), fix="Give another --out."
                 )
@@ -82,6 +83,9 @@ class Parts:
                 f"the demo there has other settings: {', '.join(changed)}", where=str(self.folder), fix=_AFRESH
             )
         return done
+
+    def _holds_anything(self) -> bool:
+        return any(path.name != LOCK for path in self.folder.iterdir())
 
     def run(self, name: str, work: Callable[[], dict[str, Any]], *, together: bool = False) -> None:
         """One part, unless it is done; its figures are kept. The first process does it, or all of them `together`."""
@@ -235,18 +239,19 @@ def demo(settings: DemoSettings, overrides: Sequence[str] = (), *, progress: boo
     recipe = demo_recipe(settings, place, overrides)
     about = what_decides(settings, recipe)
     guard_processes(timedelta(days=7))  # all wait while one takes photos or draws
-    parts = Parts.of(settings.out, about)
-    by_first(lambda: copy_teacher(settings, place))
-    settle()
-    parts.run("photos", lambda: take_photos(settings, place, progress))
-    parts.run("labels", lambda: make_dataset(recipe, progress), together=True)
-    parts.run("merged", lambda: compare_merged(recipe, place))
-    parts.run("training", lambda: learn(recipe, place, settings.processes), together=True)
-    parts.run("held-out", lambda: measure(place.run / "final", place.held_out), together=True)
-    parts.run("pictures", lambda: look(recipe, place))
-    figures = parts.finish()
-    by_first(lambda: print(conclusion(place, parts)))
-    return figures
+    with locked(settings.out):
+        parts = Parts.of(settings.out, about)
+        by_first(lambda: copy_teacher(settings, place))
+        settle()
+        parts.run("photos", lambda: take_photos(settings, place, progress))
+        parts.run("labels", lambda: make_dataset(recipe, progress), together=True)
+        parts.run("merged", lambda: compare_merged(recipe, place))
+        parts.run("training", lambda: learn(recipe, place, settings.processes), together=True)
+        parts.run("held-out", lambda: measure(place.run / "final", place.held_out), together=True)
+        parts.run("pictures", lambda: look(recipe, place))
+        figures = parts.finish()
+        by_first(lambda: print(conclusion(place, parts)))
+        return figures
 
 
 def demo_recipe(settings: DemoSettings, place: Place, overrides: Sequence[str] = ()) -> Recipe:

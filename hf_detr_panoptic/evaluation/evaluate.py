@@ -24,6 +24,7 @@ from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
 from ..parallel import progress_bar, read_ahead, results_of_all
 from ..text import and_more, count_of
+from ..watch import watched
 from .incomplete import left_out
 from .metric.counting import Counts
 from .quality import (
@@ -386,15 +387,16 @@ def evaluate_model(
             before, shortest_edge=800, longest_edge=1333, exact_size=None, fit_within=None
         )
     try:
-        measured = measure(
-            loaded,
-            read.records[:limit],
-            read.space,
-            settings,
-            batch_size,
-            precision,
-            _progress if progress else None,
-        )
+        with watched():
+            measured = measure(
+                loaded,
+                read.records[:limit],
+                read.space,
+                settings,
+                batch_size,
+                precision,
+                _progress if progress else None,
+            )
     finally:
         loaded.image_processor = before
     return {**measured.compute(), "settings": {**settings.to_dict(), "protocol": protocol}}

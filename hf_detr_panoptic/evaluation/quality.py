@@ -12,6 +12,7 @@ import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ from ..errors import DatasetError, LabelError, MapError, did_you_mean
 from ..files import content_of
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
+from ..parallel import begin_worker
+from ..watch import watched
 from .incomplete import PngAndInfo, left_out, png_left_out
 from .metric.annotations import count_pair
 from .metric.counting import VOID, Count, Counts, Overlaps, add, areas, count, overlaps, summarise
@@ -537,8 +540,17 @@ def _counted(pairs: list[_PairOfFiles], workers: int | None) -> Iterator[Counts]
     if workers < 2:
         yield from map(_count, pairs)
         return
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield from pool.imap_unordered(_count, pairs, chunksize=max(1, min(32, len(pairs) // (4 * workers))))
+    spawn = multiprocessing.get_context("spawn")
+    chunk = max(1, min(32, len(pairs) // (4 * workers)))
+    before = multiprocessing.active_children()
+    with watched(together=False), ProcessPoolExecutor(workers, spawn, initializer=begin_worker) as pool:
+        try:
+            yield from pool.map(_count, pairs, chunksize=chunk)
+        except BaseException:
+            for child in multiprocessing.active_children():
+                if child not in before:
+                    child.kill()  # the pool would ask with SIGTERM, which is for the process that they work for
+            raise
 
 
 def _count(pair: _PairOfFiles) -> Counts:

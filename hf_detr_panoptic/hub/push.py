@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import DatasetError, HfDetrPanopticError, HubError, RunError, clear_errors
 from ..files import write_bytes, write_text, write_yaml
+from ..lock import LOCK, locked
 from ..text import count_of
 from ..training.run_folder import RECIPE, Run, stage_folder
 from .repository import (
@@ -167,7 +169,12 @@ def planned(
     for name in (repository, data and data[1], metric, demo):
         if name is not None:
             check_name(name)
-    with tempfile.TemporaryDirectory(prefix="hf-detr-panoptic-") as scratch, clear_errors(Path(scratch)):
+    _clear_scratch()
+    with (
+        tempfile.TemporaryDirectory(prefix=_SCRATCH) as scratch,
+        locked(scratch, together=False),
+        clear_errors(Path(scratch)),
+    ):
         uploads = []
         if run is not None and repository is not None:
             whole = finished_run(run)
@@ -183,6 +190,20 @@ def planned(
         if not uploads:
             raise HubError("nothing to push is named", fix="Such as `hf-detr-panoptic push runs/site user/site`.")
         yield uploads
+
+
+_SCRATCH = "hf-detr-panoptic-"
+
+
+def _clear_scratch() -> None:
+    """What a push that was killed has left: with --data it is a whole dataset."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        if (folder / LOCK).is_file():
+            with (
+                suppress(HfDetrPanopticError, OSError),
+                locked(folder, together=False),
+            ):  # somebody's at work, or another's
+                shutil.rmtree(folder)
 
 
 def finished_run(folder: str | Path) -> Run:

@@ -107,7 +107,9 @@ class AutoLabels:
                 for entry in payload["segments"]
             ]
             with open_lazily(content) as image:
-                return PanopticMap(rgb_to_ids(np.asarray(image)), segments, self.space)
+                ids = rgb_to_ids(np.asarray(image))
+            ids.flags.writeable = False  # nobody else has it: the map need not copy it
+            return PanopticMap(ids, segments, self.space)
         except (OSError, ValueError, KeyError, TypeError, StopIteration, HfDetrPanopticError) as error:
             raise DatasetError(
                 f"the auto-label cannot be read ({error})",

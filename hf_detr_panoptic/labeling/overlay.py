@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..annotations.marks import is_void_name
 from ..errors import AnnotationError, LabelError, RecipeError, did_you_mean
 from ..labels import LabelSpace
-from ..panoptic_map import Box, PanopticMap, Segment
+from ..panoptic_map import Box, PanopticMap, Segment, bands, looked_up
 from ..settings import OverlayRules
 
 if TYPE_CHECKING:
@@ -185,10 +185,9 @@ def overlay(
 
     shapes = shapes_of(auto, marks, rules.boxes, rules.box_fit)
     owner, taken = _painted(auto, shapes, rules)
-    painted = np.flatnonzero(owner)
     column_of = np.zeros(int(auto.ids.max()) + 1, dtype=np.int32)
     column_of[[segment.id for segment in auto.segments]] = np.arange(1, len(auto.segments) + 1)
-    under = _under(auto, owner, painted, column_of, len(marks))
+    under = _under(auto, owner, column_of, len(marks))
     for mark, segment, pixels in _entries(under):
         below = "void" if segment == 0 else auto.space[auto.segments[segment - 1].label].name
         taken[marks[mark - 1].name, below] += pixels
@@ -202,11 +201,13 @@ def overlay(
         for segment, target, verdict in zip(auto.segments, targets, verdicts, strict=True)
     ]
     segments, numbers = _numbered(members, space)
-    ids = np.append(0, numbers[len(marks) :]).astype(np.int32)[column_of][auto.ids]
+    ids = looked_up(np.append(0, numbers[len(marks) :]).astype(np.int32)[column_of], auto.ids)
     for verdict in verdicts:
         if verdict.cut is not None:
             ids.reshape(-1)[verdict.cut] = 0
-    ids.reshape(-1)[painted] = np.append(0, numbers[: len(marks)]).astype(np.int32)[owner.reshape(-1)[painted]]
+    of_mark = np.append(0, numbers[: len(marks)]).astype(np.int32)
+    for band, covered in _covered(owner):
+        ids[band][covered] = of_mark[owner[band][covered]]
     ids.flags.writeable = False  # nobody else has it: the map need not copy it
     return Overlay(
         PanopticMap(ids, segments, space),
@@ -304,14 +305,24 @@ def _painted(
 def _under(
     auto: PanopticMap,
     owner: npt.NDArray[np.int32],
-    painted: npt.NDArray[np.int64],
     column_of: npt.NDArray[np.int32],
     marks: int,
 ) -> npt.NDArray[np.int64]:
     """int64 [marks + 1, segments + 1]: pixels of each auto segment under each mark; 0 is no mark, and auto's void."""
     columns = len(auto.segments) + 1
-    pairs = owner.reshape(-1)[painted].astype(np.int64) * columns + column_of[auto.ids.reshape(-1)[painted]]
-    return np.bincount(pairs, minlength=(marks + 1) * columns).reshape(marks + 1, columns)
+    counts = np.zeros((marks + 1) * columns, dtype=np.int64)
+    for band, covered in _covered(owner):
+        pairs = owner[band][covered].astype(np.int64) * columns + column_of[auto.ids[band][covered]]
+        counts += np.bincount(pairs, minlength=len(counts))
+    return counts.reshape(marks + 1, columns)
+
+
+def _covered(owner: npt.NDArray[np.int32]) -> Iterator[tuple[slice, npt.NDArray[np.bool_]]]:
+    """The bands that have a mark, and their pixels that do."""
+    for band in bands(len(owner)):
+        covered = owner[band] != 0
+        if covered.any():
+            yield band, covered
 
 
 def _entries(under: npt.NDArray[np.int64]) -> Iterable[tuple[int, int, int]]:

@@ -22,11 +22,13 @@ from ..errors import AnnotationError, DatasetError, ImageError, clear_errors, di
 from ..files import write_csv, write_json, write_text
 from ..images import open_image
 from ..labels import LabelSpace
+from ..lock import locked
 from ..panoptic_map import PanopticMap
 from ..parallel import default_threads, progress_bar, read_ahead
 from ..recipe import add_prepare_flags, prepare_settings
 from ..settings import Prepare
 from ..text import and_more, are, count_of, first_lines
+from ..watch import watched
 from .inputs import Earlier, Inputs, Photo, Problem, as_files, label_space, mark_counts, read_inputs
 from .overlay import Overlay, overlay
 from .split import Split, split
@@ -357,11 +359,12 @@ def prepare_dataset(
 
     from .labeler import label_photos
 
-    with clear_errors(settings.folder):
+    with clear_errors(settings.folder), locked(settings.folder):
         settings = as_files(settings, dataset)
-        labelled = label_photos(settings, progress)
-        prepared = write(settings, labelled, progress) if labelled is not None else None
-        PartialState().wait_for_everyone()  # whoever leaves early takes the connection down
+        with watched():
+            labelled = label_photos(settings, progress)
+            prepared = write(settings, labelled, progress) if labelled is not None else None
+            PartialState().wait_for_everyone()  # whoever leaves early takes the connection down
         return prepared
 
 
@@ -598,7 +601,7 @@ def main(args: argparse.Namespace) -> int:
     from .labeler import LabelledPhotos, raise_first
 
     settings = prepare_settings(args)
-    with clear_errors(settings.folder):
+    with clear_errors(settings.folder), locked(settings.folder):
         settings = as_files(settings)
         inputs = read_inputs(settings)
         answers = AutoLabels.in_folder(args.autolabels or settings.folder / "autolabels")

@@ -289,6 +289,7 @@ def import_main(args: argparse.Namespace) -> int:
     from ..dataset.coco_panoptic import read_dataset
     from ..dataset.writer import SPLITS, DatasetWriter
     from ..errors import DatasetError, clear_errors
+    from ..lock import locked
 
     dataset = read_dataset(args.dataset)
     if args.out.resolve() == args.dataset.resolve():
@@ -303,7 +304,7 @@ def import_main(args: argparse.Namespace) -> int:
     counts = {"kept": 0, "changed": 0, "deleted": 0}
     empty = []
     completed = 0
-    with clear_errors(args.out), DatasetWriter(args.out, space) as writer:
+    with clear_errors(args.out), locked(args.out), DatasetWriter(args.out, space) as writer:
         for name, split in dataset.items():
             for record in split:
                 panoptic = record.map().relabelled(space)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from ..errors import RecipeError, did_you_mean
 from ..labels import LabelSpace
@@ -60,6 +60,24 @@ def scheme(name: str, labeler: LabelSpace, leave: Collection[str] = ()) -> Schem
                 merge.setdefault(_group(category.supercategory or category.name), []).append(category.name)
     merge = {group: members for group, members in merge.items() if members}
     return Scheme(merge=merge, stuff=(misc,) if misc in merge else ())
+
+
+def origins(settings: Mapping[str, Any], space: LabelSpace, custom: Iterable[str]) -> dict[str, list[str]]:
+    """Name in a dataset → what a model of this space calls it, by the settings that prepare.json tells.
+
+    `custom`: what the person marked. Names that stayed are not among them, nor what this model does not know, which
+    need not be the labeler.
+    """
+    merge = dict(settings.get("merge") or {})
+    rename = dict(settings.get("rename") or {})
+    asked = {*(settings.get("drop") or ()), *rename, *(name for names in merge.values() for name in names)}
+    ready = scheme(settings.get("scheme") or "coco", space, leave={*custom, *asked})
+    before = {new: [old] for old, new in rename.items()}
+    for groups in (ready.merge, merge):
+        for group, members in groups.items():
+            before[group] = [*before.get(group, ()), *members]
+    known = {new: [old for old in names if old in space.names] for new, names in before.items()}
+    return {new: names for new, names in known.items() if names}
 
 
 def _group(supercategory: str) -> str:

@@ -402,6 +402,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Share a dataset's photos out to train, val and test: like photos together, every class on both sides."""
+    from contextlib import nullcontext
+
+    from ..lock import locked
+
+    written = None if args.dry_run else args.out or args.dataset
+    with locked(written) if written and (args.out or written.is_dir()) else nullcontext():
+        return _split(args)
+
+
+def _split(args: argparse.Namespace) -> int:
     from ..dataset.coco_panoptic import read_dataset
     from ..dataset.writer import finish_moving, reassign
 

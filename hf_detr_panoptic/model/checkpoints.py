@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,7 +235,8 @@ def _hub_answers() -> bool:
         return False
     address = urlsplit(constants.ENDPOINT)
     host = address.hostname or ""
-    proxy = getproxies().get(address.scheme)
+    proxies = getproxies()
+    proxy = proxies.get(address.scheme) or proxies.get("all")
     if proxy and not proxy_bypass(host):
         address = urlsplit(proxy)
     target = (address.hostname or "", address.port or (443 if address.scheme == "https" else 80))
@@ -291,12 +292,20 @@ class Carried:
 
 
 @torch.no_grad()
-def carry_classes(model: DetrForSegmentation, source: LabelSpace, target: LabelSpace) -> Carried:
+def carry_classes(
+    model: DetrForSegmentation,
+    source: LabelSpace,
+    target: LabelSpace,
+    origins: Mapping[str, Sequence[str]] | None = None,
+) -> Carried:
     """Replace the class head by one for `target`, and write `target` into the configuration.
 
     Rows of names that stay, and the no-object row, are copied bit by bit. A new class starts as the mean of the
     source's rows of its kind (all things, or all stuff): for every query its logit is the average one, so it never
     takes more of the probability than the average class did, and it already tells objects from background.
+
+    `origins`: name → what it is called in the source, where that is something else. A class that several were joined
+    in starts as the mean of their rows; a name that was given away is a new class, where it is one still.
     """
     detr = model.detr
     old: nn.Linear = detr.class_labels_classifier
@@ -307,9 +316,12 @@ def carry_classes(model: DetrForSegmentation, source: LabelSpace, target: LabelS
         )
     if target.columns != tuple(range(len(target))):
         target = LabelSpace(target.categories)
-    kept = [name for name in target.names if name in source.names]
+    given_away = {old for new, names in (origins or {}).items() for old in names if old != new}
+    before = {name: [name] if name in source.names and name not in given_away else [] for name in target.names}
+    for name in before:
+        before[name] += [old for old in (origins or {}).get(name, ()) if old in source.names and old != name]
     weight, bias = (
-        torch.stack([*(_row(rows, name, source, target) for name in target.names), rows[-1]])
+        torch.stack([*(_row(rows, name, before[name], source, target) for name in target.names), rows[-1]])
         for rows in (old.weight, old.bias)
     )
     new = nn.Linear(old.in_features, len(target) + 1, device=old.weight.device, dtype=old.weight.dtype)
@@ -320,9 +332,9 @@ def carry_classes(model: DetrForSegmentation, source: LabelSpace, target: LabelS
     detr.class_labels_classifier = new
     _write_labels(model, target)
     carried = Carried(
-        kept=tuple(kept),
-        new=tuple(name for name in target.names if name not in source.names),
-        gone=tuple(name for name in source.names if name not in target.names),
+        kept=tuple(name for name in target.names if before[name]),
+        new=tuple(name for name in target.names if not before[name]),
+        gone=tuple(name for name in source.names if not any(name in names for names in before.values())),
     )
     logger.info("%s", carried)
     return carried
@@ -334,12 +346,13 @@ def strengthen_attention(model: DetrForSegmentation, factor: float = ATTENTION_S
     model.mask_head.conv1.conv.weight[:, -model.config.encoder_attention_heads :] *= factor
 
 
-def _row(rows: Tensor, name: str, source: LabelSpace, target: LabelSpace) -> Tensor:
-    """A class's weights [d] or bias []: its own, or for a new one the mean of its kind."""
-    if name in source.names:
-        return rows[source.columns[source.index(name)]]
+def _row(rows: Tensor, name: str, before: Sequence[str], source: LabelSpace, target: LabelSpace) -> Tensor:
+    """A class's weights [d] or bias []: its own, the mean of what it was before, or for a new one that of its kind."""
+    alike = [source.columns[source.index(old)] for old in before]
+    if len(alike) == 1:
+        return rows[alike[0]]
     isthing = target[target.index(name)].isthing
-    alike = [column for column, other in zip(source.columns, source, strict=True) if other.isthing == isthing]
+    alike = alike or [column for column, other in zip(source.columns, source, strict=True) if other.isthing == isthing]
     return rows[alike or list(source.columns)].float().mean(0).to(rows.dtype)
 
 

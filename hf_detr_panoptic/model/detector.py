@@ -204,9 +204,10 @@ def detect(
     else:
         decoder, earlier = model.decoder(**arguments, **kwargs), None
     states: Tensor = decoder[0]
+    logits, boxes = classes_and_boxes(detr, states)
     return Detection(
-        logits=detr.class_labels_classifier(states),
-        boxes=detr.bbox_predictor(states).sigmoid(),
+        logits=logits,
+        boxes=boxes,
         states=states,
         earlier_states=earlier,
         projected=projected,
@@ -216,6 +217,13 @@ def detect(
         encoder=encoder_outputs,
         decoder=decoder,
     )
+
+
+def classes_and_boxes(detr: Any, states: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and boxes of the decoder's states, under autocast too in 32 bits: near 1, bf16 has steps of 1/256."""
+    with torch.autocast(states.device.type, enabled=False):
+        states = states.to(detr.class_labels_classifier.weight.dtype)
+        return detr.class_labels_classifier(states), detr.bbox_predictor(states).sigmoid()
 
 
 def _decode_all_layers(

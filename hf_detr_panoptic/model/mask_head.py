@@ -26,6 +26,8 @@ from transformers.models.detr.modeling_detr import (
     DetrMHAttentionMap,
 )
 
+from ..errors import ModelError
+
 # Floats that one chunk of queries may hold in its largest map. On a CPU it should stay in the cache; elsewhere only
 # the memory matters.
 _CHUNK_FLOATS = {"cpu": 3_500_000}
@@ -65,6 +67,7 @@ def shared_mask_features(
     projected: [B, d, h, w], the features that enter the encoder; memory: [B, d, h, w], those that leave it;
     valid: bool [B, h, w], False on padding; fpn: the backbone's three finer maps, from low to high resolution.
     """
+    _check_plain(mask_head, bbox_attention)
     batch, channels, height, width = memory.shape
     key_weight = bbox_attention.k_proj.weight[:, :, None, None]
     keys = F.conv2d(memory, key_weight, bbox_attention.k_proj.bias)
@@ -79,6 +82,26 @@ def shared_mask_features(
         conv1=fast_layout(F.conv2d(fast_layout(projected), conv1.weight[:, :channels], conv1.bias, padding=1)),
         stages=tuple(stages),
     )
+
+
+def _check_plain(mask_head: DetrMaskHeadSmallConv, bbox_attention: DetrMHAttentionMap) -> None:
+    """Raise where a layer is more than its weight: LoRA, a hook that makes the weight anew, a quantized layer.
+
+    These layers are read, not called, so that it would be passed over in silence.
+    """
+    layers: dict[str, tuple[nn.Module, type[nn.Module]]] = {
+        "bbox_attention.k_proj": (bbox_attention.k_proj, nn.Linear)
+    }
+    blocks = {"conv1": mask_head.conv1, "conv2": mask_head.conv2}
+    blocks |= {f"refinement {number}": stage.refine for number, stage in enumerate(_stages(mask_head), start=1)}
+    layers |= {f"mask_head, {name}": (block.conv, nn.Conv2d) for name, block in blocks.items()}
+    for name, (layer, plain) in layers.items():
+        if type(layer).forward is not plain.forward or layer._forward_pre_hooks:
+            raise ModelError(
+                f"{name} is wrapped ({type(layer).__name__}), and only its weight would be used",
+                fix="Leave mask_head and bbox_attention out of what is wrapped (LoRA: `exclude_modules`), or merge it "
+                "into the weights before.",
+            )
 
 
 def owners_of(counts: Sequence[int]) -> Tensor:

@@ -27,7 +27,7 @@ from . import checkpoints as loading
 from . import segment
 from .checkpoints import DETECTION_KEYS, carry_classes, strengthen_attention
 from .criterion import Denominators, criterion, losses_of, take_coefficients
-from .detector import Detection, check_finite, check_pixels, detect
+from .detector import Detection, check_finite, check_pixels, classes_and_boxes, detect
 from .mask_head import SharedMaskFeatures, dense_masks, fast_layout, masks_for, owners_of, shared_mask_features
 from .matcher import MatchCosts, Matching, Predictions, match
 from .targets import Targets
@@ -220,11 +220,19 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         if is_main_process:
             self.image_processor.save_pretrained(save_directory)
 
-    def carry_classes(self, label_space: LabelSpace, source: LabelSpace | None = None) -> str:
-        """Give the model another label space; rows of known names are kept. Returns what happened, in words."""
+    def carry_classes(
+        self,
+        label_space: LabelSpace,
+        source: LabelSpace | None = None,
+        origins: Mapping[str, Sequence[str]] | None = None,
+    ) -> str:
+        """Give the model another label space; rows of known names are kept. Returns what happened, in words.
+
+        `origins`: what a class is called in the source, or which ones were joined in it.
+        """
         if len(label_space) == 0:
             raise ModelError("the label space is empty", fix="Give it at least one category.")
-        carried = carry_classes(self, source or self.label_space, label_space)
+        carried = carry_classes(self, source or self.label_space, label_space, origins)
         self._label_space = None
         return str(carried)
 
@@ -449,7 +457,8 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         )
 
     def _heads_of(self, states: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self.detr.class_labels_classifier(states), self.detr.bbox_predictor(states).sigmoid()
+        assert states is not None
+        return classes_and_boxes(self.detr, states)
 
     def _remember(self) -> None:
         """Write what `segment` goes by into the configuration, so that a loaded model segments as this one does."""

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ..errors import ModelError
 from ..labels import LabelSpace
-from ..panoptic_map import PanopticMap, Segment
+from ..panoptic_map import PanopticMap, Segment, looked_up
 from ..settings import Postprocess
 
 # Upsampled values held at a time. Small enough for a CPU's cache; a GPU wants few, large kernels.
@@ -189,6 +189,8 @@ def _areas(owners: Tensor, count: int) -> npt.NDArray[np.int64]:
 
 def _looked_up(table: npt.NDArray[Any], owners: Tensor) -> Tensor:
     """For each pixel the value of its owner, nobody's first."""
+    if owners.device.type == "cpu":
+        return torch.from_numpy(looked_up(table, owners.numpy()))
     return torch.from_numpy(table).to(owners.device, non_blocking=True)[owners.long()]
 
 

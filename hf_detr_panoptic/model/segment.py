@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -272,18 +273,20 @@ def fingerprint_of(model: nn.Module, settings: dict[str, Any]) -> str:
     return digest.hexdigest()[:16]
 
 
+_FILES: Any = (str, os.PathLike, Image.Image, bytes, io.IOBase)
+
+
 def _photos(images: Any) -> Iterator[Photo]:
     """One or many, opened as they are needed."""
-    one = isinstance(images, str | os.PathLike | Image.Image) or getattr(images, "ndim", 0) in (2, 3)
+    one = isinstance(images, _FILES) or getattr(images, "ndim", 0) in (2, 3)
     many: Iterable[Any] = [images] if one else images
     try:
         each = iter(many)
     except TypeError:
-        raise ModelError(
-            f"{type(images).__name__} is not a photo", fix="Give a PIL image, an array, a tensor, a path, or a list."
-        ) from None
+        fix = "Give a PIL image, an array, a tensor, a path, bytes, or a list."
+        raise ModelError(f"{type(images).__name__} is not a photo", fix=fix) from None
     for image in each:
-        yield open_image(image) if isinstance(image, str | os.PathLike | Image.Image) else image
+        yield open_image(image) if isinstance(image, _FILES) else image
 
 
 def _batches(

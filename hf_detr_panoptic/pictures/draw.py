@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..errors import ImageError
 from ..images import Source, open_image
 from ..labels import LabelSpace, default_color
-from ..panoptic_map import PanopticMap, Segment
+from ..panoptic_map import PanopticMap, Segment, looked_up
 
 Color = tuple[int, int, int]
 Pixels = npt.NDArray[np.uint8]
@@ -286,10 +286,10 @@ def swatch(color: Color, rank: int, size: int) -> Pixels:
     return sample
 
 
-def hatch(height: int, width: int, period: int) -> npt.NDArray[np.int64]:
-    """int [H, W] of 0 and 1: diagonal stripes."""
-    stripes: npt.NDArray[np.int64] = (np.arange(width) + np.arange(height)[:, None]) // period & 1
-    return stripes
+def hatch(height: int, width: int, period: int) -> npt.NDArray[np.uint8]:
+    """uint8 [H, W] of 0 and 1: diagonal stripes. To be read: all rows share one."""
+    row = (np.arange(width + height - 1) // period & 1).astype(np.uint8)
+    return np.lib.stride_tricks.sliding_window_view(row, width)
 
 
 def stamp(canvas: Pixels, plate: Pixels, x: int, y: int) -> None:
@@ -360,7 +360,7 @@ def _numbers(panoptic: PanopticMap, ordered: list[tuple[Segment, int]]) -> npt.N
     )
     for number, (segment, _) in enumerate(ordered, start=1):
         table[segment.id] = number
-    return table[panoptic.ids]
+    return looked_up(table, panoptic.ids)
 
 
 def _fills(space: LabelSpace, segments: list[Segment]) -> list[Color]:

@@ -64,19 +64,24 @@ def fit_batch_size(
     size = args.per_device_train_batch_size
     wanted = size * args.gradient_accumulation_steps
     if fitted.is_file():
-        size = min(size, _read(fitted))
+        size = _dividing(wanted, min(size, _read(fitted)))
     else:
         with torch.random.fork_rng([args.device] if args.device.type == "cuda" else []):
             while not _fits(model, heaviest_batch(dataset, size), args, attempt):
                 if size == 1:
                     raise RecipeError("not even one photo fits into memory", fix=f"Give {_SMALLER}.")
-                size = max(1, size // 2)
+                size = _dividing(wanted, size // 2)
         size = min(gather_object([size]))
         if PartialState().is_main_process:
             _write(fitted, size)
-    args.gradient_accumulation_steps = -(-wanted // size)
+    args.gradient_accumulation_steps = wanted // size
     args.per_device_train_batch_size = size
     say(f"batches of {count_of(size, 'photo')} fit, {args.gradient_accumulation_steps} of them a step")
+
+
+def _dividing(wanted: int, most: int) -> int:
+    """The greatest size up to `most` that a step can be made of."""
+    return next(size for size in range(max(1, most), 0, -1) if wanted % size == 0)
 
 
 def halve_batch_size(folder: Path) -> int | None:

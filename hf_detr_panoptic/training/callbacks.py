@@ -30,6 +30,7 @@ from ..errors import RecipeError, did_you_mean
 from ..files import read_json, write_csv, write_json
 from ..panoptic_map import PanopticMap
 from ..text import clock, percent
+from .run_folder import Stamps, check_unchanged
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -90,6 +91,18 @@ class StopOnSignal(TrainerCallback):
             self.stopped = number
             # An evaluation that is due at this step decides about the best checkpoint: it is made, and then saved.
             control.should_save = control.should_training_stop = True
+
+
+class Unchanged(TrainerCallback):
+    """Looks whether the dataset is still what the stage began with, at each evaluation and in the end."""
+
+    def __init__(self, stamps: Stamps) -> None:
+        self.stamps = stamps
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        check_unchanged(self.stamps)
+
+    on_train_end = on_evaluate
 
 
 class Patience(TrainerCallback):

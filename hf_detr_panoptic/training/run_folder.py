@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,11 +19,13 @@ from ..files import content_of, parse_json, read_json, read_yaml, write_json
 from ..labels import LabelSpace
 from ..recipe import Recipe
 from ..settings import STAGES, Prepare
-from ..text import and_more
+from ..text import and_more, count_of
 from . import checkpoints
 
 if TYPE_CHECKING:
     from ..dataset.batches import Row
+
+logger = logging.getLogger(__name__)
 
 DATASET = "dataset.json"
 
@@ -103,6 +106,41 @@ def _of_map(png: Path | bytes) -> tuple[int, bytes]:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _TAIL))
         return size, file.read()
+
+
+Stamps = dict[Path, tuple[int, int]]
+
+
+def stamps_of(parts: Mapping[str, Sequence[Row]]) -> Stamps:
+    """Size and time of every file of the dataset, as a stage begins."""
+    files = (file for rows in parts.values() for row in rows for file in (row.photo, row.png))
+    return {file: _stamp(file) for file in files if isinstance(file, Path)}
+
+
+def check_unchanged(stamps: Stamps) -> None:
+    """Raise for a file of the dataset that was replaced since; one that is only newer may be the same: it is said."""
+    newer = []
+    for file, before in stamps.items():
+        now = _stamp(file)
+        if now[0] != before[0]:
+            raise DatasetError(
+                "was changed while the run learns from it" if now[0] >= 0 else "is gone while the run learns from it",
+                where=str(file),
+                fix="Put it back and run the same command, or give another `output` to learn from what is there.",
+            )
+        if now != before:
+            newer.append(file)
+            stamps[file] = now
+    if newer:
+        logger.warning("%s was written while the run learns from it: %s", count_of(len(newer), "file"), newer[0])
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    try:
+        status = file.stat()
+        return status.st_size, status.st_mtime_ns
+    except OSError:
+        return -1, 0
 
 
 RECIPE = "recipe.yaml"

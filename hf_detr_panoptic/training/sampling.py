@@ -14,7 +14,9 @@ from torch.utils.data import Dataset, Sampler
 from ..dataset.batches import EpochSampler, Row, collate
 from ..dataset.transforms import rng_of
 from ..errors import DatasetError, RecipeError
+from ..images import image_size
 from ..labels import LabelSpace
+from ..parallel import read_ahead
 from ..settings import YOURS_AND_ALL, Stage
 from ..text import and_more
 
@@ -60,6 +62,20 @@ def check_splits(splits: Splits, stages: Iterable[Stage]) -> None:
         logger.warning(
             "%d of %d classes have no segment to learn from: %s", len(absent), len(splits.space), and_more(absent)
         )
+
+
+def check_sizes(rows: Sequence[Row]) -> None:
+    """Raise for a photo of validation that is not as large as its map: else known when the first stage is trained.
+
+    A photo of train is read in the first epoch.
+    """
+    for row, photo, png in read_ahead(lambda row: (row, image_size(row.photo), image_size(row.png)), rows):
+        if photo != png:
+            raise DatasetError(
+                f"the upright photo is {photo[0]}×{photo[1]}, its map {png[0]}×{png[1]}",
+                where=row.where,
+                fix="`hf-detr-panoptic check` lists all that do not fit.",
+            )
 
 
 def _check_metric(stage: Stage, splits: Splits) -> None:

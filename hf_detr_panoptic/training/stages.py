@@ -24,6 +24,8 @@ from ..dataset.paste import labels_to_paste
 from ..errors import DatasetError, HfDetrPanopticError, RecipeError, did_you_mean, says_a_full_disk
 from ..evaluation.calibrate import Calibration, calibrate, shift_logits
 from ..evaluation.evaluate import box_precision, panoptic_quality
+from ..files import read_json
+from ..labeling.schemes import origins
 from ..labels import LabelSpace
 from ..model.criterion import write_losses
 from ..model.modeling import DetrForPanopticSegmentation
@@ -42,6 +44,7 @@ from .callbacks import (
     StopOnSignal,
     Tracker,
     Tracking,
+    Unchanged,
     device_name,
     peak_memory,
     write_environment,
@@ -55,10 +58,11 @@ from .run_folder import (
     claim_folder,
     finished,
     stage_folder,
+    stamps_of,
     write_dataset_record,
     write_metrics,
 )
-from .sampling import Splits, check_splits, collate_for_training
+from .sampling import Splits, check_sizes, check_splits, collate_for_training
 from .trainer import PanopticTrainer, load_strictly, parameter_groups, seed_of, trainable_line
 
 STEPS = 3
@@ -214,6 +218,7 @@ def run_stages(
     speak: Say = say if state.is_main_process else _silent
     chosen = chosen_stages(recipe, start, stop)
     check_splits(splits, chosen)
+    check_sizes(splits.val)
     labels_to_paste(splits.space, recipe.augmentation.paste_classes)
     check_arguments(chosen, state.device)
     if estimate:
@@ -303,7 +308,7 @@ def starting_model(
     torch.manual_seed(seed_of(recipe.seed, "start"))  # weights that the checkpoint does not have are drawn
     model = DetrForPanopticSegmentation.from_pretrained(begin or recipe.model)
     if begin is None:
-        carried = model.carry_classes(space)
+        carried = model.carry_classes(space, origins=_origins(recipe, model.label_space, space))
         if say is not None:
             say(f"{recipe.model}: {carried}")
     elif model.label_space != space:
@@ -323,6 +328,16 @@ def starting_model(
     changes = {name: value for name, value in recipe.postprocess.to_dict().items() if value is not None}
     model.settings = model.settings.changed(**changes)
     return model
+
+
+def _origins(recipe: Recipe, source: LabelSpace, target: LabelSpace) -> dict[str, list[str]]:
+    """What the classes of a dataset on this disk that `prepare` wrote are called by the model that it starts from."""
+    custom = [category.name for category in target if category.source == "custom"]
+    try:
+        settings = read_json(Path(str(recipe.prepared_folder or recipe.data)) / "prepare.json")["settings"]
+        return origins(settings, source, custom)
+    except (HfDetrPanopticError, AttributeError, KeyError, TypeError, ValueError):  # none, or somebody else's
+        return {}
 
 
 def prepare_model(model: DetrForPanopticSegmentation, stage: Stage) -> None:
@@ -390,7 +405,8 @@ class _Stage:
         stopping = StopOnSignal(interruption)
         rows = [row for end in before for row in end.rows]
         results = Results(Path(self.recipe.output) / "results.csv", self.stage.name, rows)
-        callbacks: list[Any] = [stopping, ProgressLine(self.stage.name, images), results]
+        unchanged = Unchanged(stamps_of(self.splits.by_name))
+        callbacks: list[Any] = [stopping, unchanged, ProgressLine(self.stage.name, images), results]
         trainer = self.trainer(callbacks)
         if tracker is not None:
             name, steps = self.stage.name, sum(end.steps for end in before)
@@ -411,10 +427,7 @@ class _Stage:
             trainer.evaluate_what_is_due()
             self._take_best(trainer, resumed)
         else:
-            try:
-                trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
-            finally:
-                trainer.end_workers()
+            trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
         if stopping.stopped is not None:
             raise Interrupted(stopping.stopped, self.recipe.output)
         trainer.settle()

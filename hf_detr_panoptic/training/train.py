@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DatasetError, HfDetrPanopticError, LabelError, did_you_mean
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap, Segment
+from ..watch import watched
 
 if TYPE_CHECKING:
     from ..dataset.batches import Row
@@ -41,6 +42,7 @@ def check_run(recipe: Recipe, start: str | None = None, stop: str | None = None,
         check_folder(recipe)
 
 
+@watched()
 def run_recipe(
     recipe: Recipe,
     start: str | None = None,
@@ -143,10 +145,12 @@ def splits_of(recipe: Recipe) -> Splits:
 
 def check_data(recipe: Recipe) -> None:
     """Raise for what a dataset on this disk lacks; what is prepared first, or of the Hub, is not there yet."""
-    from .sampling import check_splits
+    from .sampling import check_sizes, check_splits
 
     if isinstance(recipe.data, str) and Path(recipe.data).is_dir():
-        check_splits(splits_of(recipe), recipe.stages.to_run)
+        splits = splits_of(recipe)
+        check_splits(splits, recipe.stages.to_run)
+        check_sizes(splits.val)
 
 
 def only_labels(splits: Splits, names: Sequence[str]) -> Splits:

@@ -212,20 +212,21 @@ class PanopticTrainer(Trainer):
             num_workers=workers,
             worker_init_fn=begin_worker,
             pin_memory=args.dataloader_pin_memory and self.args.device.type == "cuda",
-            persistent_workers=workers > 0,
+            persistent_workers=workers > 0 and args.dataloader_persistent_workers,
+            multiprocessing_context=(getattr(args, "dataloader_multiprocessing_context", None) or None)
+            if workers
+            else None,
+            in_order=getattr(args, "dataloader_in_order", True),
             prefetch_factor=args.dataloader_prefetch_factor if workers else None,
             generator=torch.Generator().manual_seed(args.seed),
         )
         return self._loader
 
     def end_workers(self) -> None:
-        """Of the training loader, now: as garbage its queues are closed before they could tell the workers to go.
-
-        torch then waits five seconds and sends a SIGTERM, which is not for them: they would stay to the very end.
-        """
-        iterator: Any = self._loader and self._loader._iterator
-        if iterator is not None:
-            iterator._shutdown_workers()
+        """Of a loader that the garbage collector finds the queues are closed first: each worker is waited for 5 s."""
+        coming = getattr(self._loader, "_iterator", None)
+        if coming is not None:
+            coming._shutdown_workers()
 
     def num_examples(self, dataloader: DataLoader[Any]) -> int:
         """The photos of an epoch, of all processes."""
@@ -458,6 +459,9 @@ class _Steps(TrainerCallback):
             # A resumed state holds a path from when it was saved; the run's folder may have moved since.
             folder = checkpoints.checkpoint_folder(args.output_dir, state.best_global_step)
             state.best_model_checkpoint = str(folder) if checkpoints.is_complete(folder) else None
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.end_workers()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # `state.epoch` is a fraction while an epoch is under way: a resume begins inside one.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +13,11 @@ import pytest
 from PIL import Image
 
 from hf_detr_panoptic.errors import DatasetError
-from hf_detr_panoptic.evaluation.quality import PanopticQuality, Side, evaluate_folders
+from hf_detr_panoptic.evaluation.quality import PanopticQuality, Side, _counted, _PairOfFiles, evaluate_folders
 from hf_detr_panoptic.evaluation.table import format_table, write_per_class
 from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.panoptic_map import PanopticMap, Segment, ids_to_rgb
+from hf_detr_panoptic.watch import LostProcessError
 
 SPACE = LabelSpace([Category("pipe", isthing=True), Category("sky", isthing=False), Category("rust", isthing=True)])
 CATEGORY = (70, 3, 11)  # the files' own ids, in no order
@@ -186,3 +190,18 @@ def test_classes_that_nobody_looked_for_are_left_out_as_in_memory(sides, json_ar
     result = evaluate_folders(*sides, json_areas=json_areas)
     assert result == {**quality.compute(), "images": 7}
     assert [row["tp"] + row["fn"] for row in result["per_class"]] == [4, 5, 0]
+
+
+class Deadly(type(Path())):  # type: ignore[misc]
+    """A file that memory runs out on: the system kills who reads it."""
+
+    def read_bytes(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the system has no such signal")
+def test_a_worker_that_dies_is_an_error_and_no_hang():
+    pair = _PairOfFiles("a photo", (Deadly("a.png"), []), (Deadly("a.png"), []), (1,), False)
+    with pytest.raises(LostProcessError, match="is gone"):
+        list(_counted([pair] * 4, workers=2))
+    assert not multiprocessing.active_children()

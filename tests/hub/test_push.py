@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,9 @@ import pytest
 import yaml
 
 from hf_detr_panoptic.cli import main
-from hf_detr_panoptic.hub.push import finished_run, published_recipe
+from hf_detr_panoptic.hub.push import finished_run, planned, published_recipe
 from hf_detr_panoptic.hub.repository import Upload, without_private_paths
+from hf_detr_panoptic.lock import LOCK
 from hf_detr_panoptic.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -231,3 +233,15 @@ def test_what_a_new_upload_makes_outdated() -> None:
     upload = Upload("anna/data", {"data/train-00000-of-00001.parquet": b""}, "", replaces=("data/*.parquet",))
     there = ["data/train-00000-of-00002.parquet", "data/train-00000-of-00001.parquet", "data/notes.md", "README.md"]
     assert upload.outdated(there) == ["data/train-00000-of-00002.parquet"]
+
+
+def test_what_a_killed_push_left_goes_with_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("hf-detr-panoptic-dead", "hf-detr-panoptic-alive", "hf-detr-panoptic-other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "photo.jpg").touch()
+    (tmp_path / "hf-detr-panoptic-dead" / LOCK).touch()
+    (tmp_path / "hf-detr-panoptic-alive" / LOCK).write_text('{"process": 1, "host": "far-away", "since": "now"}')
+    with planned(None, None, metric="ada/metric"):
+        assert sum((path / LOCK).exists() for path in tmp_path.iterdir()) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"hf-detr-panoptic-alive", "hf-detr-panoptic-other"}

@@ -9,7 +9,7 @@ import pytest
 from hf_detr_panoptic import Category, LabelSpace
 from hf_detr_panoptic.annotations.marks import Mark, MarkedPhoto
 from hf_detr_panoptic.errors import LabelError, RecipeError
-from hf_detr_panoptic.labeling.schemes import Scheme, namesakes, partly_marked, scheme
+from hf_detr_panoptic.labeling.schemes import Scheme, namesakes, origins, partly_marked, scheme
 
 COCO = LabelSpace.coco()
 CUSTOM = LabelSpace([Category("wheel_loader", True), Category("pipe", True)])
@@ -109,3 +109,15 @@ def test_classes_that_some_photos_lack_are_reported_with_those_photos():
     assert (pipe.name, pipe.marked, pipe.unmarked) == ("pipe", 2, ("b.jpg", "d.jpg"))
     assert "'pipe' is marked on 2 of 4 photos" in str(pipe)
     assert partly_marked([]) == []
+
+
+def test_what_a_start_model_calls_the_classes_of_a_dataset():
+    settings = {"scheme": "stuff_groups", "merge": {"plant": ["bench"], "rust": ["oxide"]}, "drop": ["sea"]}
+    before = origins(settings | {"rename": {"hood": "bonnet", "person": "worker"}}, COCO, ["car"])
+    assert before["worker"] == ["person"]
+    assert before["water"] == ["river", "water-other"]
+    assert "bench" in before["plant"]
+    assert "tree-merged" in before["plant"]
+    assert not {"person", "bench", "car"}.intersection(before["misc"])
+    assert not {"bonnet", "rust"}.intersection(before)  # of another labeler
+    assert origins({}, COCO, []) == {}

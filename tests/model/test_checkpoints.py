@@ -2,6 +2,7 @@
 
 import json
 import logging
+import socket
 
 import numpy as np
 import pytest
@@ -360,3 +361,15 @@ def test_a_configuration_of_coco_alone_is_enough(tiny_config):
     model = DetrForPanopticSegmentation(DetrConfig(**tiny_config().to_dict()), LabelSpace.coco())
     assert model.detr.class_labels_classifier.out_features == 134
     assert model.label_space == LabelSpace.coco()
+
+
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "all_proxy"])
+def test_the_hub_is_reached_through_the_proxy_that_is_named(monkeypatch, name):
+    for each in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setattr(loading, "_SECONDS_FOR_A_HANDSHAKE", 5)
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://hub.invalid")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        assert loading._hub_answers()

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from transformers import DetrForSegmentation
 from transformers.models.detr.modeling_detr import DetrMaskHeadSmallConv, DetrMHAttentionMap
 
+from hf_detr_panoptic.errors import ModelError
 from hf_detr_panoptic.model import mask_head as ours
 from hf_detr_panoptic.model.mask_head import dense_masks, masks_for, shared_mask_features
 
@@ -259,3 +260,30 @@ def test_inside_a_whole_model(backbone, size):
         shared = shared_mask_features(model.mask_head, model.bbox_attention, *inputs)
         found = dense_masks(model.mask_head, model.bbox_attention, shared, seen["queries"])
     assert_same(found, expected)
+
+
+class Wrapped(nn.Conv2d):
+    """As LoRA does it: the layer's own result, and something beside."""
+
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+@pytest.mark.parametrize("how", ["a wrapper", "a hook"])
+def test_a_layer_that_is_more_than_its_weight_is_refused(how):
+    """Its weight alone would be used: masks were off by 2, and nobody was told."""
+    case = Case(SIZES["even"])
+    if how == "a wrapper":
+        case.head.conv2.conv = Wrapped(D + HEADS, D, 3, padding=1)
+    else:
+        case.attention.k_proj.register_forward_pre_hook(lambda module, inputs: None)
+    with pytest.raises(
+        ModelError, match="is wrapped" if how == "a hook" else r"mask_head, conv2 is wrapped \(Wrapped"
+    ):
+        case.shared()
+
+
+def test_a_parametrized_layer_is_its_weight():
+    case = Case(SIZES["even"])
+    nn.utils.parametrizations.weight_norm(case.head.conv2.conv)
+    case.shared()

@@ -187,6 +187,17 @@ def test_bf16_autocast_comes_close(stock_model, pixels, labels):
     assert rough.item() == pytest.approx(exact.item(), rel=0.05)
 
 
+def test_boxes_are_of_32_bits_under_autocast(stock_model, pixels):
+    """In bf16 a corner would lie on a grid of 1/256 of the photo."""
+    ours = ours_of(stock_model()).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = ours(pixels(1, 3, 97, 131))
+    states = found.last_hidden_state.float()
+    with torch.no_grad():
+        torch.testing.assert_close(found.pred_boxes, ours.detr.bbox_predictor(states).sigmoid())
+        torch.testing.assert_close(found.logits, ours.detr.class_labels_classifier(states))
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing_changes_nothing(stock_model, pixels, labels, reentrant, float64):
     stock = stock_model()

@@ -1,5 +1,6 @@
 """Photos to maps. The reference is the long way round: stock forward on each photo alone, then `postprocess`."""
 
+import io
 from copy import deepcopy
 
 import numpy as np
@@ -106,7 +107,10 @@ def test_every_kind_of_photo(model, tmp_path):
     image.save(tmp_path / "photo.png")
     (expected,) = model.segment(image)
     tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
-    for given in (array, tensor, tmp_path / "photo.png", str(tmp_path / "photo.png"), [image], (x for x in [image])):
+    file = tmp_path / "photo.png"
+    stored = file.read_bytes()
+    kinds = (array, tensor, file, str(file), stored, io.BytesIO(stored), [stored], [image], (x for x in [image]))
+    for given in kinds:
         assert model.segment(given) == [expected]
     for one in model.segment(tensor[None].repeat(2, 1, 1, 1)):
         assert_alike(one, expected)

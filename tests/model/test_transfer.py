@@ -141,3 +141,19 @@ def test_only_the_attention_channels_are_strengthened(tiny_config):
     assert torch.equal(after[:, :32], before[:, :32])
     assert torch.equal(after[:, 32:], before[:, 32:] * 7)
     assert after.shape[1] == 40
+
+
+def test_what_was_renamed_or_joined_is_not_forgotten(tiny_config):
+    """pipe is called hose now, and pipe is the person's own; sky and mud became one, crane stayed."""
+    model = model_of(tiny_config)
+    before = rows_of(model)  # pipe, crane, sky, mud, no object
+    target = LabelSpace(Category(name, name != "ground") for name in ("hose", "crane", "ground", "pipe"))
+    origins = {"hose": ["pipe"], "ground": ["sky", "mud"], "elsewhere": ["crane"]}
+    text = model.carry_classes(target, origins={name: origins[name] for name in ("hose", "ground")})
+    after = rows_of(model)
+    assert torch.equal(after[0], before[0])
+    assert torch.equal(after[1], before[1])
+    torch.testing.assert_close(after[2], (before[2] + before[3]) / 2)
+    torch.testing.assert_close(after[3], (before[0] + before[1]) / 2)  # new: the mean of the things
+    assert torch.equal(after[4], before[4])
+    assert text == "carried 3 classes, 1 new: pipe"

@@ -15,7 +15,7 @@ from hf_detr_panoptic.errors import HfDetrPanopticError, RecipeError
 from hf_detr_panoptic.preprocess import Preprocess
 from hf_detr_panoptic.recipe import Recipe
 from hf_detr_panoptic.training import stages, trainer
-from hf_detr_panoptic.training.batch_size import fit_batch_size, heaviest_batch
+from hf_detr_panoptic.training.batch_size import _dividing, fit_batch_size, heaviest_batch
 from hf_detr_panoptic.training.sampling import Splits
 from hf_detr_panoptic.training.stages import _Stage, run_stages, starting_model
 
@@ -160,3 +160,10 @@ def test_memory_that_runs_out_in_an_evaluation(
     monkeypatch.setattr(trainer, "box_precision", evaluate)
     with pytest.raises(HfDetrPanopticError, match="while detection was evaluated.*per_device_eval_batch_size"):
         run_stages(make(tmp_path / "run"), even_splits, stop="detection", say=str)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "most", "size"), [(5, 2, 1), (14, 7, 7), (14, 6, 2), (16, 8, 8), (6, 3, 3), (4, 0, 1)]
+)
+def test_the_global_batch_stays(wanted: int, most: int, size: int) -> None:
+    assert _dividing(wanted, most) == size

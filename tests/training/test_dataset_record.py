@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,16 @@ from PIL import Image
 
 from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
 from hf_detr_panoptic.errors import DatasetError
-from hf_detr_panoptic.training.run_folder import check_same_dataset, dataset_record, write_dataset_record
+from hf_detr_panoptic.training.run_folder import (
+    check_same_dataset,
+    check_unchanged,
+    dataset_record,
+    stamps_of,
+    write_dataset_record,
+)
+from hf_detr_panoptic.training.sampling import Splits, check_sizes
 from hf_detr_panoptic.training.stages import run_stages
+from hf_detr_panoptic.training.trainer import PanopticTrainer
 
 
 @pytest.fixture
@@ -105,3 +114,51 @@ def test_segments_are_counted_for_the_card(shapes_folder: Path, tmp_path: Path) 
     assert told["segments"]["val"] == {str(label): {"custom": 3} for label in range(4)}
     assert {split: told[split]["photos"] for split in ("train", "val")} == {"train": 7, "val": 3}
     check_same_dataset(tmp_path, {"train": splits["train"], "val": splits["val"]})
+
+
+def test_a_photo_that_changes_while_a_run_learns_from_it(dataset: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stamps = stamps_of(read_dataset(dataset))
+    photo = min((dataset / "images").rglob("*.png"))
+    check_unchanged(stamps)
+    os.utime(photo, ns=(1, 1))
+    check_unchanged(stamps)
+    check_unchanged(stamps)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"1 file was written while the run learns from it: {photo}"
+    ]
+    whole = photo.read_bytes()
+    photo.write_bytes(whole + b"\0")
+    with pytest.raises(DatasetError, match=f"{photo.name}: was changed while the run learns from it"):
+        check_unchanged(stamps)
+    photo.unlink()
+    with pytest.raises(DatasetError, match=f"{photo.name}: is gone while"):
+        check_unchanged(stamps)
+
+
+def test_a_run_ends_where_a_photo_was_changed(
+    dataset: Path, model_folder: Path, tmp_path: Path, make_recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the first evaluation after it."""
+    read = read_dataset(dataset)
+    photo = read["train"].records[0].photo
+    evaluate = PanopticTrainer.evaluate
+
+    def evaluate_and_change(trainer: PanopticTrainer, *args: Any, **kwargs: Any) -> Any:
+        photo.write_bytes(photo.read_bytes() + b"\0")
+        return evaluate(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(PanopticTrainer, "evaluate", evaluate_and_change)
+    recipe = make_recipe(dataset, model_folder, tmp_path / "run", every={"num_train_epochs": 1})
+    with pytest.raises(DatasetError, match=f"{photo.name}: was changed"):
+        run_stages(recipe, Splits(read["train"], read["val"], read["val"].space), stop="detection", say=str)
+
+
+def test_a_photo_of_val_that_is_not_as_large_as_its_map(dataset: Path) -> None:
+    val = read_dataset(dataset)["val"]
+    check_sizes(val)
+    photo = val.records[1].photo
+    with Image.open(photo) as image:
+        image.resize((image.width + 1, image.height)).save(photo)
+    with pytest.raises(DatasetError, match="the upright photo is .*, its map") as raised:
+        check_sizes(val)
+    assert raised.value.where == val.records[1].where

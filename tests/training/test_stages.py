@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made import recipe_of
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -26,6 +27,7 @@ from hf_detr_panoptic.dataset.writer import DatasetWriter
 from hf_detr_panoptic.errors import DatasetError, HfDetrPanopticError, RecipeError
 from hf_detr_panoptic.evaluation.calibrate import Calibration, Figures, shift_logits
 from hf_detr_panoptic.images import open_image
+from hf_detr_panoptic.labels import LabelSpace
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.model.postprocess import choose_queries, postprocess
 from hf_detr_panoptic.panoptic_map import PanopticMap
@@ -493,3 +495,20 @@ def test_a_stage_needs_something_to_train(make: Make, splits: Splits, tmp_path: 
     model.freeze("detr", "mask_head")
     with pytest.raises(RecipeError, match="nothing is left to train"):
         trainer.create_optimizer()
+
+
+def test_a_renamed_class_of_the_dataset_starts_as_what_it_was(
+    model_folder: Path, splits: Splits, tmp_path: Path
+) -> None:
+    """prepare.json tells that the model's `block` is called `brick` in the dataset."""
+    (tmp_path / "set").mkdir()
+    record: dict[str, Any] = {"settings": {"scheme": "coco", "merge": {}, "rename": {"block": "brick"}, "drop": []}}
+    (tmp_path / "set" / "prepare.json").write_text(json.dumps(record))
+    recipe = recipe_of(tmp_path / "set", model_folder, tmp_path / "run")
+    space = LabelSpace(replace(c, name="brick") if c.name == "block" else c for c in splits.space)
+    here, there = starting_model(recipe, space, None), DetrForPanopticSegmentation.from_pretrained(model_folder)
+    assert here.label_space == space
+    assert torch.equal(here.detr.class_labels_classifier.weight, there.detr.class_labels_classifier.weight)
+    record["settings"]["rename"] = ["of", "no", "use"]
+    (tmp_path / "set" / "prepare.json").write_text(json.dumps(record))
+    assert starting_model(recipe, space, None).label_space == space

@@ -397,7 +397,8 @@ def test_workers_leave_a_signal_to_the_process_they_work_for(
     model_folder: Path, splits: Splits, tmp_path: Path
 ) -> None:
     """A launcher, `timeout` and a queue signal the whole group: the step at hand still needs its photos."""
-    loader = trainer_for(model_folder, splits, tmp_path, dataloader_num_workers=2).get_train_dataloader()
+    trainer = trainer_for(model_folder, splits, tmp_path, dataloader_num_workers=2)
+    loader = trainer.get_train_dataloader()
     coming = iter(loader)
     batches = [next(coming), next(coming)]  # each worker has begun
     workers: Any = coming._workers  # type: ignore[attr-defined]
@@ -406,5 +407,14 @@ def test_workers_leave_a_signal_to_the_process_they_work_for(
     batches += coming
     assert len(batches) == len(loader)
     assert all(worker.is_alive() for worker in workers)
-    coming._shutdown_workers()  # type: ignore[attr-defined]
+    trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
     assert not any(worker.is_alive() for worker in workers)
+
+
+def test_what_is_written_of_the_loader_is_done(model_folder: Path, splits: Splits, tmp_path: Path) -> None:
+    written = {"dataloader_multiprocessing_context": "spawn", "dataloader_persistent_workers": False}
+    written |= {"dataloader_in_order": False, "dataloader_num_workers": 1}
+    loader = trainer_for(model_folder, splits, tmp_path, **written).get_train_dataloader()
+    assert loader.multiprocessing_context.get_start_method() == "spawn"
+    assert not loader.persistent_workers
+    assert not loader.in_order
