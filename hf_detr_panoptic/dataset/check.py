@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -465,5 +466,5 @@ def main(args: argparse.Namespace) -> int:
         write_json(args.json, report.to_dict(), ascii_only=False)
         print(f"the whole report: {args.json}")
     if report.ok and "train" in report.splits:
-        print(f"next: hf-detr-panoptic train RECIPE, with data: {args.dataset}")
+        print(f"next: hf-detr-panoptic train RECIPE --data {shlex.quote(str(args.dataset))}")
     return 0 if report.ok else 1

@@ -391,6 +391,12 @@ def label_space(settings: Prepare, labeler: LabelSpace, custom: Sequence[str]) -
     from .schemes import Scheme, scheme
 
     asked = {*settings.drop, *settings.rename, *(name for names in settings.merge.values() for name in names)}
+    mine = next((name for name in sorted(asked) if name in custom and name not in labeler.names), None)
+    if mine is not None:
+        raise LabelError(
+            f"'{mine}' is a class of yours, and merge, rename and drop are about the labeler's",
+            fix="Change its name where you drew it.",
+        )
     ready = scheme(settings.scheme, labeler, leave={*custom, *asked})
     merge = dict(ready.merge)
     for group, members in settings.merge.items():

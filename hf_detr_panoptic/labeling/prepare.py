@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -222,8 +223,9 @@ class Prepared:
             what = count_of(len(skipped), "photo or mark", "photos or marks")
             lines += ["", f"{what} {are(len(skipped))} not in the dataset; skipped.csv lists them:"]
             lines += [f"  {count} × {reason}" for reason, count in reasons.most_common(_MOST)]
-        lines += ["", f"next: hf-detr-panoptic check {self.settings.folder}"]
-        lines += [f"then: hf-detr-panoptic train RECIPE, with data: {self.settings.folder}"]
+        folder = shlex.quote(str(self.settings.folder))
+        lines += ["", f"next: hf-detr-panoptic check {folder}"]
+        lines += [f"then: hf-detr-panoptic train RECIPE --data {folder}"]
         return "\n".join(lines)
 
 

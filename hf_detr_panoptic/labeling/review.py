@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -344,7 +345,7 @@ def import_main(args: argparse.Namespace) -> int:
         )
     for row in read.skipped[:10]:
         print(f"not read: {row.where}: {row.what}")
-    print(f"next: hf-detr-panoptic check {args.out}")
+    print(f"next: hf-detr-panoptic check {shlex.quote(str(args.out))}")
     return 0
 
 

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import heapq
 import re
+import shlex
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -441,7 +442,7 @@ def _split(args: argparse.Namespace) -> int:
         _write(args.out, dataset, result.assignment)
     else:
         reassign(args.dataset, result.assignment)
-    print(f"next: hf-detr-panoptic check {args.out or args.dataset}")
+    print(f"next: hf-detr-panoptic check {shlex.quote(str(args.out or args.dataset))}")
     return 0
 
 

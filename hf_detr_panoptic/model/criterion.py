@@ -381,7 +381,7 @@ def _mostly_unknown(boxes: Tensor, unknown: Tensor, targets: Targets) -> Tensor:
 @cache
 def _warn_of_surplus(num_queries: int) -> None:
     logger.warning(
-        "an image has more targets than the model has queries (%d); the surplus is not learnt "
-        "(its size is in each loss dict as surplus_targets; this is said once)",
+        "an image has more segments than the model has queries (%d), and only as many are learnt. Join small classes "
+        "(merge), drop some, or learn from parts of the photos (augmentation.crop). This is said once",
         num_queries,
     )

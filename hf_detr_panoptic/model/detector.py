@@ -222,7 +222,7 @@ def detect(
 def classes_and_boxes(detr: Any, states: Tensor) -> tuple[Tensor, Tensor]:
     """Logits and boxes of the decoder's states, under autocast too in 32 bits: near 1, bf16 has steps of 1/256."""
     with torch.autocast(states.device.type, enabled=False):
-        states = states.to(detr.class_labels_classifier.weight.dtype)
+        states = states.to(next(detr.bbox_predictor.parameters()).dtype)
         return detr.class_labels_classifier(states), detr.bbox_predictor(states).sigmoid()
 
 

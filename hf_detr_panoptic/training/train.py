@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -270,5 +271,7 @@ def summary(ends: Sequence[StageEnd], recipe: Recipe) -> str:
     if recipe.refit:
         lines.append(f"It has learnt from the photos of validation too; the figures are of {ends[-1].folder}")
     else:
-        lines.append(f"Next: hf-detr-panoptic evaluate --model {final} --data {data}")
+        lines.append(
+            f"Next: hf-detr-panoptic evaluate --model {shlex.quote(str(final))} --data {shlex.quote(str(data))}"
+        )
     return "\n".join(lines)

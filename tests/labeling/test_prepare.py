@@ -432,6 +432,7 @@ def test_a_labeler_that_does_not_say_what_is_stuff(site: Path, tmp_path: Path, t
 
 def test_classes_that_cannot_be_joined(site: Path, tmp_path: Path) -> None:
     for settings, message in (
+        ({"rename": {"pipe": "tube"}}, "'pipe' is a class of yours, and merge, rename and drop are about the labeler"),
         ({"rename": {"truk": "lorry"}}, r"no category is called 'truk'. Did you mean 'truck'\?"),
         ({"merge": {"all": ["sky", "truck"]}}, "'all' is a thing in one place and stuff in another"),
         ({"stuff": ["pip"]}, r"no category is called 'pip'. Did you mean 'pipe'\?"),

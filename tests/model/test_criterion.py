@@ -373,7 +373,7 @@ def test_more_targets_than_queries_are_counted_and_said_once(caplog):
             loss, losses = ours(outputs, FULL_LABELS, (38, 50))
     assert losses["surplus_targets"].item() == 1
     assert loss.isfinite()
-    assert sum("more targets than" in record.message for record in caplog.records) == 1
+    assert sum("more segments than" in record.message for record in caplog.records) == 1
     assert ours(outputs_of(2, 3, (10, 13)), FULL_LABELS, (38, 50))[1]["surplus_targets"].item() == 0
 
 
