@@ -391,10 +391,11 @@ def main(args: argparse.Namespace) -> int:
     dies. What a machine left undone the next command makes up for, on any machine.
     """
     from ..errors import clear_errors
+    from ..watch import watched
     from .inputs import as_files
 
     settings = prepare_settings(args)
-    with clear_errors(settings.folder):
+    with watched(), clear_errors(settings.folder):
         settings = as_files(settings)
         labelled = label_photos(settings, progress=True, shard=_shard(args.shard))
     if labelled is None:
