@@ -11,9 +11,10 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
+from datetime import timedelta
 
 from .errors import HfDetrPanopticError
-from .parallel import launched
+from .parallel import guard_processes, launched
 
 EVERY = 10.0  # seconds between two looks
 STOPPED = 3  # looks, until one that was stopped is named
@@ -36,10 +37,12 @@ def watched(*, together: bool = True) -> Iterator[None]:
 
     A collective waits for a dead process with gloo's traceback, or days, and for a stopped one without a word.
     """
+    several = together and launched() > 1
+    if several:
+        guard_processes(timedelta(days=7))  # who asks first decides how all of them talk
     if not _watching.acquire(blocking=False):  # once is enough
         yield
         return
-    several = together and launched() > 1
     watch = Watch(_others() if several else {}, speaks=not several or os.environ.get("RANK") == "0")
     done = threading.Event()
     thread = threading.Thread(target=watch.until, args=(done,), daemon=True)
