@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DatasetError, RecipeError, RunError, did_you_mean
+from ..errors import DatasetError, LabelError, RecipeError, RunError, did_you_mean
 from ..evaluation.table import write_per_class
 from ..files import content_of, parse_json, read_json, read_yaml, write_json
 from ..labels import LabelSpace
@@ -453,8 +453,8 @@ class Run:
     def space(self) -> LabelSpace:
         try:
             return LabelSpace.from_config(self.config)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise _damaged(self.folder / "final" / "config.json", repr(error)) from error
+        except LabelError as error:
+            raise _damaged(self.folder / "final" / "config.json", error.what) from error
 
     @cached_property
     def learnt_from(self) -> tuple[dict[str, int], dict[tuple[str, str, str], int]]:
