@@ -67,11 +67,13 @@ def fit_batch_size(
         size = _dividing(wanted, min(size, _read(fitted)))
     else:
         with torch.random.fork_rng([args.device] if args.device.type == "cuda" else []):
-            while not _fits(model, heaviest_batch(dataset, size), args, attempt):
-                if size == 1:
-                    raise RecipeError("not even one photo fits into memory", fix=f"Give {_SMALLER}.")
-                size = _dividing(wanted, size // 2)
-        size = min(gather_object([size]))
+            while size and not _fits(model, heaviest_batch(dataset, size), args, attempt):
+                size = _dividing(wanted, size // 2) if size > 1 else 0
+        size = min(
+            gather_object([size])
+        )  # also of one that found no size: who raises before leaves the others waiting
+        if not size:
+            raise RecipeError("not even one photo fits into memory", fix=f"Give {_SMALLER}.")
         if PartialState().is_main_process:
             _write(fitted, size)
     args.gradient_accumulation_steps = wanted // size

@@ -14,7 +14,7 @@ from hf_detr_panoptic.dataset.batches import PanopticDataset
 from hf_detr_panoptic.errors import HfDetrPanopticError, RecipeError
 from hf_detr_panoptic.preprocess import Preprocess
 from hf_detr_panoptic.recipe import Recipe
-from hf_detr_panoptic.training import stages, trainer
+from hf_detr_panoptic.training import batch_size, stages, trainer
 from hf_detr_panoptic.training.batch_size import _dividing, fit_batch_size, heaviest_batch
 from hf_detr_panoptic.training.sampling import Splits
 from hf_detr_panoptic.training.stages import _Stage, run_stages, starting_model
@@ -58,7 +58,9 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
     return Memory(monkeypatch)
 
 
-def test_the_batch_is_made_to_fit(make: Make, even_splits: Splits, tmp_path: Path) -> None:
+def test_the_batch_is_made_to_fit(
+    make: Make, even_splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Memory that holds two photos at most: batches of two, and twice as many of them in a step."""
     recipe = make(tmp_path / "run", per_device_train_batch_size=8)
     stage = _Stage(recipe, recipe.stages.finetune, even_splits, starting_model(recipe, even_splits.space, None), str)
@@ -83,6 +85,13 @@ def test_the_batch_is_made_to_fit(make: Make, even_splits: Splits, tmp_path: Pat
     stage.args.auto_find_batch_size = True
     with pytest.raises(RecipeError, match="not even one photo fits"):
         fit_batch_size(stage.model, stage.args, stage.dataset, tmp_path / "other", str, never)
+
+    gathered: list[int] = []
+    monkeypatch.setattr(batch_size, "gather_object", lambda sizes: gathered.extend(sizes) or [*sizes, 4])
+    stage.args.auto_find_batch_size = True
+    with pytest.raises(RecipeError, match="not even one photo fits"):  # the other process, which found 4, is not left
+        fit_batch_size(stage.model, stage.args, stage.dataset, tmp_path / "other", str, never)
+    assert gathered == [0]
 
 
 def test_the_canvas_that_is_tried_holds_the_tallest_and_the_widest(splits: Splits) -> None:
