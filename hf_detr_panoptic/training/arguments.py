@@ -138,6 +138,16 @@ def _precision(stage: Stage, device: Any) -> dict[str, bool]:
     return {"bf16": asked.get("bf16", False), "fp16": asked.get("fp16", False)}
 
 
+def slower_than_it_could(stage: Stage, args: TrainingArguments) -> str | None:
+    """What to write where a GPU without bf16 trains in 32 bits, and nobody has said so."""
+    said = {"bf16", "fp16"} & stage.training_arguments.keys()
+    if args.device.type != "cuda" or args.bf16 or args.fp16 or said or _has_bf16(args.device):
+        return None
+    return (
+        f"{stage.name}: {_named(args.device)} has no bf16 and trains in fp32; `fp16: true` takes less time and memory"
+    )
+
+
 def _has_bf16(device: Any) -> bool:
     """Whether autocast to bf16 works: on any CPU (slowly where it is emulated), on a GPU in hardware."""
     import torch

@@ -33,7 +33,7 @@ from ..recipe import Recipe
 from ..settings import STAGES, Stage
 from ..text import clock
 from . import checkpoints
-from .arguments import check_arguments, process_kept, training_arguments
+from .arguments import check_arguments, process_kept, slower_than_it_could, training_arguments
 from .batch_size import fit_batch_size, halve_batch_size, ran_out_of_memory, training_memory_error, training_step
 from .callbacks import (
     Cost,
@@ -369,6 +369,8 @@ class _Stage:
         self.trained = trainable_line(stage.name, model)
         say(self.trained)
         self.args = training_arguments(stage, PartialState().device, output_dir=self.folder, seed=recipe.seed)
+        if hint := slower_than_it_could(stage, self.args):
+            say(hint)
         if self.args.report_to:
             self.args.report_to = []  # one run in the tracker, not three: `Tracking` reports
         self.dataset = PanopticDataset(

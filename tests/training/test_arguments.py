@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from operator import attrgetter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from transformers.trainer_utils import IntervalStrategy, SchedulerType
 from hf_detr_panoptic.errors import RecipeError
 from hf_detr_panoptic.recipe import recipe_keys, training_keys
 from hf_detr_panoptic.settings import STAGES, Stage, arguments_class
-from hf_detr_panoptic.training.arguments import check_arguments, training_arguments
+from hf_detr_panoptic.training.arguments import check_arguments, slower_than_it_could, training_arguments
 from hf_detr_panoptic.training_fields import GONE, OURS, training_fields
 
 
@@ -106,6 +107,19 @@ def test_precision_on_cuda(
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     name, value = chosen
     assert arguments._precision(Stage.of("finetune", **settings), torch.device("cuda"))[name] is value
+
+
+def test_a_gpu_that_trains_in_fp32_for_want_of_bf16_is_told_of_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    on_gpu: Any = SimpleNamespace(device=torch.device("cuda"), bf16=False, fp16=False)
+    on_cpu: Any = SimpleNamespace(device=torch.device("cpu"), bf16=False, fp16=False)
+    said = slower_than_it_could(Stage.of("finetune"), on_gpu)
+    assert said is not None
+    assert "finetune: this GPU (Tesla T4) has no bf16" in said
+    assert slower_than_it_could(Stage.of("finetune", fp16=False), on_gpu) is None  # who asks for fp32 knows
+    assert slower_than_it_could(Stage.of("finetune"), on_cpu) is None
 
 
 def test_an_apple_gpu_has_fp32_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
