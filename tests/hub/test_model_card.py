@@ -11,14 +11,15 @@ from typing import Any
 
 import markdown_it
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCard
 from made import HOSTILE as SPACE
-from made import noise, scene, write_data, write_run
+from made import noise, scene, tiny_model, write_data, write_run
 from PIL import Image
 
 from hf_detr_panoptic.errors import HubError, RunError
-from hf_detr_panoptic.hub.cards import handler_source, model_card_files
+from hf_detr_panoptic.hub.cards import handler_source, model_card_files, stage_card
 from hf_detr_panoptic.hub.pictures import CardPictures, write_pictures
 
 
@@ -327,6 +328,20 @@ def test_types_that_do_not_fit(run: Path, tmp_path: Path, file: str, content: di
     (spoilt / file).write_text(json.dumps(content))
     with pytest.raises(RunError, match=rf"{file}: is damaged \({says}.*\)\. Restore it, or train again\."):
         card_of(spoilt)
+
+
+def test_the_detection_stages_card_loads_the_detector(tmp_path: Path) -> None:
+    """With every weight, under the names of plain `DetrForObjectDetection`."""
+    model = tiny_model(SPACE)
+    model.save_pretrained(tmp_path)
+    card = stage_card("detection", "anna/site", None).decode()
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+    said: dict[str, Any] = {}
+    exec(code.replace('"anna/site", revision="detection"', repr(str(tmp_path))), said)
+    loaded = said["model"].state_dict()
+    assert loaded.keys() == model.detr.state_dict().keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model.detr.state_dict().items())
+    assert "DetrForSegmentation.from_pretrained" in stage_card("finetune", "anna/site", None).decode()
 
 
 def test_a_repository_needs_a_name(run: Path) -> None:
