@@ -7,7 +7,8 @@ A label is a dict. Ours: `class_labels` int64 [N], `boxes` float [N, 4] (centre,
 `crowd_ids` (or `iscrowd` [N]), `scores` float [N]; `incomplete` int [K], the labels that nobody may have looked for;
 `sources` int [N] (places in SEGMENT_SOURCES) and `isthing` int [N], which say what the labeler has guessed.
 Hugging Face's `masks` [N, H, W] may stand in for `panoptic`: void is unknown there, so what no mask covers is
-background. Without either, boxes and classes alone are learnt.
+background, and what its resizing left without a pixel or a width is left out. Without either, boxes and classes alone
+are learnt.
 The maps may be as large as the canvas (the padded batch) or as the image's valid part.
 """
 
@@ -162,7 +163,7 @@ class Targets:
 def count_targets(labels: Sequence[Mapping[str, Any]]) -> list[int]:
     """The targets of each image, crowds left out: what `Denominators.of` needs of micro-batches still to come."""
     small, _ = _on_host(labels, None)
-    return [len(entry["class_labels"]) - int(_crowd_rows(entry).sum()) for entry in small]
+    return [len(entry["class_labels"]) - int(_left_out(entry).sum()) for entry in small]
 
 
 def at_least_fp32(tensor: Tensor) -> Tensor:
@@ -218,6 +219,9 @@ def _on_host(
         {key: torch.as_tensor(label[key]) for key in _SMALL if not isinstance(label.get(key), str | None)}
         for label in labels
     ]
+    for entry, label in zip(small, labels, strict=True):
+        if "masks" in label and "panoptic" not in label and len(label["masks"]) == len(entry["class_labels"]):
+            entry["there"] = torch.as_tensor(label["masks"]).flatten(1).any(1)
     tensors = [tensor for entry in small for tensor in entry.values()]
     if all("valid_size" in entry for entry in small):
         pixel_mask = None  # nothing to ask it, and nothing to wait for
@@ -237,14 +241,16 @@ def _on_host(
     return [{key: next(rest) for key in entry} for entry in small], sizes
 
 
-def _crowd_rows(entry: Mapping[str, Tensor]) -> Tensor:
-    """Which of the listed segments are crowds → bool [N]."""
-    crowd = torch.zeros(len(entry["class_labels"]), dtype=torch.bool)
+def _left_out(entry: Mapping[str, Tensor]) -> Tensor:
+    """Which of the listed segments are crowds, or masks of Hugging Face's of which nothing is left → bool [N]."""
+    out = torch.zeros(len(entry["class_labels"]), dtype=torch.bool)
     if "iscrowd" in entry:
-        crowd |= entry["iscrowd"].bool()
+        out |= entry["iscrowd"].bool()
     if "crowd_ids" in entry and "segment_ids" in entry:
-        crowd |= torch.isin(entry["segment_ids"].long(), entry["crowd_ids"].long())
-    return crowd
+        out |= torch.isin(entry["segment_ids"].long(), entry["crowd_ids"].long())
+    if "there" in entry and entry["boxes"].numel() == 4 * len(out):
+        out |= ~entry["there"] | (entry["boxes"].reshape(-1, 4)[:, 2:] <= 0).any(1)
+    return out
 
 
 def _read_image(
@@ -278,7 +284,9 @@ def _read_image(
             fix=hint or "Is the label space that of the model?",
         )
     boxes = at_least_fp32(entry["boxes"]).reshape(len(labels), 4)
+    kept = ~_left_out(entry)
     right = ((boxes >= -_BOX_SLACK) & (boxes <= 1 + _BOX_SLACK)).all(1) & (boxes[:, 2:] > 0).all(1)
+    right |= ~kept
     if not right.all():
         first = int((~right).nonzero()[0])
         raise ModelError(
@@ -301,7 +309,6 @@ def _read_image(
             raise ModelError(f"segment id {int(segment_ids.min())}", where=name, fix="Ids are positive; 0 is void.")
         if len(segment_ids.unique()) != len(segment_ids):
             raise ModelError("a segment id is listed twice", where=name, fix="List every segment once.")
-    kept = ~_crowd_rows(entry)
     scores = entry["scores"].float() if "scores" in entry else torch.ones(len(labels))
     guessed = torch.zeros(len(labels), dtype=torch.bool)
     if "sources" in entry and "isthing" in entry:

@@ -144,15 +144,24 @@ def test_bad_batches():
         targets_of(label(), label(panoptic=None))
 
 
-@pytest.mark.parametrize("form", ["panoptic", "masks"])
-def test_a_listed_segment_without_pixels(form):
-    changes = {"segment_ids": torch.tensor([7, 8])}
-    if form == "masks":
-        changes = {"panoptic": None, "segment_ids": None, "masks": torch.stack([IDS == 7, IDS == 8])}
-    targets = targets_of(label(), label(**changes))
+def test_a_listed_segment_without_pixels():
+    targets = targets_of(label(), label(segment_ids=torch.tensor([7, 8])))
     assert targets.absent.tolist() == [False, False, False, True]
-    with pytest.raises(ModelError, match=r"image 1 of the batch: (segment 8|mask 1) is listed but has no pixel"):
+    with pytest.raises(ModelError, match=r"image 1 of the batch: segment 8 is listed but has no pixel"):
         targets.require_pixels(targets.absent.tolist())
+
+
+@pytest.mark.parametrize("gone", ["pixels", "width"])
+def test_what_resizing_left_nothing_of_is_left_out_of_hf_labels(gone):
+    """DetrImageProcessor lists it all the same, with a box of no size for one of a pixel, and stock trains on."""
+    masks = torch.stack([IDS == 7, (IDS == 8) if gone == "pixels" else (IDS == 9)])
+    boxes = torch.tensor([[0.25, 0.5, 0.5, 1.0], [0.5, 0.5, 0.5 if gone == "pixels" else 0.0, 0.5]])
+    foreign = label(panoptic=None, segment_ids=None, crowd_ids=None, masks=masks, boxes=boxes)
+    targets = targets_of(foreign)
+    assert (targets.counts, targets.labels.tolist()) == ((1,), foreign["class_labels"][:1].tolist())
+    assert targets.absent.tolist() == [False]
+    assert torch.equal(targets.mask(0, torch.tensor([0])), masks[:1])
+    assert count_targets([foreign]) == [1]
 
 
 def test_ids_above_every_listed_one_are_void():
