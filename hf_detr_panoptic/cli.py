@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import importlib
 import inspect
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from types import ModuleType
@@ -120,8 +122,17 @@ def _speaking() -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (2: wrong usage or input, 130: interrupted)."""
-    with _speaking():
-        return _main(argv)
+    try:
+        with _speaking():
+            return _main(argv)
+    finally:
+        # Registered last, run first: the rest of Python's end, a tenth of a second with torch, no longer listens.
+        atexit.unregister(_deaf)
+        atexit.register(_deaf)
+
+
+def _deaf() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -168,6 +179,13 @@ def _main(argv: Sequence[str] | None) -> int:
             f"hf-detr-panoptic {command}: {where}the system refuses ({error.strerror or error}). {fix}",
             file=sys.stderr,
         )
+        return 2
+    except RuntimeError as error:
+        from .watch import lost_process
+
+        if (lost := lost_process(error)) is None:
+            raise
+        print(f"hf-detr-panoptic {command}: {lost}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"hf-detr-panoptic {command}: interrupted", file=sys.stderr)

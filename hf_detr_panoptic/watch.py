@@ -21,7 +21,9 @@ STOPPED = 3  # looks, until one that was stopped is named
 LEAVE = 45.0  # seconds that one may still save what it has; torch's launcher gives 30
 
 _OF_A_LOADER = re.compile(r"DataLoader worker .*(killed by signal|exited unexpectedly)")
-_OF_A_RANK = re.compile(r"gloo|NCCL|ncclRemoteError|Connection (closed|reset) by peer", re.IGNORECASE)
+_OF_A_RANK = re.compile(
+    r"gloo|NCCL|Connection (closed|reset) by peer|connection was likely closed|Broken pipe", re.IGNORECASE
+)
 _AGAIN = "Its own last words say more; often memory ran out. The same command goes on from what is saved."
 
 _watching = threading.Lock()
@@ -43,11 +45,13 @@ def watched(*, together: bool = True) -> Iterator[None]:
     if not _watching.acquire(blocking=False):  # once is enough
         yield
         return
-    watch = Watch(_others() if several else {}, speaks=not several or os.environ.get("RANK") == "0")
+    watch = Watch({}, speaks=not several or os.environ.get("RANK") == "0")
     done = threading.Event()
     thread = threading.Thread(target=watch.until, args=(done,), daemon=True)
-    thread.start()
     try:
+        if several:
+            watch.others = _others()
+        thread.start()
         yield
         if several:
             from accelerate import PartialState
@@ -60,7 +64,8 @@ def watched(*, together: bool = True) -> Iterator[None]:
         raise lost from error
     finally:
         done.set()
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
         _watching.release()
 
 
@@ -86,10 +91,15 @@ def _lost(error: Exception, watch: Watch, several: bool) -> LostProcessError | N
     if _OF_A_LOADER.search(text):
         fix = f"{_AGAIN} With a lower dataloader_num_workers less is needed."
         return LostProcessError(f"a process that loads photos is gone ({text.splitlines()[0].rstrip('.')})", fix=fix)
-    if several and _OF_A_RANK.search(text):
-        gone = watch.wait_for_one_to_go(5.0) or "one of the other processes"
-        return LostProcessError(f"{gone} is gone, and this one ends with it", fix=_AGAIN)
-    return None
+    return lost_process(error, watch) if several else None
+
+
+def lost_process(error: Exception, watch: Watch | None = None) -> LostProcessError | None:
+    """What an error of a collective means; None where it means something else."""
+    if launched() == 1 or not _OF_A_RANK.search(str(error)):
+        return None
+    gone = watch.wait_for_one_to_go(5.0) if watch is not None and watch.others else None
+    return LostProcessError(f"{gone or 'one of the other processes'} is gone, and this one ends with it", fix=_AGAIN)
 
 
 class Watch:
