@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import itertools
 import json
 import os
 import random
@@ -284,12 +285,21 @@ def _is_of_one(trial: Trial, photo: Path) -> bool:
 
 
 def rank_dies(trial: Trial) -> None:
-    """Two processes, as a launcher starts them; the other ends by itself, and both together end what they began."""
+    """Two processes, as a launcher starts them; the other ends by itself, and both together end what they began.
+
+    Until they have met nobody can know who is missing: then it is the launcher that ends the others.
+    """
+    meetings = itertools.count()
 
     def launched() -> list[Running]:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
-        return [trial.start(lambda rank=rank: os.environ.update(_ranks(rank, port))) for rank in range(2)]
+        meeting = trial.log / f"meeting-{next(meetings)}"
+        meeting.mkdir(parents=True)
+        ranks = [trial.start(lambda rank=rank: _is_rank(rank, port, meeting)) for rank in range(2)]
+        while len(list(meeting.iterdir())) < len(ranks) and not any(rank.ended_within(0.01) for rank in ranks):
+            pass
+        return ranks
 
     def both() -> Ended:
         ends = [running.wait(LIMIT) for running in launched()]
@@ -307,6 +317,20 @@ def rank_dies(trial: Trial) -> None:
     trial.ended += [chosen.wait(LIMIT), other.wait(75)]
     _must_say(trial, trial.ended[-1])
     trial.last = both
+
+
+def _is_rank(rank: int, port: int, meeting: Path) -> None:
+    """In the process itself: what a launcher tells it, and a file as soon as it has met the other."""
+    from accelerate import PartialState
+
+    os.environ.update(_ranks(rank, port))
+    meet = PartialState.__init__
+
+    def met(*words: Any, **options: Any) -> None:
+        meet(*words, **options)
+        (meeting / str(rank)).touch()
+
+    PartialState.__init__ = met
 
 
 def _ranks(rank: int, port: int) -> dict[str, str]:
