@@ -111,8 +111,9 @@ class Trials:
             other = differing(self.world.result(command), whole)
             if kind == "a photo changes":  # what was answered for the other one may stay: answers go by content
                 other = [name for name in other if name in whole or not name.startswith("autolabels/")]
-            if trial.set_aside:  # a photo that comes later to a finished dataset gets the next free id
-                other = [name for name in other if not (name.startswith("annotations/") and name.endswith(".json"))]
+            if trial.set_aside:  # a photo that comes later gets the next free id, and none changes sides
+                other = [name for name in other if not name.startswith(("annotations/", "report.html"))]
+                other += differing(_maps(self.world.result(command)), _maps(whole))
             if other:
                 wrong.append(f"{len(other)} files are not those of an undisturbed run: {', '.join(other[:4])}")
             if other := differing(tree(self.world.inputs), self.inputs):
@@ -132,6 +133,11 @@ class Trials:
                 path.unlink(missing_ok=True)
                 path.write_bytes(content)
                 os.utime(path, ns=(EPOCH, EPOCH))
+
+
+def _maps(files: dict[str, bytes]) -> dict[str, bytes]:
+    """The id maps of a dataset, whichever side they are on."""
+    return {Path(name).name: content for name, content in files.items() if name.endswith(".png")}
 
 
 class Trial:

@@ -46,7 +46,10 @@ class Ended:
         """What no command may do, however it is disturbed."""
         if self.code is None:
             return f"did not end in {self.seconds:.0f} s"
-        if "Traceback (most recent call last)" in self.errors + self.said:
+        told = self.errors + self.said
+        # Whom a killed process had just started finds nobody to tell it what to do, and Python says so.
+        orphans = self.code == -signal.SIGKILL and "multiprocessing/spawn.py" in told
+        if "Traceback (most recent call last)" in told and not orphans:
             return "a traceback"
         if self.code not in (0, 1, 2, 130, 143, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT):
             return f"ended with {self.code}"
