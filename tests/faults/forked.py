@@ -46,10 +46,8 @@ class Ended:
         """What no command may do, however it is disturbed."""
         if self.code is None:
             return f"did not end in {self.seconds:.0f} s"
-        told = self.errors + self.said
-        # Whom a killed process had just started finds nobody to tell it what to do, and Python says so.
-        orphans = self.code == -signal.SIGKILL and "multiprocessing/spawn.py" in told
-        if "Traceback (most recent call last)" in told and not orphans:
+        # Of a killed one only those can speak whom it had started: their pipes end, and Python says so.
+        if self.code != -signal.SIGKILL and "Traceback (most recent call last)" in self.errors + self.said:
             return "a traceback"
         if self.code not in (0, 1, 2, 130, 143, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT):
             return f"ended with {self.code}"
@@ -104,6 +102,8 @@ def start(
     """`hf-detr-panoptic WORDS` in a fork, in the folder of its log. `arrange` is called first there, `after` last."""
     told = [str(word) for word in words]
     log.parent.mkdir(parents=True, exist_ok=True)
+    for end in (".out", ".err"):
+        log.with_suffix(end).touch()  # it may be killed before it opens them
     sys.stdout.flush()
     sys.stderr.flush()
     began = time.monotonic()
