@@ -240,7 +240,7 @@ def _model(name: str, photo: str | None) -> Iterator[Diagnosis]:
 # --- the whole road, once
 
 
-_SIDES = {"shortest_edge": 320, "longest_edge": 533}  # a tenth of the pixels of 800 and 1333, and a bit
+_SIDES = {"shortest_edge": 320, "longest_edge": 533}  # a sixth of the pixels of 800 and 1333
 _PHOTOS = 10
 
 
@@ -261,9 +261,11 @@ def _real(name: str, photos: Path | None, steps: int, repository: str | None) ->
                 with contextlib.redirect_stdout(io.StringIO()):  # what the parts say to a person is not asked for here
                     said = part()
             except Exception as error:
-                told = error.what if isinstance(error, HfDetrPanopticError) else f"{type(error).__name__}: {error}"
+                told = f"{type(error).__name__}: {error}"
+                if isinstance(error, HfDetrPanopticError):
+                    told = f"{error.where}: {error.what}" if error.where else error.what
                 fix = getattr(error, "fix", None) or "Please report this, with the lines above."
-                yield Diagnosis(what, str(told).replace(str(folder), "…"), "bad", fix)
+                yield Diagnosis(what, told.replace(str(folder), "…"), "bad", fix)
                 return
             yield Diagnosis(what, f"{said}, in {time.perf_counter() - began:.0f} s")
 

@@ -41,9 +41,9 @@ _MOST_WAITING = 16
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-# A shape of batch is recorded when it comes for the third time, and as many shapes are remembered.
+# A shape of batch is recorded when it has come so often before; each recording keeps the memory that it works in.
 _COMES_BACK = 2
-_MOST_RECORDED = 8
+_MOST_RECORDED = 4
 
 
 class FastCopies:
@@ -156,8 +156,9 @@ def _form(model: DetrForPanopticSegmentation) -> object | None:
 
 
 def _switches() -> object:
-    """What decides which kernels are recorded."""
-    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    """What decides which kernels are recorded, and whether what is recorded may be written to outside of there."""
+    rounding = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    return *rounding, torch.is_inference_mode_enabled()
 
 
 def segment(

@@ -13,6 +13,7 @@ from hf_detr_panoptic.errors import ModelError, RecipeError
 from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.model import postprocess as module
 from hf_detr_panoptic.model.postprocess import Kept, choose_queries, postprocess, valid_cells
+from hf_detr_panoptic.panoptic_map import PanopticMap
 from hf_detr_panoptic.settings import Postprocess
 
 pytestmark = pytest.mark.bits
@@ -265,3 +266,14 @@ def test_things_of_two_classes_and_stuff_are_never_duplicates():
     assert made.ids.tolist() == [[2, 2, 1, 3, 3]]
     made = postprocess(kept(1, 1, 0), TWICE, SPACE, (1, 5), settings)
     assert made.ids.tolist() == [[1, 1, 1, 2, 2]]
+
+
+@pytest.mark.parametrize("fill", ["void", "argmax"])
+def test_what_was_counted_while_a_map_was_made_passes_the_check_of_any_map(fill):
+    """Maps are made without that check: every id listed, every segment with pixels, whatever is fused or too small."""
+    for seed in range(20):
+        masks = torch.randn(6, 5, 7, generator=torch.Generator().manual_seed(seed))
+        found = postprocess(kept(0, 1, 1, 2, 0, 2), masks, SPACE, (23, 31), Postprocess(fill=fill, min_area=60))
+        again = PanopticMap(found.ids.copy(), found.segments, SPACE)
+        assert found.areas() == again.areas()
+        assert not found.ids.flags.writeable
