@@ -1,4 +1,4 @@
-"""How often a step asks the device for a value, and so waits for it: counted without one, by where each tensor would be.
+"""How often a step asks the device for a value, and so waits: counted without one, by where each tensor would be.
 
 Parameters and the pixels of a batch count as being there, and so does whatever is computed from them or is sent to a
 `torch.device`. What is asked inside transformers is counted apart: it is not ours to mend.
