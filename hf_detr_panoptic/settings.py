@@ -30,8 +30,9 @@ from .checked import (
     Whole,
     alternatives,
     answer,
-    as_grey,
     as_pairs,
+    as_shade,
+    as_values,
     current_name,
     dotted,
     plain,
@@ -49,7 +50,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_MODEL = "facebook/detr-resnet-50-panoptic"
 FLOOR = 0.5  # the labeler is run at this threshold, so that a higher one needs no second run
 
-Format = Literal["coco", "coco-panoptic", "cvat", "labelme", "masks"]
+Format = Literal["coco", "coco-panoptic", "cvat", "labelme", "voc", "yolo", "masks"]
 SchemeName = Literal["coco", "stuff_groups", "stuff"]
 
 
@@ -67,14 +68,18 @@ class Sources(Settings):
         "In a recipe null: data/ in the run's folder",
     )
     annotations: Location | None = setting(
-        None, "the person's marks: a file, a folder or a zip (CVAT, COCO, masks, LabelMe)"
+        None, "the person's marks: a file, a folder or a zip (CVAT, COCO, LabelMe, VOC, YOLO, masks)"
     )
     labeler: Labeler = setting(DEFAULT_MODEL, "the panoptic model that labels the rest of each photo")
     labeler_stuff: Names | None = setting(None, "its stuff classes, where its configuration does not say")
     format: Format | None = setting(None, "the annotations' format; null: found out")
     pattern: str | None = setting(None, "how mask files are named; null: found out", examples=["'{stem}_{class}.png'"])
-    values: Annotated[dict[Annotated[int, BeforeValidator(as_grey)], str], BeforeValidator(as_pairs)] | None = setting(
-        None, "what the grey values of mask files mean", examples=["{127: fire, 254: smoke}"]
+    values: Annotated[
+        dict[Annotated[int | str, BeforeValidator(as_shade)], str] | Location | None, BeforeValidator(as_values)
+    ] = setting(
+        None,
+        "what the grey values or colours of masks, or YOLO's class numbers, mean; or a CSV, JSON or labelmap.txt of them",
+        examples=["{127: fire, 254: smoke}, {'128,0,0': building} or classes.csv"],
     )
     mask_column: str | None = setting(None, "of a dataset: its masks, if several columns hold images")
     instances: Literal["components", "whole"] = setting(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from ..dataset.coco_panoptic import KINDS, annotated, is_ours, listed_segments
 from ..errors import AnnotationError
@@ -106,7 +107,7 @@ def image_page(source: Source, name: str, image: Mapping[str, Any], at: str) -> 
         raise AnnotationError(f"the id is {shown(image.get('id'))}", where=at, fix="Each image needs one.")
     if not isinstance(image.get("file_name"), str):
         raise AnnotationError(f"the file_name is {image.get('file_name')!r}", where=at, fix="Name the photo's file.")
-    page = Page(image["file_name"], f"{source.where(name)}, image {image_id}", source.where(name), ())
+    page = Page(_file_name(image["file_name"]), f"{source.where(name)}, image {image_id}", source.where(name), ())
     page.near = near(source, name)
     if image.get("width") is not None or image.get("height") is not None:
         try:
@@ -114,6 +115,13 @@ def image_page(source: Source, name: str, image: Mapping[str, Any], at: str) -> 
         except AnnotationError as error:
             raise AnnotationError(error.what, where=f"{page.where} '{image['file_name']}'", fix=error.fix) from None
     return page
+
+
+def _file_name(name: str) -> str:
+    """A web address, which Labelbox and others write, as the name of the file that one downloads from there."""
+    if not name.startswith(("http://", "https://")):
+        return name
+    return PurePosixPath(unquote(urlsplit(name).path)).name or name
 
 
 def near(source: Source, name: str) -> tuple[str, ...]:

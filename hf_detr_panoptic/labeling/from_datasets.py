@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..annotations.colors import Values
 from ..annotations.marks import is_void_name
 from ..errors import DatasetError, did_you_mean
 from ..files import write_bytes
@@ -32,7 +33,7 @@ class Unpacked:
 
     images: Path
     annotations: Path | None
-    values: Mapping[int, str] | None
+    values: Values | None
 
 
 def names_a_dataset(images: Path) -> bool:
@@ -80,7 +81,7 @@ def unpack(
     *,
     masks: bool = True,
     mask_column: str | None = None,
-    values: Mapping[int, str] | None = None,
+    values: Values | None = None,
     within: Sequence[Path] | None = None,
 ) -> Unpacked:
     """The photos of all splits into `folder`/photos, and their masks (unless told not to), byte for byte.
@@ -138,7 +139,7 @@ class _Columns(NamedTuple):
     image: str
     mask: str | None
     segments: str | None
-    names: Mapping[int, str] | None
+    names: Values | None
 
     @classmethod
     def of(cls, features: datasets.Features, wanted: str | None, masks: bool) -> _Columns:
@@ -170,7 +171,7 @@ class _Columns(NamedTuple):
         return cls(image, mask, None, _one_list_of_names(features, of_masks=True))
 
 
-def _one_list_of_names(feature: Any, of_masks: bool) -> Mapping[int, str] | None:
+def _one_list_of_names(feature: Any, of_masks: bool) -> Values | None:
     """Those of the only ClassLabel in there. In masks 0 is nothing: other labels than those with a background at 0
     count something else."""
     lists = {tuple(label.names) for label in _class_labels(feature)}
@@ -272,7 +273,7 @@ def _write(path: Path, content: bytes) -> Path:
     return path
 
 
-def _panoptic_json(entries: Sequence[tuple[str, str, Sequence[Mapping[str, Any]]]], names: Mapping[int, str]) -> bytes:
+def _panoptic_json(entries: Sequence[tuple[str, str, Sequence[Mapping[str, Any]]]], names: Values) -> bytes:
     images, annotations = [], []
     for number, (name, png, segments) in enumerate(entries, start=1):
         images.append({"id": number, "file_name": name})

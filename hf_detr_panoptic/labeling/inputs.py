@@ -198,6 +198,7 @@ def as_files(
 ) -> Prepare:
     """The settings with files in place of a dataset, which is given or which `images` names: in out/source, or in
     `folder`. Every process calls this, and the first one unpacks."""
+    from ..annotations.colors import as_values
     from .from_datasets import load, names_a_dataset, places_of, unpack
 
     if dataset is None and not names_a_dataset(settings.images):
@@ -213,7 +214,7 @@ def as_files(
             folder or settings.folder / "source",
             masks=settings.annotations is None,
             mask_column=settings.mask_column,
-            values=settings.values,
+            values=as_values(settings.values),
             within=places_of(settings.images) if dataset is None else None,
         )
     )

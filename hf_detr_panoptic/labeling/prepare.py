@@ -249,6 +249,8 @@ def plain_settings(settings: Prepare) -> dict[str, Any]:
     del said["out"]
     for name in ("images", "annotations", "mix"):
         said[name] = said[name] and Path(said[name]).name
+    if isinstance(settings.values, Path):
+        said["values"] = settings.values.name
     if isinstance(settings.looked_at, Path):
         said["looked_at"] = settings.looked_at.name
     elif settings.looked_at == "marked":
