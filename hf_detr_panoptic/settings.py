@@ -78,7 +78,7 @@ class Sources(Settings):
         dict[Annotated[int | str, BeforeValidator(as_shade)], str] | Location | None, BeforeValidator(as_values)
     ] = setting(
         None,
-        "what the grey values or colours of masks, or YOLO's class numbers, mean; or a CSV, JSON or labelmap.txt of them",
+        "what grey values or colours of masks, or YOLO's class numbers, mean; or a CSV, JSON or labelmap.txt of them",
         examples=["{127: fire, 254: smoke}, {'128,0,0': building} or classes.csv"],
     )
     mask_column: str | None = setting(None, "of a dataset: its masks, if several columns hold images")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..checked import as_shade
 from ..errors import AnnotationError
 from ..files import content_of, parse_json
 from .marks import is_void_name
@@ -116,11 +117,7 @@ def _of_lines(lines: list[str], where: str) -> Iterator[tuple[int | str, str, st
         if len(numbers) < len(words) - 1 and not numbers and number == 1:
             continue  # the columns' names
         if shade := next((word for word in words if _HEX.fullmatch(word)), None):
-            yield (
-                _color([str(channel) for channel in bytes.fromhex(shade.lstrip("#"))], line, at),
-                class_name(name, at),
-                at,
-            )
+            yield str(as_shade(shade)), class_name(name, at), at
         elif name and len(numbers) in (3, 4):  # four: a number of the class, then its colour
             yield _color(numbers[-3:], line, at), class_name(name, at), at
         elif name and len(numbers) == 1:
@@ -155,7 +152,7 @@ def _value(value: Any, where: str) -> int | str:
     if isinstance(value, list) and len(value) in (3, 4) and all(type(channel) is int for channel in value):
         return _color([str(channel) for channel in value[:3]], str(value), where)
     if isinstance(value, str) and _HEX.fullmatch(value):
-        return _color([str(channel) for channel in bytes.fromhex(value.lstrip("#"))], value, where)
+        return str(as_shade(value))
     if isinstance(value, str) and value.count(",") == 2:
         return _color(value.split(","), value, where)
     if (type(value) is int and 0 <= value < 2**24) or (isinstance(value, str) and value.isdecimal()):

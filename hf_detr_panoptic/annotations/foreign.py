@@ -45,9 +45,9 @@ def foreign_of(source: Source) -> Foreign | None:
 
 def refusal(source: Source) -> AnnotationError | None:
     one = foreign_of(source)
-    return (
-        None if one is None else AnnotationError(f"this is {one.what}, which is not read", where=one.file, fix=one.fix)
-    )
+    if one is None:
+        return None
+    return AnnotationError(f"this is {one.what}, which is not read", where=one.file, fix=one.fix)
 
 
 def _named(source: Source, name: str) -> Foreign | None:
@@ -123,9 +123,7 @@ def _via_names(photos: Any) -> Iterable[Any]:
         regions = photo.get("regions")
         for region in _dicts(regions.values() if isinstance(regions, dict) else regions):
             attributes = region.get("region_attributes")
-            yield (
-                next((value for value in (attributes or {}).values()), None) if isinstance(attributes, dict) else None
-            )
+            yield next(iter(attributes.values()), None) if isinstance(attributes, dict) else None
 
 
 def _datumaro_names(data: Mapping[str, Any]) -> Iterable[Any]:

@@ -66,7 +66,13 @@ def read_annotations(
     table = as_values(values)
     voc = voc_folders(source) if format in (None, "cvat", "voc") else []
     maps = [folder_of(name) for name in labelmaps(source)] if voc else []
-    pages, kinds = ([], set()) if format == "masks" or maps else _documents(source, desk, format, bool(voc))
+    pages, kinds = ([], set()) if format == "masks" else _documents(source, desk, format, bool(voc))
+    if kinds and maps:
+        raise AnnotationError(
+            f"two formats: {' and '.join(sorted(kinds))}, and masks with a labelmap.txt",
+            where=str(path),
+            fix="Give one of the two, or say --format: both may mark the same things.",
+        )
     if kinds:
         return desk.assemble(chain(refused, pages), " and ".join(sorted(kinds)))
     if voc:

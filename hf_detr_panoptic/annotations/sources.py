@@ -306,7 +306,7 @@ class Archive(Source):
 
 
 class WithArchives(Source):
-    """A tree in which an archive is a folder: tools put one export a task into another archive. Only one level down."""
+    """A tree in which an archive is a folder, one level down: tools put an export a task into another archive."""
 
     def __init__(self, outer: Source, archives: Sequence[str]) -> None:
         self.label, self._outer = outer.label, outer

@@ -65,8 +65,8 @@ def voc_table(source: Source, folder: str, values: Values | None) -> Table:
         raise AnnotationError(
             f"a folder in Pascal VOC's layout without a {LABELMAP}: nobody says which class a colour is",
             where=source.where(folder) if folder else source.label,
-            fix=f"Put a {LABELMAP} beside SegmentationClass, a line `pipe:128,0,0::` for each class, or give colours or "
-            "the palette's numbers: --values 128,0,0=pipe, or --values 1=pipe --values 2=wall.",
+            fix=f"Put a {LABELMAP} beside SegmentationClass, a line `pipe:128,0,0::` for each class, or give colours "
+            "or the palette's numbers: --values 128,0,0=pipe, or --values 1=pipe --values 2=wall.",
         )
     void = {VOID_COLOR: "void"} if table.colored else {VOID_VALUE: "void"}
     return Table(void | dict(table.names), table.colored)

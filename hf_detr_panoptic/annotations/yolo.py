@@ -1,4 +1,4 @@
-"""YOLO's labels: a text file a photo, a line an object, in shares of the photo; a data.yaml or classes.txt of names."""
+"""YOLO's labels: a text file a photo, a line an object, in shares of the photo; names in data.yaml or classes.txt."""
 
 from __future__ import annotations
 
@@ -153,9 +153,7 @@ def _object(words: list[str], names: Mapping[int, str], where: str) -> Drawn:
     try:
         numbers = [float(word) for word in words]
     except ValueError:
-        raise AnnotationError(
-            f"{' '.join(words)[:60]!r} are not all numbers", where=where, fix="Export it again."
-        ) from None
+        numbers = [math.nan]
     if not all(map(math.isfinite, numbers)) or not numbers[0].is_integer():
         raise AnnotationError(
             f"{' '.join(words)[:60]!r} is no class and its outline", where=where, fix="Export it again."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import shlex
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,9 +27,9 @@ from ..panoptic_map import PanopticMap
 from ..parallel import default_threads, progress_bar, read_ahead
 from ..recipe import add_prepare_flags, prepare_settings
 from ..settings import Prepare
-from ..text import and_more, are, count_of, first_lines
+from ..text import are, count_of, first_lines
 from ..watch import watched
-from .inputs import Earlier, Inputs, Photo, Problem, as_files, label_space, mark_counts, read_inputs
+from .inputs import Earlier, Inputs, Photo, Problem, as_files, label_space, read_inputs
 from .overlay import Overlay, overlay
 from .split import Split, split
 
@@ -216,7 +215,7 @@ class Prepared:
         lines = [str(self.tally)]
         if self.split is not None:
             lines += ["", "split: " + str(self.split)]
-        lines += _remarks(self.settings, self.inputs, self.answers.space)
+        lines += remarks_on(self.settings, self.inputs, self.answers.space)
         skipped = self.skipped
         if skipped:
             reasons = Counter(row["what"].split(" (")[0][:80] for row in skipped)
@@ -245,7 +244,7 @@ def write_papers(prepared: Prepared) -> None:
 
 def plain_settings(settings: Prepare) -> dict[str, Any]:
     """As a YAML of them would say, but for where things lie on this machine."""
-    said = settings.to_dict() | {"labeler": _public_name(settings.labeler), "seed": settings.seed or 0}
+    said = settings.to_dict() | {"labeler": public_name(settings.labeler), "seed": settings.seed or 0}
     del said["out"]
     for name in ("images", "annotations", "mix"):
         said[name] = said[name] and Path(said[name]).name
@@ -258,61 +257,7 @@ def plain_settings(settings: Prepare) -> dict[str, Any]:
     return said
 
 
-def dry_run(settings: Prepare) -> str:
-    """What would happen: photos, classes, sides, the first problems. Neither loads a model nor writes anything."""
-    with tempfile.TemporaryDirectory() as folder:
-        return _dry_run(as_files(settings, folder=Path(folder)))
-
-
-def _dry_run(settings: Prepare) -> str:
-    from .inputs import Earlier, survey
-    from .labeler import labeler_space
-
-    inputs = read_inputs(settings)
-    earlier = Earlier.of(settings.folder)
-    photos, unreadable = survey(settings.images, inputs.names)
-    labeler = labeler_space(settings.labeler, settings.labeler_stuff) or LabelSpace([])
-    _, space = label_space(settings, labeler, inputs.custom)
-    lines = [
-        inputs.description,
-        f"{count_of(len(photos), 'photo')} would be labelled by {_public_name(settings.labeler)}",
-    ]
-    if inputs.unannotated and settings.annotations is not None:
-        lines.append(
-            f"{count_of(len(inputs.unannotated), 'photo')} without annotation, {inputs.unannotated[0]} first: "
-            + _FATES[settings.unannotated]
-        )
-    counts = mark_counts(inputs)
-    lines.append(f"{count_of(len(space), 'class')}, {len(inputs.custom)} of them yours:")
-    for name in inputs.custom:
-        kind = "thing" if space[space.index(name)].isthing else "stuff"
-        lines.append(f"  {name}: {kind}, {count_of(counts[name], 'mark')}")
-    if any(space[space.index(name)].isthing for name in inputs.custom):
-        lines.append("  (--stuff A,B makes classes stuff: what has no instances, such as a road)")
-    auto = [category for category in space if category.name not in inputs.custom]
-    things = [category.name for category in auto if category.isthing]
-    stuff = [category.name for category in auto if not category.isthing]
-    lines += [f"  and of the labeler {len(things)} things: {and_more(things)}"] if things else []
-    lines += [f"  and of the labeler {len(stuff)} stuff: {and_more(stuff)}"] if stuff else []
-    lost = below_a_pixel(settings, inputs, photos)
-    if photos:
-        lines += ["", "split: " + str(split_photos(settings, inputs, photos, earlier.shared_out, lost).report)]
-    lines += _remarks(settings, inputs, labeler)
-    problems = [*inputs.problems, *unreadable, *_lost_marks(settings, lost)]
-    if problems:
-        lines += ["", f"{count_of(len(problems), 'problem')}, the first:"]
-        lines += [f"  {problem}" for problem in problems[:_MOST]]
-    return "\n".join([*lines, "", "nothing was written; without --dry-run it will be"])
-
-
-_FATES = {
-    "skip": "left out (--unannotated learn, or auto)",
-    "auto": "taken as the labeler sees them",
-    "learn": "learnt from as the labeler sees them, and never validated",
-}
-
-
-def _remarks(settings: Prepare, inputs: Inputs, labeler: LabelSpace) -> list[str]:
+def remarks_on(settings: Prepare, inputs: Inputs, labeler: LabelSpace) -> list[str]:
     """What the person should decide on: names that two classes carry, photos that nobody may have looked at, classes
     that are marked on some of the others only."""
     from .schemes import namesakes, partly_marked
@@ -340,7 +285,7 @@ def _unseen(inputs: Inputs) -> list[str]:
     ]
 
 
-def _public_name(labeler: Any) -> str:
+def public_name(labeler: Any) -> str:
     """A name of the Hub as it is, a folder's own name, or the kind of a model in memory."""
     if isinstance(labeler, Path) or (isinstance(labeler, str) and Path(labeler).exists()):
         return Path(labeler).resolve().name
@@ -394,7 +339,7 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
     folder = _free_folder([photo.name for photo in photos])
     every = [*(photo.name for photo in photos), *(f"{folder}/{record.file_name}" for record in foreign)]
     stored, ids = stored_names(every, earlier.stored), _ids(every, earlier.ids)
-    problems = [*inputs.problems, *labelled.problems, *_lost_marks(settings, lost)]
+    problems = [*inputs.problems, *labelled.problems, *lost_marks(settings, lost)]
     problems += [
         Problem(name, "nobody may have looked at it, and it is like a photo of val", _BESIDE) for name in beside
     ]
@@ -514,7 +459,7 @@ def below_a_pixel(settings: Prepare, inputs: Inputs, photos: Sequence[Photo]) ->
     return lost
 
 
-def _lost_marks(settings: Prepare, lost: Mapping[str, Sequence[Mark]]) -> list[Problem]:
+def lost_marks(settings: Prepare, lost: Mapping[str, Sequence[Mark]]) -> list[Problem]:
     what = f"is smaller than a pixel at max_size {settings.max_size}, and not in the dataset"
     fix = "Give a larger --max-size, or none."
     return [
@@ -601,7 +546,7 @@ def main(args: argparse.Namespace) -> int:
     Photos that the dataset has keep their side of the split; new ones go to train, for `split` to share out.
     """
     from .autolabels import AutoLabels
-    from .inputs import Problem, as_files, read_inputs, survey
+    from .inputs import Problem, as_files, survey
     from .labeler import LabelledPhotos, raise_first
 
     settings = prepare_settings(args)
