@@ -64,17 +64,16 @@ def contents_of(
         return Contents(path, "nothing that can be opened", 0, None, missing=(str(error),))
     photos = images or (path / folder if folder is not None and path.is_dir() else None)
     command = _command(path, photos, out, values)
+    needed: tuple[str, ...]
     if foreign is not None:
-        needed: tuple[str, ...] = (f"marks that are read: {foreign.fix}",)
+        needed = (f"marks that are read: {foreign.fix}",)
         return Contents(path, foreign.what, count, folder, _sorted(foreign.classes), needed)
     try:
         read = read_annotations(path, photos, values=values)
     except HfDetrPanopticError as error:
         if not _has_marks(source, folder):
             what = "photos, no marks" if count else "neither photos nor marks that are known"
-            needed: tuple[str, ...] = (
-                () if count else ("photos (JPEG, PNG, …) or one of the formats of docs/formats.md",)
-            )
+            needed = () if count else ("photos (JPEG, PNG, …) or one of the formats of docs/formats.md",)
             bare = f"hf-detr-panoptic prepare --images {shlex.quote(str(photos))} --out {_out(out)}" if count else None
             return Contents(path, what, count, folder, missing=needed, command=bare)
         return Contents(path, _guess(source), count, folder, missing=(str(error),), command=command)

@@ -17,7 +17,7 @@ from ..errors import AnnotationError
 from .colors import LABELMAP, Table, Values, listed_values, shown_color
 from .marks import is_void_name
 from .pages import Drawn, Item, Lazy, Page
-from .shapes import Rectangle, Runs, mask_colors, mask_size, mask_values, pieces, regions
+from .shapes import Polygons, Rectangle, Runs, mask_colors, mask_size, mask_values, pieces, regions
 from .sources import Source, class_name, folder_of, size, text_number
 
 VOID_VALUE = 255  # in Pascal VOC's own masks: the seam between objects, and what is too hard
@@ -54,8 +54,8 @@ def voc_table(source: Source, folder: str, values: Values | None) -> Table:
     if values is not None:
         table = Table.of(values)
     elif source.has(labelmap):
-        # Black is no mark whatever it is called, unless that is a class.
-        table = Table.of(listed_values(source.read(labelmap), source.where(labelmap)))
+        content, where = source.read(labelmap), source.where(labelmap)
+        table = Table.of(_palette(content, where) or listed_values(content, where))
     elif listed is not None:
         lines = source.read(listed).decode("utf-8-sig", "replace").splitlines()
         table = Table.of({n: class_name(line, source.where(listed)) for n, line in enumerate(lines) if line.strip()})
@@ -70,6 +70,20 @@ def voc_table(source: Source, folder: str, values: Values | None) -> Table:
         )
     void = {VOID_COLOR: "void"} if table.colored else {VOID_VALUE: "void"}
     return Table(void | dict(table.names), table.colored)
+
+
+def _palette(content: bytes, where: str) -> Values | None:
+    """Of a labelmap without colours, as datumaro writes it: its classes have VOC's colours, in order."""
+    lines = [line for line in content.decode("utf-8-sig", "replace").splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("#")]
+    if not lines or not all(line.endswith(":::") for line in lines):
+        return None
+    return {shown_color(_voc_color(n)): class_name(line[:-3], where) for n, line in enumerate(lines[:256])}
+
+
+def _voc_color(number: int) -> int:
+    """R + 256·G + 256²·B: bits 0, 3 and 6 of the number are the highest of red, 1, 4 and 7 of green, and so on."""
+    return sum((number >> 3 * k + channel & 1) << 7 - k + 8 * channel for k in range(3) for channel in range(3))
 
 
 def _is_vocs_own(source: Source, folder: str) -> bool:
@@ -161,7 +175,7 @@ def is_voc(root: ET.Element) -> bool:
 
 
 def read_voc_boxes(source: Source, name: str, root: ET.Element) -> Iterator[Item]:
-    """One photo, as LabelImg and many others write it."""
+    """One photo, as LabelImg and many others write it; Roboflow and supervision add an outline, x1, y1, x2, …"""
     where = source.where(name)
     photo = (root.findtext("filename") or "").strip() or PurePosixPath(name).with_suffix(".jpg").name
     home = folder_of(name)
@@ -177,9 +191,17 @@ def read_voc_boxes(source: Source, name: str, root: ET.Element) -> Iterator[Item
                 text_number(element.findtext(f"bndbox/{side}"), f"'{side}'", at)
                 for side in ("xmin", "ymin", "xmax", "ymax")
             )
-            box = Rectangle(left, top, right - left, bottom - top)
-            drawn.append(Drawn(class_name(element.findtext("name"), at), box, at))
+            outline = _outline(element, at)
+            shape = Polygons([outline]) if outline else Rectangle(left, top, right - left, bottom - top)
+            drawn.append(Drawn(class_name(element.findtext("name"), at), shape, at))
         page.drawn = drawn
     except AnnotationError as error:
         page.drawn = [error]
     yield page
+
+
+def _outline(element: ET.Element, where: str) -> list[float]:
+    flat: list[float] = []
+    for number in range(1, len(element.find("polygon") or ()) // 2 + 1):
+        flat += [text_number(element.findtext(f"polygon/{axis}{number}"), f"'{axis}{number}'", where) for axis in "xy"]
+    return flat
