@@ -108,13 +108,13 @@ def _of_lines(lines: list[str], where: str) -> Iterator[tuple[int | str, str, st
         if match := re.fullmatch(r"(.*?):(\d+,\s*\d+,\s*\d+)(?::.*)?", line.strip()):
             yield _color(match[2].split(","), line, at), class_name(match[1], at), at
             continue
-        separator = next((mark for mark in ("\t", ";", ",") if mark in line), None)
+        separator = next((mark for mark in (";", ",") if mark in line), None)
         words = [word.strip().strip('"') for word in line.split(separator)]
         words = [word for word in words if word]
         numbers = [word for word in words if word.isdecimal()]
         names = [word for word in words if not word.isdecimal() and not _HEX.fullmatch(word)]
         name = (names[0] if separator else " ".join(names)) if names else ""
-        if len(numbers) < len(words) - 1 and not numbers and number == 1:
+        if number == 1 and not numbers and len(names) == len(words) > 1:
             continue  # the columns' names
         if shade := next((word for word in words if _HEX.fullmatch(word)), None):
             yield str(as_shade(shade)), class_name(name, at), at
@@ -140,26 +140,24 @@ def _of_json(data: Any, where: str) -> Iterator[tuple[int | str, str, str]]:
             name = next((entry[key] for key in ("name", "class", "label", "title") if key in entry), None)
             value = next((entry[key] for key in ("color", "colour", "rgb", "value", "id") if key in entry), None)
         elif isinstance(entry, tuple):
-            name, value = entry
-            if isinstance(value, str) and not _HEX.fullmatch(value) and not value.isdecimal():
-                name, value = value, name
+            name, value = entry if _value(entry[1]) is not None else entry[::-1]
         else:
             name, value = entry, number
-        yield _value(value, at), class_name(name, at), at
+        shade = _value(value)
+        if shade is None:
+            what = f"{str(value)[:60]!r} is no colour and no value"
+            raise AnnotationError(what, where=at, fix='Write "128,0,0", or 127.')
+        yield shade, class_name(name, at), at
 
 
-def _value(value: Any, where: str) -> int | str:
-    if isinstance(value, list) and len(value) in (3, 4) and all(type(channel) is int for channel in value):
-        return _color([str(channel) for channel in value[:3]], str(value), where)
-    if isinstance(value, str) and _HEX.fullmatch(value):
-        return str(as_shade(value))
-    if isinstance(value, str) and value.count(",") == 2:
-        return _color(value.split(","), value, where)
-    if (type(value) is int and 0 <= value < 2**24) or (isinstance(value, str) and value.isdecimal()):
-        return int(str(value)[:9])
-    raise AnnotationError(
-        f"{str(value)[:60]!r} is no colour and no value", where=where, fix='Write "128,0,0", or 127.'
-    )
+def _value(value: Any) -> int | str | None:
+    """A grey value or a colour, however JSON has it; None for anything else."""
+    if isinstance(value, list) and len(value) in (3, 4):
+        value = ",".join(map(str, value[:3]))
+    if type(value) is int:
+        return value if 0 <= value < 2**24 else None
+    shade = as_shade(value) if isinstance(value, str) else None
+    return shade if isinstance(shade, int | str) else None
 
 
 def _color(channels: list[str], line: str, where: str) -> str:
