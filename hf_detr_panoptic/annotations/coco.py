@@ -77,19 +77,19 @@ def read_instances(source: Source, name: str, data: Mapping[str, Any], *, from_c
         yield page
 
 
-def category_names(data: Mapping[str, Any], where: str) -> dict[int, str]:
+def category_names(data: Mapping[str, Any], where: str) -> dict[Any, str]:
     """Category id → name; ids may have gaps."""
     categories = entries(data, "categories", where)
     if len(categories) > MOST_CATEGORIES:
         raise AnnotationError(
             f"{len(categories):,} categories are no list of classes", where=where, fix="Leave those in that are used."
         )
-    names: dict[int, str] = {}
+    names: dict[Any, str] = {}
     for index, category in enumerate(categories):
         at = f"{where}, categories[{index}]"
         category_id = entry_id(category.get("id"))
-        if not isinstance(category_id, int):
-            raise AnnotationError(f"the id is {shown(category.get('id'))}, not a whole number", where=at)
+        if category_id is None:
+            raise AnnotationError(f"the id is {shown(category.get('id'))}, not a whole number or text", where=at)
         name = class_name(category.get("name"), at)
         if names.setdefault(category_id, name) != name:
             raise AnnotationError(
@@ -131,9 +131,9 @@ def near(source: Source, name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(folder for folder in (beside, folder) if folder))
 
 
-def category_name(names: Mapping[int, str], category_id: Any, where: str) -> str:
+def category_name(names: Mapping[Any, str], category_id: Any, where: str) -> str:
     known = entry_id(category_id)
-    if not isinstance(known, int) or known not in names:
+    if known is None or known not in names:
         raise AnnotationError(f"no category has the id {shown(category_id)}", where=where, fix="Export it again.")
     return names[known]
 

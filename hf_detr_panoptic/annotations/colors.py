@@ -128,9 +128,9 @@ def _of_lines(lines: list[str], where: str) -> Iterator[tuple[int | str, str, st
 
 def _of_json(data: Any, where: str) -> Iterator[tuple[int | str, str, str]]:
     """{"building": [128, 0, 0]}, {"128,0,0": "building"}, {"1": "pipe"}, or a list of {"name": …, "color": …}."""
-    if isinstance(data, dict) and len(data) == 1 and isinstance(next(iter(data.values())), list | dict):
+    if isinstance(data, dict) and len(data) == 1:
         (inner,) = data.values()
-        data = inner if not (isinstance(inner, list) and len(inner) == 3) else data
+        data = inner if isinstance(inner, dict) or (isinstance(inner, list) and _value(inner) is None) else data
     entries = list(data.items()) if isinstance(data, dict) else data if isinstance(data, list) else None
     if entries is None or len(entries) > MOST_LINES:
         raise AnnotationError("this is no list of classes", where=where, fix='Write {"building": [128, 0, 0], …}.')

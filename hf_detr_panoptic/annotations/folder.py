@@ -73,7 +73,8 @@ def contents_of(
     except HfDetrPanopticError as error:
         if not _has_marks(source, folder):
             what = "photos, no marks" if count else "neither photos nor marks that are known"
-            needed = () if count else ("photos (JPEG, PNG, …) or one of the formats of docs/formats.md",)
+            needed = ("marks: nothing here is of a format that is known",) if images is not None else ()
+            needed = needed if count else ("photos (JPEG, PNG, …) or one of the formats of docs/formats.md",)
             bare = f"hf-detr-panoptic prepare --images {shlex.quote(str(photos))} --out {_out(out)}" if count else None
             return Contents(path, what, count, folder, missing=needed, command=bare)
         return Contents(path, _guess(source), count, folder, missing=(str(error),), command=command)

@@ -57,7 +57,7 @@ def _named(source: Source, name: str) -> Foreign | None:
         return Foreign("a CSV of VIA (VGG Image Annotator)", _VIA, where)
     if suffix == ".ndjson" and b'"data_row"' in source.read(name)[:MOST_BYTES]:
         return Foreign(*_LABELBOX, where)
-    in_mots = suffix == ".png" and path.parent.name == "instances" and source.read(name)[24:25] == b"\x10"  # 16 bits
+    in_mots = suffix == ".png" and "instances" in path.parts[:-1] and source.read(name)[24:25] == b"\x10"  # 16 bits
     if in_mots or (suffix == ".txt" and path.parent.name == "instances_txt"):
         return Foreign("a MOTS export", "Export COCO in its place: in CVAT that is 'COCO 1.0'.", where)
     if suffix != ".json":

@@ -89,8 +89,8 @@ def read_annotations(
     files = mask_names(source, photo_folder)
     among_photos = photos is not None and photos.resolve() == Path(path).resolve()
     foreign = refusal(source) if format is None else None
-    if foreign is not None:
-        raise foreign
+    if foreign is not None or (source.refused and not files):
+        raise foreign or source.refused[0]
     if not files or (among_photos and pattern is None):
         raise AnnotationError(
             "no annotations found" + ("" if files else ", nor mask images"), where=str(path), fix=_NOTHING

@@ -26,6 +26,7 @@ def yolo_labels(source: Source, index: PhotoIndex | None) -> list[str]:
     """The text files that hold labels: all in a folder `labels`, or named as a photo; none, if none looks so."""
     texts = [name for name in source.names if name.lower().endswith(".txt")]
     texts = [name for name in texts if PurePosixPath(name).name.lower() not in _NO_LABELS]
+    texts = [name for name in texts if PurePosixPath(name).parent.name != "instances_txt"]  # MOTS
     stems = {stem_of(photo) for photo in index.photos} if index is not None else set()
     stems |= {stem_of(name) for name in source.names if PurePosixPath(name).suffix.lower() in SUFFIXES}
     labels = [name for name in texts if _in_labels(name) or PurePosixPath(name).stem in stems]

@@ -60,8 +60,8 @@ def test_a_list_of_numbers_however_it_is_written(name, text, values):
         ("a.csv", "building,1,2,3\ncar,1,2,3\n", "share 1,2,3"),
         ("a.json", "{", "not JSON"),
         ("a.json", "3", "no list of classes"),
-        ("a.json", '{"building": [1, 2]}', "no colour and no value"),
-        ("a.json", '{"building": null}', "no colour and no value"),
+        ("a.json", '{"building": [1, 2], "car": [1, 2, 3]}', "'building' is no colour and no value"),
+        ("a.json", '{"building": null, "car": null}', "no colour and no value"),
         ("a.csv", "x,1\n" * 20_000, "20,000 lines"),
     ],
 )
