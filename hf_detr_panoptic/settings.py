@@ -140,7 +140,26 @@ class OverlayRules(Settings):
         return self.changed(threshold=0.0, leakage=None, min_area=0)
 
 
-class Prepare(OverlayRules, Sources):
+class Tiles(Settings):
+    """Large photos and small things: a photo in windows, each seen as if it were one."""
+
+    tile: Side | None = setting(
+        None,
+        "photos with a longer side are cut into tiles of so many pixels a side, each seen at full size; null: none",
+    )
+    overlap: Whole | None = setting(
+        None, "how many pixels two tiles share at least, up to half of a tile; null: an eighth of a tile", ge=0
+    )
+
+    @model_validator(mode="after")
+    def _overlap_is_of_tiles(self) -> Self:
+        if self.overlap is not None and (self.tile is None or self.overlap > self.tile // 2):
+            what = f"overlap is {self.overlap}, " + ("and tile null" if self.tile is None else f"tile {self.tile}")
+            raise wrong(what, "Give a tile, and an overlap of at most half of it.", "overlap")
+        return self
+
+
+class Prepare(Tiles, OverlayRules, Sources):
     """Everything that decides a dataset, but for the files themselves: for `prepare`, and under `data:` in a recipe.
 
     Paths are relative to the working directory. Null is as good as not set, unless it has a meaning of its own.
