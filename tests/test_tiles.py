@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment
+from hf_detr_panoptic import Category, DetrForPanopticSegmentation, LabelSpace, PanopticMap, Segment
+from hf_detr_panoptic.demo.demo import teacher_folder
+from hf_detr_panoptic.demo.scenes import scene
 from hf_detr_panoptic.errors import MapError
 from hf_detr_panoptic.tiles import Joiner, count_of_tiles, rows_of_tiles, segment_in_tiles
 
@@ -96,3 +98,26 @@ def test_what_cannot_be_cut_is_refused() -> None:
         rows_of_tiles((100, 100), 64, 40)
     with pytest.raises(MapError, match="came back as 3×3"):
         Joiner(rows_of_tiles((8, 8), 4), SPACE).add(PanopticMap(np.zeros((3, 3), int), [], SPACE))
+
+
+def test_a_photo_pasted_together_from_scenes_is_the_scenes_tile_by_tile() -> None:
+    """The teacher on four scenes at once: each pixel has the class that it has alone, and no thing is torn."""
+    teacher = DetrForPanopticSegmentation.from_pretrained(teacher_folder()).eval()
+    scenes = [scene(11, index, (192, 192)).photo for index in range(4)]
+    pasted = Image.new("RGB", (384, 384))
+    for place, photo in enumerate(scenes):
+        pasted.paste(photo, (place % 2 * 192, place // 2 * 192))
+    (whole,) = teacher.segment(pasted, tile=192, overlap=0, batch_size=1)
+    things = 0
+    for place, photo in enumerate(scenes):
+        (alone,) = teacher.segment(photo, batch_size=1)
+        rows, columns = (slice(start * 192, start * 192 + 192) for start in (place // 2, place % 2))
+        part = whole.ids[rows, columns]
+        for segment in alone.segments:
+            (known,) = np.unique(part[alone.mask(segment.id)])
+            assert whole.segment(known).label == segment.label
+            things += segment.label in teacher.label_space.thing_labels
+        assert ((part == 0) == (alone.ids == 0)).all()
+    assert things > 3
+    stuff = [segment.label for segment in whole.segments if segment.label in teacher.label_space.stuff_labels]
+    assert len(stuff) == len(set(stuff)) > 1
