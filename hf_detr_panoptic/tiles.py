@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from .labels import LabelSpace
 from .panoptic_map import PanopticMap, Segment, bands, looked_up
 
 Ids = npt.NDArray[np.int32]
+TILES = ".tiles"  # ends the name of the folder that holds a photo's
 SHARED = 0.5  # of the smaller one's pixels where two tiles overlap: from there on two things are one
 
 
@@ -31,6 +33,12 @@ class Tile:
     def box(self) -> tuple[int, int, int, int]:
         """(left, top, right, bottom), as Pillow crops."""
         return self.left, self.top, self.left + self.width, self.top + self.height
+
+
+def photo_of(name: str) -> str | None:
+    """The photo that a tile in a dataset was cut from, by the tile's name; None for what is no tile."""
+    parent = PurePosixPath(name).parent
+    return parent.as_posix().removesuffix(TILES) if parent.name.endswith(TILES) else None
 
 
 def overlap_of(tile: int, overlap: int | None) -> int:

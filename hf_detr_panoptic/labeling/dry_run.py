@@ -10,6 +10,7 @@ from ..errors import HfDetrPanopticError
 from ..labels import LabelSpace
 from ..settings import Prepare
 from ..text import and_more, count_of
+from ..tiles import count_of_tiles
 from .inputs import Earlier, as_files, label_space, mark_counts, read_inputs, survey
 from .prepare import below_a_pixel, lost_marks, public_name, remarks_on, split_photos
 
@@ -54,6 +55,9 @@ def _plan(settings: Prepare) -> str:
             f"{count_of(len(inputs.unannotated), 'photo')} without annotation, {inputs.unannotated[0]} first: "
             + _FATES[settings.unannotated]
         )
+    if settings.tile is not None:
+        tiles = sum(count_of_tiles(photo.size, settings.tile, settings.overlap) for photo in photos)
+        lines.append(f"cut into {count_of(tiles, 'tile')} of {settings.tile} pixels; the rest of this counts photos")
     counts = mark_counts(inputs)
     lines.append(f"{count_of(len(space), 'class')}, {len(inputs.custom)} of them yours:")
     for name in inputs.custom:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import datasets
 
 _SUFFIX = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp", "GIF": ".gif"}
-_MARKER = ".unpacked"  # in a folder that is ours to clear out
+MARKER = ".unpacked"  # in a folder that is ours to clear out
 _CAST = "Cast it: dataset.cast_column(name, datasets.Image())."
 
 
@@ -108,24 +108,24 @@ def unpack(
             where=f"column {columns.segments}",
             fix="Make them a ClassLabel, or say values.",
         )
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / _MARKER).is_file():
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file():
         raise DatasetError(
             "the folder holds something else", where=str(folder), fix="Give --out another folder: this one is needed."
         )
-    written = {_write(folder / _MARKER, b"")}
+    written = {write_changed(folder / MARKER, b"")}
     entries: list[tuple[str, str, Sequence[Mapping[str, Any]]]] = []
     for name, photo, mask, segments in _rows(splits, columns, within):
-        written.add(_write(folder / "photos" / name, photo))
+        written.add(write_changed(folder / "photos" / name, photo))
         stem = PurePosixPath(name).with_suffix("").as_posix()
         if mask is not None and columns.segments is None:
-            written.add(_write(folder / "masks" / f"{stem}{_suffix(mask)}", mask))
+            written.add(write_changed(folder / "masks" / f"{stem}{_suffix(mask)}", mask))
         elif mask is not None:
-            written.add(_write(folder / "annotations" / "panoptic" / f"{stem}.png", mask))
+            written.add(write_changed(folder / "annotations" / "panoptic" / f"{stem}.png", mask))
             entries.append((name, f"{stem}.png", segments))
     annotations = folder / "masks"
     if entries and names is not None:
         annotations = folder / "annotations" / "panoptic.json"
-        written.add(_write(annotations, _panoptic_json(entries, names)))
+        written.add(write_changed(annotations, _panoptic_json(entries, names)))
     for path in folder.rglob("*"):
         if path.is_file() and path not in written:
             path.unlink()
@@ -266,7 +266,7 @@ def _content(cell: Any, where: str, within: Sequence[Path] | None) -> bytes | No
         raise DatasetError(f"its file cannot be read ({error.strerror})", where=where, fix="Put it back.") from error
 
 
-def _write(path: Path, content: bytes) -> Path:
+def write_changed(path: Path, content: bytes) -> Path:
     """Unless it is there already: what has not changed keeps its time."""
     if not path.is_file() or path.read_bytes() != content:
         write_bytes(path, content)

@@ -358,11 +358,11 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
             if settings.strict:
                 raise
             return Problem(photo.name, error.what, error.fix, error.where)
-        source: Path | Image.Image = settings.images / photo.name
+        source: Path | Image.Image = inputs.folder / photo.name
         small = merged.map
         if settings.max_size and max(photo.size) > settings.max_size:
             try:
-                content = same_bytes(settings.images / photo.name, photo.digest)
+                content = same_bytes(inputs.folder / photo.name, photo.digest)
             except ImageError as error:
                 return Problem(photo.name, error.what, error.fix)
             source, small = shrunk(open_image(content), merged.map, settings.max_size)
@@ -433,7 +433,7 @@ def split_photos(
         previous={name: part for name, part in previous.items() if name in classes},
         test=settings.test,
         pattern=settings.group_pattern,
-        prints={photo.name: photo.fingerprint for photo in photos},
+        prints={photo.name: inputs.prints.get(photo.name, photo.fingerprint) for photo in photos},
         incomplete=inputs.incomplete,
     )
 
@@ -548,13 +548,14 @@ def main(args: argparse.Namespace) -> int:
     from .autolabels import AutoLabels
     from .inputs import Problem, as_files, survey
     from .labeler import LabelledPhotos, raise_first
+    from .tiling import cut_up
 
     settings = prepare_settings(args)
     with clear_errors(settings.folder), locked(settings.folder):
         settings = as_files(settings)
-        inputs = read_inputs(settings)
+        inputs = cut_up(settings, read_inputs(settings), progress=True)
         answers = AutoLabels.in_folder(args.autolabels or settings.folder / "autolabels")
-        photos, problems = survey(settings.images, inputs.names, progress=True)
+        photos, problems = survey(inputs.folder, inputs.names, progress=True)
         there = [photo for photo in photos if answers.has(photo.digest)]
         lacking = [photo for photo in photos if not answers.has(photo.digest)]
         if not there:
