@@ -113,6 +113,7 @@ def _free(name: str, path: Path, taken: Container[str]) -> str:
 
 GRID_ROWS = 12  # more, and the picture of pictures shows nothing
 GRID_SIDE = 640
+OVERLAY_SIDE = 4096  # of a larger photo the overlay would take most of the memory, and viewers shrink it again
 _UNFINISHED = ".predictions-incomplete"
 _OURS = ("predictions", "overlays", "masks")
 
@@ -186,7 +187,7 @@ class PredictionFolder:
         stem = PurePosixPath(self._stored[name]).with_suffix("")
         encoded = encode_map(panoptic)
         write_bytes(self.path / "predictions" / f"{stem}.png", encoded.png)
-        write_bytes(self.path / "overlays" / f"{stem}.jpg", encode_photo(draw(photo, panoptic)))
+        write_bytes(self.path / "overlays" / f"{stem}.jpg", encode_photo(draw(*shrunk(photo, panoptic, OVERLAY_SIDE))))
         self._write_masks(self.path / "masks" / stem, panoptic)
         image_id: int | str = self._next_id if record is None else record.image_id
         self._next_id += record is None
