@@ -37,10 +37,11 @@ class Unpacked:
 
 
 def names_a_dataset(images: Path) -> bool:
-    """Whether this is no folder of photos: Parquet, what `save_to_disk` wrote, or else a name as the Hub has them."""
+    """Whether this is no folder of photos: Parquet, what `save_to_disk` wrote, an image folder whose metadata names a
+    mask beside each photo, or else a name as the Hub has them."""
     if images.is_dir():
         parquet = any(images.glob("*.parquet")) or any(images.glob("data/*.parquet"))
-        return _is_saved(images) or (parquet and not list_images(images))
+        return _is_saved(images) or _names_masks(images) or (parquet and not list_images(images))
     return not images.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", images.as_posix()) is not None
 
 
@@ -50,6 +51,8 @@ def load(images: Path) -> datasets.DatasetDict:
 
     from ..dataset.rows import load_splits
 
+    if _names_masks(images):
+        return _image_folder(images)
     if not _is_saved(images):
         try:
             return load_splits(images.as_posix())
@@ -63,6 +66,27 @@ def load(images: Path) -> datasets.DatasetDict:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"cannot be loaded ({error})", where=str(images), fix="Save it again.") from error
     return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"all": loaded})
+
+
+def _names_masks(images: Path) -> bool:
+    """Whether the metadata of an image folder name a second file of each row, such as `mask_file_name`."""
+    for path in (images / "metadata.csv", images / "metadata.jsonl"):
+        if path.is_file():
+            with path.open(encoding="utf-8", errors="replace") as file:
+                columns = set(re.findall(r"\w*file_name\b", file.readline(10_000)))
+            return "file_name" in columns and len(columns) > 1
+    return False
+
+
+def _image_folder(images: Path) -> datasets.DatasetDict:
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset("imagefolder", data_dir=str(images.resolve()), drop_labels=True)
+    except (OSError, ValueError, KeyError, TypeError, datasets.exceptions.DatasetsError) as error:
+        fix = "Its metadata.csv or metadata.jsonl needs the columns file_name and mask_file_name."
+        raise DatasetError(f"cannot be loaded ({error})", where=str(images), fix=fix) from error
+    return loaded
 
 
 def places_of(images: Path) -> tuple[Path, ...]:

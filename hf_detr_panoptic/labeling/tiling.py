@@ -31,9 +31,10 @@ _LOSSY = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".heic", ".heif", 
 
 @dataclass(frozen=True)
 class _Cut:
-    """A photo's tiles: name → content and place; one that is small enough is its own file."""
+    """A photo of (height, width) and its tiles: name → file and place; a small one is its own file, `whole`."""
 
     name: str
+    size: tuple[int, int]
     tiles: Mapping[str, tuple[Path, Tile]]
     print: Fingerprint
     whole: bool
@@ -67,8 +68,12 @@ def _cut_up(settings: Prepare, inputs: Inputs, folder: Path, progress: bool) -> 
         if isinstance(cut, Problem):
             problems.append(cut)
             continue
-        cut_photos += not cut.whole
         photo = inputs.marked.get(cut.name)
+        if photo is not None and (photo.height, photo.width) != cut.size:
+            what = "the photo was changed while it was being cut"
+            problems.append(Problem(cut.name, what, "Run the same command again."))
+            continue
+        cut_photos += not cut.whole
         for name, (path, _) in cut.tiles.items():
             written.add(path)
             names.append(name)
@@ -100,7 +105,7 @@ def _cut(settings: Prepare, photos: Path, folder: Path, name: str) -> _Cut | Pro
         rows = rows_of_tiles((height, width), settings.tile, settings.overlap)
         seen = fingerprint(content)
         if len(rows) == len(rows[0]) == 1:
-            return _Cut(name, {name: (write_changed(folder / name, content), rows[0][0])}, seen, True)
+            return _Cut(name, (height, width), {name: (write_changed(folder / name, content), rows[0][0])}, seen, True)
         photo = open_image(content)
     except HfDetrPanopticError as error:
         return Problem(name, error.what, error.fix)
@@ -111,7 +116,7 @@ def _cut(settings: Prepare, photos: Path, folder: Path, name: str) -> _Cut | Pro
         part.info = dict(photo.info)
         own = f"{name}{TILES}/{tile.top:05}_{tile.left:05}{suffix}"
         tiles[own] = write_changed(folder / own, encode_photo(part, kind)), tile
-    return _Cut(name, tiles, seen, False)
+    return _Cut(name, (height, width), tiles, seen, False)
 
 
 def parted(photo: MarkedPhoto, tiles: Mapping[str, Tile], min_area: int) -> dict[str, MarkedPhoto]:

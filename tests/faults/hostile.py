@@ -247,10 +247,11 @@ def photo(case: Case) -> Words:
     made = hostile_photo(case, folder, stem)
     world = case.world
     marks = ["--annotations", world.site / "marks.json", "--labeler", world.labeler]
+    tiles = case.pick([], [], ["--tile", 60])
     return case.pick(
-        ["prepare", "--images", folder, *marks, "--unannotated", "auto", "--out", case.out],
+        ["prepare", "--images", folder, *marks, "--unannotated", "auto", "--out", case.out, *tiles],
         ["prepare", "--images", folder, *marks, "--dry-run"],
-        ["predict", world.model, folder, "--out", case.out],
+        ["predict", world.model, folder, "--out", case.out, *tiles],
         ["trace", world.model, made, "--out", case.out],
         ["predict", world.model, made, "--out", case.out],
     )
