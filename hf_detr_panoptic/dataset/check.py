@@ -107,7 +107,7 @@ class Report:
         return [(names[label], marks[label], small[label], vanishing[label]) for *_, label in sorted(shares)]
 
     def _small_lines(self) -> list[str]:
-        rows = self.small_marks()
+        rows = [row for row in self.small_marks() if row[3] or row[2] >= _MANY_SMALL * row[1]]
         if not rows:
             return []
         shortest, longest = self.size
@@ -233,6 +233,7 @@ def indented(lines: list[str]) -> list[str]:
 TINY = 64  # pixels: an area of 8 × 8
 SMALL = 8  # pixels a side, where the model sees the photo: four cells
 _SMALL_ROWS = 10
+_MANY_SMALL = 0.1  # of a class's marks: fewer are no reason to cut photos up
 MASK_STRIDE = 4  # DETR's mask head has one cell for 4 × 4 pixels of the processed photo
 MOSTLY_VOID = 0.5
 IMBALANCE = 100  # times as many segments

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..dataset.card import MARKER, Contents, dataset_card
 from ..dataset.coco_panoptic import Record, read_dataset
-from ..dataset.copies import Groups, fingerprint, near_pairs
+from ..dataset.copies import Fingerprint, Groups, fingerprint, near_pairs
 from ..dataset.photos import same_bytes, sampled, shrunk, shrunk_size, stored_names
 from ..dataset.writer import DatasetWriter, EncodedMap, encode_map
 from ..errors import AnnotationError, DatasetError, ImageError, clear_errors, did_you_mean
@@ -28,6 +28,7 @@ from ..parallel import default_threads, progress_bar, read_ahead
 from ..recipe import add_prepare_flags, prepare_settings
 from ..settings import Prepare
 from ..text import are, count_of, first_lines
+from ..tiles import photo_of
 from ..watch import watched
 from .inputs import Earlier, Inputs, Photo, Problem, as_files, label_space, read_inputs
 from .overlay import Overlay, overlay
@@ -261,11 +262,12 @@ def remarks_on(settings: Prepare, inputs: Inputs, labeler: LabelSpace) -> list[s
     """What the person should decide on: names that two classes carry, photos that nobody may have looked at, classes
     that are marked on some of the others only."""
     from .schemes import namesakes, partly_marked
+    from .tiling import whole_photos
 
     decided = {*settings.rename, *settings.drop}
     same = [str(entry) for entry in namesakes(inputs.custom, labeler) if entry.labeler not in decided]
     looked_at = [photo for name, photo in inputs.marked.items() if name not in inputs.incomplete]
-    partly = [str(entry) for entry in partly_marked(looked_at)]
+    partly = [str(entry) for entry in partly_marked(whole_photos(looked_at))]
     lines: list[str] = []
     for remarks in (same, _unseen(inputs), partly):
         if remarks:
@@ -433,9 +435,15 @@ def split_photos(
         previous={name: part for name, part in previous.items() if name in classes},
         test=settings.test,
         pattern=settings.group_pattern,
-        prints={photo.name: inputs.prints.get(photo.name, photo.fingerprint) for photo in photos},
+        prints=_prints(inputs, photos),
         incomplete=inputs.incomplete,
     )
+
+
+def _prints(inputs: Inputs, photos: Sequence[Photo]) -> dict[str, Fingerprint]:
+    """What each photo looks like; of a photo in tiles one stands for all, which are tied by their names."""
+    firsts = {photo_of(photo.name) or photo.name: photo for photo in reversed(photos)}
+    return {photo.name: inputs.prints.get(photo.name, photo.fingerprint) for photo in firsts.values()}
 
 
 def below_a_pixel(settings: Prepare, inputs: Inputs, photos: Sequence[Photo]) -> dict[str, list[Mark]]:

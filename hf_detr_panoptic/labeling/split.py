@@ -160,7 +160,7 @@ class SplitReport:
             lines.append(f"{self.kept} stay where an earlier split put them")
         if self.ties:
             lines.append("kept together: " + ", ".join(f"{count} × {why}" for why, count in self.ties.items()))
-        if len(self.largest) > max(2, total // 10):
+        if len({photo_of(name) or name for name in self.largest}) > max(2, total // 10):
             lines.append(f"one group has {len(self.largest)} photos, {self.largest[0]} first: is that meant?")
         if self.unmatched:
             lines.append(f"{len(self.unmatched)} names do not fit the pattern, {self.unmatched[0]} first")

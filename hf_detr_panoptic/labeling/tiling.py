@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -17,7 +17,7 @@ from ..images import image_size, open_image
 from ..parallel import by_first, default_threads, progress_bar, read_ahead
 from ..settings import Prepare
 from ..text import count_of
-from ..tiles import TILES, Tile, rows_of_tiles
+from ..tiles import TILES, Tile, photo_of, rows_of_tiles
 from .from_datasets import MARKER, write_changed
 from .inputs import Inputs, Problem, photo_bytes
 
@@ -117,6 +117,16 @@ def _cut(settings: Prepare, photos: Path, folder: Path, name: str) -> _Cut | Pro
         own = f"{name}{TILES}/{tile.top:05}_{tile.left:05}{suffix}"
         tiles[own] = write_changed(folder / own, encode_photo(part, kind)), tile
     return _Cut(name, (height, width), tiles, seen, False)
+
+
+def whole_photos(marked: Iterable[MarkedPhoto]) -> list[MarkedPhoto]:
+    """For who counts photos: the marks of a photo's tiles together, a mark once for each tile."""
+    by_photo: dict[str, MarkedPhoto] = {}
+    for tile in marked:
+        name = photo_of(tile.photo) or tile.photo
+        known = by_photo.get(name)
+        by_photo[name] = tile if known is None else replace(known, marks=(*known.marks, *tile.marks))
+    return list(by_photo.values())
 
 
 def parted(photo: MarkedPhoto, tiles: Mapping[str, Tile], min_area: int) -> dict[str, MarkedPhoto]:

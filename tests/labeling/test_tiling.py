@@ -98,6 +98,10 @@ def test_prepare_stores_tiles_that_stay_together(site: Path, capsys: pytest.Capt
     assert main([*map(str, words)]) == 0
     said = capsys.readouterr().out
     assert "6 × tiles of one photo" in said
+    assert "same photo" not in said
+    # By photos, not by tiles: the pipe is on all of them, the bolt on six.
+    assert "'bolt' is marked on 6 of 7 photos" in said
+    assert "'pipe' is marked on" not in said
     dataset = read_dataset(site / "data")
     parts = {record.file_name: name for name, split in dataset.items() for record in split}
     assert len(parts) == 13
