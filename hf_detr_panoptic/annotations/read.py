@@ -18,7 +18,7 @@ from .foreign import refusal
 from .labelme import is_labelme, is_labelme_xml, read_labelme, read_labelme_xml
 from .marks import Annotations, Mark, MarkedPhoto, Skipped, Unmatched
 from .masks import mask_names, read_masks
-from .pages import Desk, Item, Note, Page
+from .pages import Desk, Item, Note, Page, PhotoIndex
 from .sources import Source, folder_of, open_source
 from .voc import is_voc, labelmaps, read_voc, read_voc_boxes, voc_folders, voc_table
 from .yolo import read_yolo, yolo_labels, yolo_names
@@ -142,17 +142,18 @@ def _documents(source: Source, desk: Desk, format: str | None, has_masks: bool) 
             found = list(pages)
             items.extend(found)
             for page in found:
-                if isinstance(page, Page) and format is None:
-                    _not_told_twice(page, kind, told, kinds)
+                if isinstance(page, Page) and format is None and desk.index is not None:
+                    _not_told_twice(desk.index, page, kind, told, kinds)
     return [*items, *foreign], set(kinds)
 
 
-def _not_told_twice(page: Page, kind: str, told: dict[str, str], kinds: Mapping[str, str]) -> None:
+def _not_told_twice(index: PhotoIndex, page: Page, kind: str, told: dict[str, str], kinds: Mapping[str, str]) -> None:
     """One export in two formats would mark everything twice."""
-    other = told.setdefault("/".join([*page.near[:1], page.photo]), kind)
-    if other != kind:
+    hit = index.find(page.photo, page.near)
+    other = kind if hit is None else told.setdefault(hit.photo, kind)
+    if hit is not None and other != kind:
         raise AnnotationError(
-            f"two formats speak of {page.photo}: {other} ({kinds[other]}) and {kind} ({kinds[kind]})",
+            f"two formats speak of {hit.photo}: {other} ({kinds[other]}) and {kind} ({kinds[kind]})",
             where=page.where,
             fix="Give one of the two files, or say --format: both would mark everything twice.",
         )

@@ -111,7 +111,7 @@ MASK = png(np.eye(6, 8, dtype=np.uint8))
             "drawn on 9×5, the photo a.jpg is 8×6",
             "cropped one",
         ),
-        ({"a.json": COCO, "b.xml": CVAT}, "two formats speak of a.jpg", "or say --format"),
+        ({"annotations/a.json": COCO, "b.xml": CVAT}, "two formats speak of a.jpg", "or say --format"),
         ({"SegmentationClass/a.png": MASK, "labelmap.txt": "a:1,1,1::", "a.json": COCO}, "two formats", "--format"),
         ({"export.zip": b"PK\3\4 and half of it"}, "the archive cannot be opened", "cut short"),
         ({"labels/a.txt": "0 0.5 0.5 0.2 0.2"}, "without a data.yaml or classes.txt", "--values 0=pipe"),
