@@ -105,9 +105,11 @@ def read_yolo(
             where=source.label,
             fix="Put the data.yaml beside the folders images and labels, or say it: --values 0=pipe --values 1=wall.",
         )
+    pictures = [name for name in source.names if PurePosixPath(name).suffix.lower() in SUFFIXES]
+    seen = {name.rpartition(".")[0]: name for name in pictures}
     for name in labels:
         where = source.where(name)
-        photo, near = _photo_of(source, name, photo_folder)
+        photo, near = _photo_of(source.near, seen, name, photo_folder)
         if photo is None:
             yield Unmatched(near[0], where, "its photo is not in the folder of photos")
             continue
@@ -116,7 +118,9 @@ def read_yolo(
         yield page
 
 
-def _photo_of(source: Source, label: str, photo_folder: str | None) -> tuple[str | None, tuple[str, ...]]:
+def _photo_of(
+    home: str, pictures: Mapping[str, str], label: str, photo_folder: str | None
+) -> tuple[str | None, tuple[str, ...]]:
     """The photo's name and the folders in which it is looked for: `labels` stands where `images` would.
 
     Where it is seen beside the labels, and the folder of photos is too, it is in there or nowhere.
@@ -125,18 +129,15 @@ def _photo_of(source: Source, label: str, photo_folder: str | None) -> tuple[str
     at = max((place for place, part in enumerate(parts[:-1]) if part == "labels"), default=None)
     beside = list(parts[:-1]) if at is None else [*parts[:at], "images", *parts[at + 1 : -1]]
     folder, stem = "/".join(beside), PurePosixPath(label).stem
-    seen = source.first(f"{folder}/{stem}{suffix}".lstrip("/") for suffix in _SUFFIXES)
+    seen = pictures.get(f"{folder}/{stem}".lstrip("/"))
     if seen is not None and photo_folder is not None:
         inside = seen.startswith(f"{photo_folder}/")
         return (seen[len(photo_folder) + 1 :], ()) if inside else (None, (seen,))
-    if seen is not None and not source.near:
+    if seen is not None and not home:
         return seen, (folder,) if folder else ()
     shorter = "/".join(part for part in beside if part != "images")
-    near = (f"{source.near}/{folder}".strip("/"), folder, shorter)
+    near = (f"{home}/{folder}".strip("/"), folder, shorter)
     return stem, tuple(dict.fromkeys(each for each in near if each))
-
-
-_SUFFIXES = (*(suffix.upper() for suffix in (".jpg", ".jpeg", ".png")), *sorted(SUFFIXES))
 
 
 def _drawn(source: Source, name: str, names: Mapping[int, str]) -> Iterator[Drawn | AnnotationError]:
