@@ -161,9 +161,10 @@ def _value(value: Any) -> int | str | None:
 
 
 def _color(channels: list[str], line: str, where: str) -> str:
-    if not all(channel.strip().isdecimal() and int(channel.strip()[:4]) < 256 for channel in channels):
+    shade = as_shade(",".join(channels))
+    if not isinstance(shade, str):
         raise AnnotationError(f"{line[:60]!r} is not 'label:red,green,blue::'", where=where, fix=_AS)
-    return ",".join(str(int(channel)) for channel in channels)
+    return shade
 
 
 _HEX = re.compile(r"#[0-9a-fA-F]{6}")

@@ -32,7 +32,10 @@ def foreign_of(source: Source) -> Foreign | None:
     for name in source.names:
         if len(found) >= _LOOKS:
             break
-        one = _named(source, name)
+        try:
+            one = _named(source, name)
+        except (AnnotationError, ValueError):  # nobody's
+            continue
         if one is not None and (not found or one.what == found[0].what):
             found.append(one)
     if not found:
@@ -62,11 +65,8 @@ def _named(source: Source, name: str) -> Foreign | None:
         return Foreign("a MOTS export", "Export COCO in its place: in CVAT that is 'COCO 1.0'.", where)
     if suffix != ".json":
         return None
-    try:
-        content = source.read(name)
-        return foreign_json(parse_json(content), where) if len(content) <= MOST_BYTES else None
-    except (AnnotationError, ValueError):
-        return None
+    content = source.read(name)
+    return foreign_json(parse_json(content), where) if len(content) <= MOST_BYTES else None
 
 
 def foreign_json(data: Any, where: str) -> Foreign | None:

@@ -109,6 +109,8 @@ def shown(value: Any) -> str:
 BOMB_BYTES = 64 * 1024**2
 BOMB_RATIO = 200
 MOST_BYTES = 4 * 1024**3
+MOST_TEXT = 64 * 1024**2  # of labels, lists and settings, a file of which is about one photo or one set of classes
+_TEXTS = frozenset({".txt", ".csv", ".yaml", ".yml", ".names"})
 MOST_INNER = 1024**3  # of archives within an archive, which are held in memory
 MOST_ARCHIVES = 1000
 
@@ -223,7 +225,7 @@ class Folder(Source):
         if self.only != name and not self._stays_inside(name):
             raise self._leads_out(name)
         path = self.root / name
-        most = MOST_BYTES_OF_A_PICTURE if path.suffix.lower() in SUFFIXES else MOST_BYTES
+        most = _most_bytes(name)
         if path.stat().st_size > most:
             raise AnnotationError(
                 f"the file has {path.stat().st_size:,} bytes, {most:,} are read",
@@ -292,7 +294,7 @@ class Archive(Source):
     def read(self, name: str) -> bytes:
         member = self._members[name]
         bomb = member.file_size > BOMB_BYTES and member.file_size > BOMB_RATIO * max(member.compress_size, 1)
-        if bomb or member.file_size > MOST_BYTES:
+        if bomb or member.file_size > _most_bytes(name):
             raise AnnotationError(
                 f"{member.compress_size:,} bytes would unpack to {member.file_size:,}",
                 where=self.where(name),
@@ -387,6 +389,11 @@ def folder_of(name: str) -> str:
     """The folder part of a relative name, "" at the top."""
     parent = PurePosixPath(name).parent.as_posix()
     return "" if parent == "." else parent
+
+
+def _most_bytes(name: str) -> int:
+    suffix = PurePosixPath(name).suffix.lower()
+    return MOST_BYTES_OF_A_PICTURE if suffix in SUFFIXES else MOST_TEXT if suffix in _TEXTS else MOST_BYTES
 
 
 def _is_zip(name: str) -> bool:

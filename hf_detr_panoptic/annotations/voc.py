@@ -201,7 +201,7 @@ def read_voc_boxes(source: Source, name: str, root: ET.Element) -> Iterator[Item
 
 
 def _outline(element: ET.Element, where: str) -> list[float]:
-    flat: list[float] = []
-    for number in range(1, len(element.find("polygon") or ()) // 2 + 1):
-        flat += [text_number(element.findtext(f"polygon/{axis}{number}"), f"'{axis}{number}'", where) for axis in "xy"]
-    return flat
+    polygon = element.find("polygon")
+    told = {} if polygon is None else {child.tag: child.text for child in polygon}
+    names = [f"{axis}{number}" for number in range(1, len(told) // 2 + 1) for axis in "xy"]
+    return [text_number(told.get(name), f"'{name}'", where) for name in names]

@@ -19,6 +19,7 @@ from .sources import Source, class_name, shown
 LISTS = ("classes.txt", "obj.names", "labels.txt", "class_names.txt")
 # Text files that tools put beside labels.
 _NO_LABELS = frozenset({*LISTS, "labelmap.txt", "readme.txt", "readme.roboflow.txt", "readme.dataset.txt"})
+MOST_OBJECTS = 100_000
 _FARTHEST = 1.5  # tools write a little more than 1 at a border; more are pixels
 
 
@@ -44,11 +45,11 @@ def _in_labels(name: str) -> bool:
 
 def _looks_so(source: Source, name: str) -> bool:
     """Whether the first line is a class's number and at least a box; an empty file is as good, in `labels`."""
-    text = source.read(name)[:4000].decode("utf-8-sig", "replace").strip()
-    words = text.splitlines()[0].split() if text else []
     try:
+        text = source.read(name)[:4000].decode("utf-8-sig", "replace").strip()
+        words = text.splitlines()[0].split() if text else []
         numbers = [float(word) for word in words[:5]]
-    except ValueError:
+    except (AnnotationError, ValueError):
         return False
     return len(numbers) == 5 and numbers[0].is_integer() if words else _in_labels(name)
 
@@ -142,7 +143,10 @@ def _photo_of(
 
 def _drawn(source: Source, name: str, names: Mapping[int, str]) -> Iterator[Drawn | AnnotationError]:
     where = source.where(name)
-    for number, line in enumerate(source.read(name).decode("utf-8-sig", "replace").splitlines(), start=1):
+    lines = source.read(name).decode("utf-8-sig", "replace").splitlines()
+    if len(lines) > MOST_OBJECTS:
+        raise AnnotationError(f"{len(lines):,} lines are no objects of a photo", where=where, fix="Leave it out.")
+    for number, line in enumerate(lines, start=1):
         if line.strip():
             at = f"{where}, line {number}"
             try:

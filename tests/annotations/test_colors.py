@@ -57,6 +57,7 @@ def test_a_list_of_numbers_however_it_is_written(name, text, values):
         ("a.csv", "", "holds no class"),
         ("a.csv", "building,128,0\n", r"a\.csv, line 1: .* names no class"),
         ("a.csv", "building,128,0,300\n", "is not 'label:red,green,blue::'"),
+        ("a.csv", f"building,128,0,{'0' * 9999}\n", "is not 'label:red,green,blue::'"),
         ("a.csv", "building,1,2,3\ncar,1,2,3\n", "share 1,2,3"),
         ("a.json", "{", "not JSON"),
         ("a.json", "3", "no list of classes"),

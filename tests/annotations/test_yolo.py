@@ -103,3 +103,14 @@ def test_a_yaml_that_cannot_be_read_is_refused(yolo, text):
     root = yolo({"data.yaml": text, "labels/a.txt": PIPE}, "images/a.jpg")
     with pytest.raises(AnnotationError, match=r"photos"):
         read_annotations(root, root / "images")
+
+
+def test_labels_that_are_no_photos_are_not_read_to_their_end(yolo, monkeypatch):
+    monkeypatch.setattr("hf_detr_panoptic.annotations.yolo.MOST_OBJECTS", 3)
+    monkeypatch.setattr("hf_detr_panoptic.annotations.sources.MOST_TEXT", 1000)
+    root = yolo(
+        {"data.yaml": YAML, "labels/a.txt": PIPE * 4, "labels/b.txt": PIPE * 30}, "images/a.jpg", "images/b.jpg"
+    )
+    found = {row.photo: row.what for row in read_annotations(root, root / "images").skipped}
+    assert found["a.jpg"] == "4 lines are no objects of a photo"
+    assert found["b.jpg"].endswith("bytes, 1,000 are read")
