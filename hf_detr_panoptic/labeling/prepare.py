@@ -333,7 +333,8 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
     earlier = Earlier.of(settings.folder)
     lost = below_a_pixel(settings, inputs, photos)
     divided = split_photos(settings, inputs, photos, earlier.shared_out, lost) if splitting else None
-    before = {photo.name: earlier.shared_out.get(photo.name, "train") for photo in photos}
+    before = dict.fromkeys((photo.name for photo in photos), "train")
+    before |= carried(before, earlier.shared_out)
     parts = divided.assignment if divided else before | dict.fromkeys(inputs.incomplete, "train")
     beside = set(divided.report.beside) if divided else set()
     photos = [photo for photo in photos if photo.name not in beside]
@@ -432,12 +433,18 @@ def split_photos(
         classes,
         settings.validation,
         seed=settings.seed or 0,
-        previous={name: part for name, part in previous.items() if name in classes},
+        previous=carried(classes, previous),
         test=settings.test,
         pattern=settings.group_pattern,
         prints=_prints(inputs, photos),
         incomplete=inputs.incomplete,
     )
+
+
+def carried(names: Iterable[str], previous: Mapping[str, str]) -> dict[str, str]:
+    """The parts of those that had one: a photo's own, also where it is cut otherwise by now."""
+    known = {photo_of(name) or name: part for name, part in previous.items()}
+    return {name: known[photo] for name in names if (photo := photo_of(name) or name) in known}
 
 
 def _prints(inputs: Inputs, photos: Sequence[Photo]) -> dict[str, Fingerprint]:

@@ -120,8 +120,11 @@ def test_prepare_stores_tiles_that_stay_together(site: Path, capsys: pytest.Capt
     pipe = next(s for s in panoptic.segments if panoptic.space[s.label].name == "pipe")
     assert panoptic.boxes()[pipe.id] == (5, 40, 40, 20)  # 55 - 50
     assert not any(record.incomplete for split in dataset.values() for record in split)
-    assert main([*map(str, words)]) == 0  # again: nothing is cut or labelled anew
-    capsys.readouterr()
+    words[-1] = 30  # cut otherwise: no photo changes sides
+    assert main([*map(str, words)]) == 0
+    assert "13 stay where an earlier split put them" in capsys.readouterr().out
+    again = {record.file_name: name for name, split in read_dataset(site / "data").items() for record in split}
+    assert {photo_of(name) or name: {part} for name, part in again.items()} == by_photo
     assert main(["split", str(site / "data"), "--dry-run"]) == 0
     assert "tiles of one photo" in capsys.readouterr().out
     assert main(["check", str(site / "data"), "--shortest-edge", "50", "--longest-edge", "100"]) == 0
