@@ -19,6 +19,7 @@ from ..files import content_of, parse_json
 from ..images import open_lazily
 from ..labels import LabelSpace
 from ..panoptic_map import MAX_ID, SEGMENT_SOURCES, PanopticMap, Segment, rgb_to_ids
+from .validation import MARK_MORE
 
 # --- what can be wrong
 
@@ -87,6 +88,7 @@ KINDS = {
         "nobody may have looked at a photo that is measured on",
         "Its incomplete classes do not count there: look at it, or split again.",
     ),
+    "val-empty": Fault("error", "val has no photo, and prepare.json does not say `validate_on: train`", MARK_MORE),
     "class-unmeasured": Fault("warning", "a class is in train, but not in val", "Split again, or label more photos."),
     "imbalance": Fault("warning", "classes are far from balanced", "Label more of the rare, or merge classes."),
     "copy-across": Fault("error", "the same photo is in two splits", "Split again: quality would be flattered."),

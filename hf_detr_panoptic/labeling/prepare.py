@@ -18,6 +18,7 @@ from ..dataset.card import MARKER, Contents, dataset_card
 from ..dataset.coco_panoptic import Record, read_dataset
 from ..dataset.copies import Groups, fingerprint, near_pairs
 from ..dataset.photos import same_bytes, sampled, shrunk, shrunk_size, stored_names
+from ..dataset.validation import KEY as VALIDATE_ON
 from ..dataset.writer import DatasetWriter, EncodedMap, encode_map
 from ..errors import AnnotationError, DatasetError, ImageError, clear_errors, did_you_mean
 from ..files import write_csv, write_json, write_text
@@ -197,8 +198,10 @@ class Prepared:
     def to_dict(self) -> dict[str, Any]:
         """prepare.json: no times and no absolute paths, so that the same inputs give the same bytes."""
         digest = hashlib.sha256("\n".join(f"{photo.name}\0{photo.digest}" for photo in self.photos).encode())
+        unmeasured = self.split is not None and not self.tally.photos["val"]
         return {
             "format": 1,
+            **({VALIDATE_ON: "train"} if unmeasured else {}),
             "settings": plain_settings(self.settings),
             "labeler": self.answers.settings,
             "inputs": {
@@ -224,6 +227,8 @@ class Prepared:
             lines += ["", f"{what} {are(len(skipped))} not in the dataset; skipped.csv lists them:"]
             lines += [f"  {count} × {reason}" for reason, count in reasons.most_common(_MOST)]
         folder = shlex.quote(str(self.settings.folder))
+        if self.split is None and not self.tally.photos["val"]:
+            return "\n".join([*lines, "", f"next: hf-detr-panoptic split {folder}"])
         lines += ["", f"next: hf-detr-panoptic check {folder}"]
         lines += [f"then: hf-detr-panoptic train RECIPE --data {folder}"]
         return "\n".join(lines)

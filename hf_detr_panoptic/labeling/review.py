@@ -288,6 +288,7 @@ def import_main(args: argparse.Namespace) -> int:
     """
     from ..annotations.read import read_annotations
     from ..dataset.coco_panoptic import read_dataset
+    from ..dataset.validation import say_validates_on, validates_on_train
     from ..dataset.writer import SPLITS, DatasetWriter
     from ..errors import DatasetError, clear_errors
     from ..lock import locked
@@ -331,6 +332,7 @@ def import_main(args: argparse.Namespace) -> int:
                     incomplete=incomplete,
                     mixed=record.mixed,
                 )
+    say_validates_on(args.out, validates_on_train(args.dataset))
     done = len(marks) - len(empty)
     print(f"{read.description}")
     print(

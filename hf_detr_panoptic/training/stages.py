@@ -21,9 +21,11 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ..dataset.batches import PanopticDataset
 from ..dataset.paste import labels_to_paste
+from ..dataset.validation import ON_TRAIN
 from ..errors import DatasetError, HfDetrPanopticError, RecipeError, did_you_mean, says_a_full_disk
 from ..evaluation.calibrate import Calibration, calibrate, shift_logits
 from ..evaluation.evaluate import box_precision, panoptic_quality
+from ..evaluation.table import MEASURED_ON
 from ..files import read_json
 from ..labeling.schemes import origins
 from ..labels import LabelSpace
@@ -221,6 +223,8 @@ def run_stages(
     check_sizes(splits.val)
     labels_to_paste(splits.space, recipe.augmentation.paste_classes)
     check_arguments(chosen, state.device)
+    if splits.on_train:
+        speak(f"the dataset has no photos of validation: all is measured {ON_TRAIN} ({len(splits.val)} of them)")
     if estimate:
         with tempfile.TemporaryDirectory() as scratch:  # a Trainer makes its folder at once
             estimates = []
@@ -451,10 +455,15 @@ class _Stage:
 
     def _measured(self, trainer: PanopticTrainer) -> Mapping[str, Any]:
         """How good the best checkpoint is, calibrated if this is the last stage of a recipe that says so."""
-        calibration = self._calibrated() if self._is_last and self.recipe.calibrate else None
+        wanted = self._is_last and self.recipe.calibrate
+        if wanted and self.splits.on_train:
+            self.say(f"{self.stage.name}: not calibrated, for what was learnt from looks surer than it is")
+        calibration = self._calibrated() if wanted and not self.splits.on_train else None
         trainer.measure()
         assert trainer.last_result is not None
         result = trainer.last_result if self.model.with_masks else {"pq": None, "box": trainer.last_result}
+        if self.splits.on_train:
+            result = {**result, MEASURED_ON: "train"}
         return result if calibration is None else {**result, "calibration": calibration.to_dict()}
 
     def _calibrated(self) -> Calibration:
