@@ -386,17 +386,60 @@ def _without_masks(everything: Sequence[str], read: Annotations, settings: Prepa
 _MAPS = ("SegmentationClass", "SegmentationObject")
 
 
-def label_space(settings: Prepare, labeler: LabelSpace, custom: Sequence[str]) -> tuple[Scheme, LabelSpace]:
-    """What becomes of the labeler's classes, and the dataset's label space: those, then the person's own."""
+def own_names(settings: Prepare, labeler: LabelSpace, custom: Sequence[str]) -> dict[str, str | None]:
+    """What becomes of the person's classes; a name that the labeler has too means the labeler's, and theirs stays."""
+    mine = LabelSpace(Category(name, isthing=True) for name in custom)
+    own = [name for name in custom if name not in labeler.names]
+    merge = {group: [name for name in members if name in own] for group, members in settings.merge.items()}
+    rename = {old: new for old, new in settings.rename.items() if old in own}
+    return mine.mapping(drop=[name for name in settings.drop if name in own], merge=merge, rename=rename)
+
+
+def relabelled_inputs(settings: Prepare, labeler: LabelSpace, inputs: Inputs) -> Inputs:
+    """The marks under the names that the dataset has for them; those of a class that was dropped are void."""
+    fate = own_names(settings, labeler, inputs.custom)
+    if all(old == new for old, new in fate.items()):
+        return inputs
+    marked = {
+        name: replace(
+            photo,
+            marks=tuple(replace(mark, name=fate.get(mark.name, mark.name) or "void") for mark in photo.marks),
+        )
+        for name, photo in inputs.marked.items()
+    }
+    return replace(inputs, marked=marked, custom=tuple(dict.fromkeys(filter(None, fate.values()))))
+
+
+def label_space(settings: Prepare, labeler: LabelSpace, names: Sequence[str]) -> tuple[Scheme, LabelSpace]:
+    """What becomes of the labeler's classes, and the dataset's label space: those, then the person's own.
+
+    `names`: the person's, as they marked them.
+    """
     from .schemes import Scheme, scheme
 
     asked = {*settings.drop, *settings.rename, *(name for names in settings.merge.values() for name in names)}
-    mine = next((name for name in sorted(asked) if name in custom and name not in labeler.names), None)
-    if mine is not None:
-        raise LabelError(
-            f"'{mine}' is a class of yours, and merge, rename and drop are about the labeler's",
-            fix="Change its name where you drew it.",
-        )
+    for name in sorted(asked):
+        if name not in labeler.names and name not in names:
+            raise LabelError(
+                f"drop, merge, rename: no category is called {name!r}",
+                fix=did_you_mean(name, dict.fromkeys([*names, *labeler.names])),
+            )
+    fate = own_names(settings, labeler, names)
+    custom = list(dict.fromkeys(filter(None, fate.values())))
+    own = {name for name in fate if name not in labeler.names}
+    settings = settings.model_copy(
+        update={
+            "drop": tuple(name for name in settings.drop if name not in own),
+            "rename": {old: new for old, new in settings.rename.items() if old not in own},
+            "merge": {
+                group: theirs
+                for group, members in settings.merge.items()
+                if (theirs := tuple(name for name in members if name not in own))
+            },
+            "things": tuple(dict.fromkeys(new for name in settings.things if (new := fate.get(name, name)))),
+            "stuff": tuple(dict.fromkeys(new for name in settings.stuff if (new := fate.get(name, name)))),
+        }
+    )
     ready = scheme(settings.scheme, labeler, leave={*custom, *asked})
     merge = dict(ready.merge)
     for group, members in settings.merge.items():
@@ -420,8 +463,8 @@ def label_space(settings: Prepare, labeler: LabelSpace, custom: Sequence[str]) -
     )
     kinds = {category.name: category.isthing for category in plain.space(labeler, LabelSpace([]))}
     decided = dict.fromkeys(settings.stuff, False) | dict.fromkeys(settings.things, True)
-    own = LabelSpace(Category(name, decided.get(name, kinds.get(name, True))) for name in custom)
-    space = orders.space(labeler, own)
+    mine = LabelSpace(Category(name, decided.get(name, kinds.get(name, True))) for name in custom)
+    space = orders.space(labeler, mine)
     if not space:
         raise LabelError("no class is left", fix="Keep some, or mark some.")
     return orders, space

@@ -31,7 +31,17 @@ from ..recipe import add_prepare_flags, prepare_settings
 from ..settings import Prepare
 from ..text import and_more, are, count_of, first_lines
 from ..watch import watched
-from .inputs import Earlier, Inputs, Photo, Problem, as_files, label_space, mark_counts, read_inputs
+from .inputs import (
+    Earlier,
+    Inputs,
+    Photo,
+    Problem,
+    as_files,
+    label_space,
+    mark_counts,
+    read_inputs,
+    relabelled_inputs,
+)
 from .overlay import Overlay, overlay
 from .split import Split, split
 
@@ -276,6 +286,7 @@ def _dry_run(settings: Prepare) -> str:
     photos, unreadable = survey(settings.images, inputs.names)
     labeler = labeler_space(settings.labeler, settings.labeler_stuff) or LabelSpace([])
     _, space = label_space(settings, labeler, inputs.custom)
+    inputs = relabelled_inputs(settings, labeler, inputs)
     lines = [
         inputs.description,
         f"{count_of(len(photos), 'photo')} would be labelled by {_public_name(settings.labeler)}",
@@ -320,7 +331,7 @@ def _remarks(settings: Prepare, inputs: Inputs, labeler: LabelSpace) -> list[str
     that are marked on some of the others only."""
     from .schemes import namesakes, partly_marked
 
-    decided = {*settings.rename, *settings.drop}
+    decided = {*settings.rename, *settings.drop, *(name for names in settings.merge.values() for name in names)}
     same = [str(entry) for entry in namesakes(inputs.custom, labeler) if entry.labeler not in decided]
     looked_at = [photo for name, photo in inputs.marked.items() if name not in inputs.incomplete]
     partly = [str(entry) for entry in partly_marked(looked_at)]
@@ -385,6 +396,7 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
             fix=str(labelled.problems[0]) if labelled.problems else None,
         )
     orders, space = label_space(settings, answers.space, inputs.custom)
+    inputs = relabelled_inputs(settings, answers.space, inputs)
     names, rules = orders.mapping(answers.space), settings.rules
     earlier = Earlier.of(settings.folder)
     lost = below_a_pixel(settings, inputs, photos)

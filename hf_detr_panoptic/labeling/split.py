@@ -462,7 +462,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _split(args: argparse.Namespace) -> int:
     from ..dataset.coco_panoptic import read_dataset
-    from ..dataset.writer import finish_moving, reassign
+    from ..dataset.writer import finish_moving, reassign, rewrite
 
     if not args.dry_run and finish_moving(args.dataset / "annotations"):
         print("an earlier split of this dataset was cut short: it is finished first")
@@ -487,7 +487,7 @@ def _split(args: argparse.Namespace) -> int:
         print("nothing was changed")
         return 0
     if args.out:
-        _write(args.out, dataset, result.assignment)
+        rewrite(args.out, dataset, result.assignment)
     else:
         reassign(args.dataset, result.assignment)
     say_validates_on(args.out or args.dataset, train=not result.report.counts["val"])
@@ -511,24 +511,3 @@ def _prints(dataset: Mapping[str, PanopticSplit]) -> dict[str, Fingerprint]:
     records = list(chain.from_iterable(dataset.values()))
     prints = read_ahead(lambda record: fingerprint(record.photo), records)
     return {record.file_name: entry for record, entry in zip(records, prints, strict=True)}
-
-
-def _write(folder: Path, dataset: Mapping[str, PanopticSplit], assignment: Mapping[str, str]) -> None:
-    from ..dataset.photos import stored_names
-    from ..dataset.writer import DatasetWriter
-
-    names = stored_names(assignment)
-    space = next(iter(dataset.values())).space
-    with DatasetWriter(folder, space) as writer:
-        for split in dataset.values():
-            for record in split:
-                writer.add(
-                    assignment[record.file_name],
-                    names[record.file_name],
-                    record.photo,
-                    record.map(),
-                    image_id=record.image_id if isinstance(record.image_id, int) else None,
-                    original=record.original_file or record.file_name,
-                    incomplete=record.incomplete,
-                    mixed=record.mixed,
-                )

@@ -68,7 +68,7 @@ def test_from_the_first_photos_to_a_model_and_its_report(
     stage = {"num_train_epochs": 1, "use_cpu": True, "dataloader_num_workers": 0}
     recipe = {"model": str(tiny_labeler), "data": str(data), "output": str(run)}
     recipe |= {"augmentation": {"crop": 0, "short_sides": []}, "calibrate": not held_out, "refit": not held_out}
-    recipe["stages"] = {name: stage for name in ("detection", "finetune")} | {"mask_head": {"skip": True}}
+    recipe["stages"] = dict.fromkeys(("detection", "finetune"), stage) | {"mask_head": {"skip": True}}
     (tmp_path / "site.yaml").write_text(yaml.safe_dump(recipe))
     assert main(["train", str(tmp_path / "site.yaml")]) == 0
     said = capsys.readouterr().out
