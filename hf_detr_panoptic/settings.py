@@ -90,7 +90,7 @@ class Sources(Settings):
     looked_at: Annotated[Literal["marked", "all"] | Location, Field(union_mode="left_to_right")] = setting(
         "marked",
         "photos on which what is unmarked is none of the person's classes: those with a mark or a tag, all, or those "
-        "and the ones that a text file names, a photo a line",
+        "and the ones that a text file names, a photo a line; a YAML says for which classes alone",
     )
     stuff: Names = setting((), "classes that are stuff; a marked class is a thing unless it is named here")
     things: Names = setting((), "classes that are things, whatever the labeler says")

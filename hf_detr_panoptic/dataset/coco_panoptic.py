@@ -303,8 +303,8 @@ class Record:
     """One photo of a dataset with its map: names now, pixels on demand.
 
     `size` is (height, width) as the JSON says, None where it does not; `entries` are its segments_info as they stand.
-    `incomplete`: the classes that nobody may have looked for on it, in the order of the categories. `mixed`: it is
-    another dataset's photo, brought by `prepare --mix`, and only ever learnt from.
+    `incomplete`: the classes that nobody may have looked for on it, in the order of the categories, but for the boxes
+    (x, y, width, height) `known_in`. `mixed`: another dataset's, brought by `prepare --mix`, only ever learnt from.
     """
 
     image_id: int | str
@@ -318,6 +318,7 @@ class Record:
     original_file: str | None = None
     incomplete: tuple[str, ...] = ()
     mixed: bool = False
+    known_in: tuple[tuple[float, ...], ...] = ()
 
     @property
     def photo(self) -> Path:
@@ -591,6 +592,7 @@ def _records(
             original_file=original if isinstance(original, str) else None,
             incomplete=_incomplete(image, space, annotation.where, tell),
             mixed=bool(image.get("mixed")),
+            known_in=_known_in(image, annotation.where, tell),
         )
     for image_id in images.keys() - seen:
         tell("image-unannotated", f"{where}, image {image_id}", images[image_id]["file_name"])
@@ -605,6 +607,15 @@ def _incomplete(image: Mapping[str, Any], space: LabelSpace, where: str, tell: T
         if name not in space.names:
             tell("incomplete-odd", where, f"there is no category {name!r}")
     return tuple(name for name in space.names if name in names)
+
+
+def _known_in(image: Mapping[str, Any], where: str, tell: Tell) -> tuple[tuple[float, ...], ...]:
+    boxes = image.get("known_in", [])
+    kinds = isinstance(boxes, list) and all(isinstance(box, list) and len(box) == 4 for box in boxes)
+    if not kinds or not all(type(side) in (int, float) for box in boxes for side in box):
+        tell("incomplete-odd", where, f"known_in: {boxes!r}"[:80])
+        return ()
+    return tuple(map(tuple, boxes))
 
 
 def _size(image: Mapping[str, Any], where: str, tell: Tell) -> tuple[int, int] | None:

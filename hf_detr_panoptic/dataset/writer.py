@@ -122,12 +122,14 @@ class DatasetWriter:
         incomplete: Iterable[str] = (),
         digest: str | None = None,
         mixed: bool = False,
+        known_in: Sequence[Sequence[float]] = (),
     ) -> str:
         """Store one photo and its map under a name from `stored_names`; returns the photo's name in images/.
 
         A path is copied byte for byte, or written anew, upright, where EXIF or mode demand it. `original` is the name
-        that the person knows the photo by; `incomplete`: the classes that nobody may have looked for on it; `digest`:
-        see `store_photo`; `mixed`: another dataset's photo, which is only ever learnt from.
+        that the person knows the photo by; `incomplete`: the classes that nobody may have looked for on it, but for
+        the boxes (x, y, width, height) `known_in`; `digest`: see `store_photo`; `mixed`: another dataset's photo,
+        which is only ever learnt from.
         """
         if split not in SPLITS:
             raise DatasetError(f"there is no split {split!r}", fix=f"Use {', '.join(SPLITS)}.")
@@ -157,6 +159,8 @@ class DatasetWriter:
         image |= {"width": encoded.size[1], "height": encoded.size[0]}
         image |= {"original_file": original} if original and original != file_name else {}
         image |= {"incomplete": [one for one in self.space.names if one in unasked]} if unasked else {}
+        if unasked and known_in:
+            image |= {"known_in": [[round(float(side), 2) for side in box] for box in known_in]}
         image |= {"mixed": 1} if mixed else {}
         self._lists[split].add(image, png_name, encoded)
         return file_name
@@ -284,6 +288,7 @@ def rewrite(
                 original=record.original_file or record.file_name,
                 incomplete=[new for name in record.incomplete if (new := fate[name]) is not None],
                 mixed=record.mixed,
+                known_in=record.known_in,
             )
 
 

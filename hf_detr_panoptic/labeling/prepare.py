@@ -32,6 +32,7 @@ from ..settings import Prepare
 from ..text import and_more, are, count_of, first_lines
 from ..watch import watched
 from .inputs import (
+    Box,
     Earlier,
     Inputs,
     Photo,
@@ -343,14 +344,22 @@ def _remarks(settings: Prepare, inputs: Inputs, labeler: LabelSpace) -> list[str
 
 
 def _unseen(inputs: Inputs) -> list[str]:
-    """One sentence on the photos that are incomplete, with the way to overrule."""
-    if not (count := len(inputs.incomplete)):
-        return []
+    """A sentence on the photos that nobody may have looked at, with the way to overrule, and one on those in part."""
+    known = {name for name, part in inputs.parts.items() if part.classes or part.boxes}
+    parts = [name for name in inputs.names if name in known and name in inputs.incomplete]
+    lines = []
+    if parts:
+        they = "is" if len(parts) == 1 else "are"
+        lines = [f"{count_of(len(parts), 'photo')} {they} complete for some classes, or in a rectangle, alone: "
+                 f"learnt from, and never validation ({parts[0]} first)"]  # fmt: skip
+    if not (count := len(inputs.incomplete) - len(parts)):
+        return lines
     carry, it, they = ("carries", "it", "it is") if count == 1 else ("carry", "them", "they are")
     return [
+        *lines,
         f"{count} of {len(inputs.names)} photos {carry} no mark of yours, and nobody may have looked at {it} yet: "
         f"{they} learnt from without a word on your classes, and never validation (--looked-at all if you did look, "
-        "or a file with the names of those you looked at)"
+        "or a file with the names of those you looked at)",
     ]
 
 
@@ -457,7 +466,8 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
                     encoded,
                     image_id=ids[photo.name],
                     original=photo.name,
-                    incomplete=inputs.custom if incomplete else (),
+                    incomplete=inputs.unknown_on(photo.name),
+                    known_in=_scaled(inputs.known_in(photo.name), photo.size, encoded.size),
                     digest=photo.digest if isinstance(source, Path) else None,
                 )
             except ImageError as error:  # changed, or gone, since it was labelled
@@ -478,6 +488,12 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
     answers.sweep()
     Earlier.forget(settings.folder)
     return prepared
+
+
+def _scaled(boxes: Sequence[Box], before: tuple[int, int], now: tuple[int, int]) -> list[Box]:
+    """(x, y, width, height) on a photo of another (height, width)."""
+    down, across = (new / old for new, old in zip(now, before, strict=True))
+    return [(x * across, y * down, width * across, height * down) for x, y, width, height in boxes]
 
 
 _BESIDE = "Mark it, or say that you looked at it: --looked-at."

@@ -331,6 +331,7 @@ def import_main(args: argparse.Namespace) -> int:
                     original=record.original_file,
                     incomplete=incomplete,
                     mixed=record.mixed,
+                    known_in=record.known_in,
                 )
     say_validates_on(args.out, validates_on_train(args.dataset))
     done = len(marks) - len(empty)

@@ -207,6 +207,10 @@ class Relabelled:
         return tuple(name for name in self.space.names if name in new)
 
     @property
+    def known_in(self) -> Sequence[Sequence[float]]:
+        return getattr(self.row, "known_in", ())
+
+    @property
     def segments(self) -> Sequence[Segment]:
         from dataclasses import replace
 
