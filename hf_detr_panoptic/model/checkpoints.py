@@ -365,10 +365,10 @@ def _joined(rows: Tensor, members: Sequence[int], states: Tensor | None, classes
 
     That is the log of their summed exponentials, which is no linear function of the query. With `states` it is fitted
     by least squares there. Without, wherever one member is meant the others are taken to be as improbable as the
-    average class: the sum of the rows, less that average for each but one. On the demo's teacher and 24 scenes five
-    groups that were fitted on 8 other photos come within 0.2 points of the old maps' PQ (0.1 to 0.8 from the maps
-    themselves), and the sum within 4.0. The mean of the rows, with or without log n, loses 4 to 10 points, with three
-    of the groups all of their segments: what is one member by far is not the others at all.
+    average class: the sum of the rows, less that average for each but one. By
+    `benchmarks/joined_classes.py` the fit on 8 photos keeps PQ within 0.2 points of what the old maps had, the sum
+    within 4. The mean of the rows, with or without log n, loses 4 to 10, and half of the groups lose all of their
+    segments: what is one member by far is not the others at all.
     """
     chosen = rows[list(members)].double()
     others = [column for column in classes if column not in members]
