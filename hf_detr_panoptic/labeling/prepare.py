@@ -12,12 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..dataset.card import MARKER, Contents, dataset_card
 from ..dataset.coco_panoptic import Record, read_dataset
 from ..dataset.copies import Groups, fingerprint, near_pairs
-from ..dataset.photos import same_bytes, sampled, shrunk, shrunk_size, stored_names
+from ..dataset.photos import same_bytes, shrunk, stored_names
 from ..dataset.validation import KEY as VALIDATE_ON
 from ..dataset.writer import DatasetWriter, EncodedMap, encode_map
 from ..errors import AnnotationError, DatasetError, ImageError, clear_errors, did_you_mean
@@ -32,7 +30,6 @@ from ..settings import Prepare
 from ..text import and_more, are, count_of, first_lines
 from ..watch import watched
 from .inputs import (
-    Box,
     Earlier,
     Inputs,
     Photo,
@@ -44,6 +41,7 @@ from .inputs import (
     relabelled_inputs,
 )
 from .overlay import Overlay, overlay
+from .shrink import below_a_pixel, lost_marks, scaled
 from .split import Split, split
 
 if TYPE_CHECKING:
@@ -313,7 +311,7 @@ def _dry_run(settings: Prepare) -> str:
     if photos:
         lines += ["", "split: " + str(split_photos(settings, inputs, photos, earlier.shared_out, lost).report)]
     lines += _remarks(settings, inputs, labeler)
-    problems = [*inputs.problems, *unreadable, *_lost_marks(settings, lost)]
+    problems = [*inputs.problems, *unreadable, *lost_marks(settings, lost)]
     if problems:
         lines += ["", f"{count_of(len(problems), 'problem')}, the first:"]
         lines += [f"  {problem}" for problem in problems[:_MOST]]
@@ -418,7 +416,7 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
     folder = _free_folder([photo.name for photo in photos])
     every = [*(photo.name for photo in photos), *(f"{folder}/{record.file_name}" for record in foreign)]
     stored, ids = stored_names(every, earlier.stored), _ids(every, earlier.ids)
-    problems = [*inputs.problems, *labelled.problems, *_lost_marks(settings, lost)]
+    problems = [*inputs.problems, *labelled.problems, *lost_marks(settings, lost)]
     problems += [
         Problem(name, "nobody may have looked at it, and it is like a photo of val", _BESIDE) for name in beside
     ]
@@ -467,7 +465,7 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
                     image_id=ids[photo.name],
                     original=photo.name,
                     incomplete=inputs.unknown_on(photo.name),
-                    known_in=_scaled(inputs.known_in(photo.name), photo.size, encoded.size),
+                    known_in=scaled(inputs.known_in(photo.name), photo.size, encoded.size),
                     digest=photo.digest if isinstance(source, Path) else None,
                 )
             except ImageError as error:  # changed, or gone, since it was labelled
@@ -488,12 +486,6 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
     answers.sweep()
     Earlier.forget(settings.folder)
     return prepared
-
-
-def _scaled(boxes: Sequence[Box], before: tuple[int, int], now: tuple[int, int]) -> list[Box]:
-    """(x, y, width, height) on a photo of another (height, width)."""
-    down, across = (new / old for new, old in zip(now, before, strict=True))
-    return [(x * across, y * down, width * across, height * down) for x, y, width, height in boxes]
 
 
 _BESIDE = "Mark it, or say that you looked at it: --looked-at."
@@ -522,37 +514,6 @@ def split_photos(
         prints={photo.name: photo.fingerprint for photo in photos},
         incomplete=inputs.incomplete,
     )
-
-
-def below_a_pixel(settings: Prepare, inputs: Inputs, photos: Sequence[Photo]) -> dict[str, list[Mark]]:
-    """Photo → the marks on it of which --max-size leaves nothing."""
-    from pycocotools import mask as coco_mask
-
-    lost: dict[str, list[Mark]] = {}
-    for photo in photos:
-        if not settings.max_size or max(photo.size) <= settings.max_size or photo.name not in inputs.marked:
-            continue
-        rows, columns = map(sampled, photo.size, shrunk_size(photo.size, settings.max_size))
-        for mark in inputs.marked[photo.name].marks:
-            if mark.rle is not None:
-                left = bool(coco_mask.decode(mark.rle)[np.ix_(rows, columns)].any())
-            else:
-                x, y, width, height = mark.box
-                inside = ((y <= rows + 0.5) & (rows + 0.5 < y + height)).any()
-                left = bool(inside and ((x <= columns + 0.5) & (columns + 0.5 < x + width)).any())
-            if not left:
-                lost.setdefault(photo.name, []).append(mark)
-    return lost
-
-
-def _lost_marks(settings: Prepare, lost: Mapping[str, Sequence[Mark]]) -> list[Problem]:
-    what = f"is smaller than a pixel at max_size {settings.max_size}, and not in the dataset"
-    fix = "Give a larger --max-size, or none."
-    return [
-        Problem(name, f"a mark of '{mark.name}' {what}", fix, mark.where)
-        for name, marks in lost.items()
-        for mark in marks
-    ]
 
 
 def _foreign(settings: Prepare) -> tuple[Record, ...]:
