@@ -25,6 +25,8 @@ COMMANDS = {
     "autolabel": ("labeling.labeler", "only the labeling; several machines can share it"),
     "overlay": ("labeling.prepare", "only the merging: marks over auto-labels that are there, no model"),
     "split": ("labeling.split", "share photos out to train and val: like photos together, every class on both sides"),
+    "next": ("report.next_photos", "which photos to mark next: a list, a page with the reasons, a zip for CVAT"),
+    "relabel": ("labeling.relabel", "classes of a finished dataset or model renamed, joined, dropped; weights follow"),
     "check": ("dataset.check", "what is wrong with a dataset, and what is in it?"),
     "train": ("road:train", "a dataset to a model, in three stages, from one recipe"),
     "export-review": ("labeling.review:export", "a dataset to CVAT, for a person to correct"),

@@ -95,19 +95,36 @@ class Sources(Settings):
     looked_at: Annotated[Literal["marked", "all"] | Location, Field(union_mode="left_to_right")] = setting(
         "marked",
         "photos on which what is unmarked is none of the person's classes: those with a mark or a tag, all, or those "
-        "and the ones that a text file names, a photo a line",
+        "and the ones that a text file names, a photo a line; a YAML says for which classes alone",
     )
     stuff: Names = setting((), "classes that are stuff; a marked class is a thing unless it is named here")
     things: Names = setting((), "classes that are things, whatever the labeler says")
     scheme: SchemeName = setting("coco", "ready-made groups for the labeler's classes")
     keep: Names | None = setting(None, "the labeler's classes that stay, the rest becomes void; null: all")
-    drop: Names = setting((), "the labeler's classes that become void")
+    drop: Names = setting(
+        (),
+        "classes that become void; here, in merge and in rename a name that you both have means the labeler's class",
+    )
     merge: Annotated[dict[str, Names], BeforeValidator(as_pairs)] = setting(
-        {}, "new class: the labeler's classes that it takes in", examples=["{ground: [gravel, road]}"]
+        {}, "new class: the classes that it takes in, yours or the labeler's", examples=["{ground: [gravel, road]}"]
     )
     rename: Annotated[dict[str, str], BeforeValidator(as_pairs)] = setting(
-        {}, "the labeler's class: its name in the dataset", examples=["{truck: lorry}"]
+        {}, "a class, yours or the labeler's: its name in the dataset", examples=["{truck: lorry}"]
     )
+
+
+def _some_of(cls: type[Settings], name: str, keys: Sequence[str], doc: str) -> Any:
+    """Settings of which these alone may be given."""
+    fields: dict[str, Any] = {key: (info.rebuild_annotation(), info) for key, info in cls.model_fields.items()}
+    return create_model(name, __base__=Settings, __doc__=doc, **{key: fields[key] for key in keys})
+
+
+ClassChanges = _some_of(
+    Sources,
+    "ClassChanges",
+    ("rename", "merge", "drop", "things", "stuff"),
+    "What `relabel` may do to the classes of a finished dataset or model.",
+)
 
 
 class OverlayRules(Settings):

@@ -204,6 +204,7 @@ def read_panoptic(source: Source, name: str, data: Mapping[str, Any]) -> Iterato
     """The photos of one file. Areas and boxes of the JSON are not believed: the pixels say them."""
     where = source.where(name)
     names = category_names(data, where)
+    mine = [str(entry.get("name")) for entry in data.get("categories", ()) if entry.get("source") == "custom"]
     pages: dict[Any, Page] = {}
     for index, image in enumerate(entries(data, "images", where) if "images" in data else ()):
         at = f"{where}, images[{index}]"
@@ -212,6 +213,8 @@ def read_panoptic(source: Source, name: str, data: Mapping[str, Any]) -> Iterato
             if image["id"] in pages:
                 raise AnnotationError(f"another image has the id {image['id']} too", where=at)
             page.tagged = is_ours(data) and not image.get("incomplete")
+            if is_ours(data) and image.get("incomplete"):
+                page.only = tuple(name for name in mine if name not in image["incomplete"])
         except AnnotationError as error:
             yield error
             continue

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from ..errors import AnnotationError
+from .marks import told_by_tags
 from .pages import Drawn, Item, Note, Page, PhotoIndex, grouped, stem_of
 from .shapes import MOST_PIXELS, Ellipse, Pixels, Polygons, Shape, box_of
 from .sources import Source, class_name, size, text_number
@@ -37,7 +38,8 @@ def read_cvat(source: Source, name: str, root: ET.Element, index: PhotoIndex | N
 def _image(image: ET.Element, where: str, index: int, left_out: Counter[str]) -> Page:
     photo = image.get("name") or ""
     at = f"{where}, image {image.get('id', index)} '{photo}'"
-    page = Page(photo, at, where, (), tagged=image.find("tag") is not None)
+    tagged, only = told_by_tags(tag.get("label") or "" for tag in image.findall("tag"))
+    page = Page(photo, at, where, (), tagged=tagged, only=only)
     if subset := image.get("subset"):
         # Several tasks of one project may hold photos of one name: their subset is their folder.
         page.photo, page.near = f"{subset}/{photo}", (subset, f"images/{subset}")

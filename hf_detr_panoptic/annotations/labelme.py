@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import AnnotationError
 from .coco import near
+from .marks import told_by_tags
 from .pages import Drawn, Item, Note, Page, grouped
 from .shapes import Ellipse, Pixels, Polygons, Shape, corners_box, mask_values
 from .sources import Source, class_name, entries, folder_of, is_inside, points_ring, ring, shown, size, text_number
@@ -43,7 +44,8 @@ def read_labelme(source: Source, name: str, data: Mapping[str, Any]) -> Iterator
     photo = PurePosixPath(str(data["imagePath"]).replace("\\", "/")).name
     page = Page(photo, where, where, (), near=near(source, name))
     flags = data.get("flags")
-    page.tagged = isinstance(flags, dict) and any(value is True for value in flags.values())
+    if isinstance(flags, dict):
+        page.tagged, page.only = told_by_tags(str(name) for name, value in flags.items() if value is True)
     left_out: Counter[str] = Counter()
     try:
         if data.get("imageWidth") is not None or data.get("imageHeight") is not None:

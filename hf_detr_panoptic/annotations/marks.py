@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +42,8 @@ class MarkedPhoto:
     """One photo and its marks in the order of the file; `photo` is its path in the photo folder, with "/".
 
     `tagged`: the whole photo bears a tag (CVAT) or a flag (LabelMe), or a dataset of ours says that it is complete, as
-    it would once somebody has looked at it.
+    it would once somebody has looked at it. `only`: such tags, or the dataset, say that it is complete for these
+    classes alone, or for none.
     """
 
     photo: str
@@ -49,6 +51,7 @@ class MarkedPhoto:
     height: int
     marks: tuple[Mark, ...]
     tagged: bool = False
+    only: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,18 @@ class Annotations:
     names: tuple[str, ...]
     format: str
     description: str
+
+
+def is_only_here(name: str) -> bool:
+    """Whether a mark is no object, but the rectangle in which alone somebody looked."""
+    return re.sub(r"[\W\d_]+", "", name.casefold()) == "onlyhere"
+
+
+def told_by_tags(tags: Iterable[str]) -> tuple[bool, tuple[str, ...] | None]:
+    """Whether tags or flags of a photo say that it is complete, or for which classes alone: "only-pipe"."""
+    found = [(tag, re.fullmatch(r"\s*only[\s:_-]+(\S.*?)\s*", tag, re.IGNORECASE)) for tag in tags]
+    only = tuple(dict.fromkeys(match[1] for _, match in found if match))
+    return bool(found) and not only, only or None
 
 
 def is_void_name(name: str) -> bool:

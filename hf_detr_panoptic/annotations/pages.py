@@ -150,7 +150,7 @@ class Page:
     """What one file says of one photo.
 
     `drawn` may be lazy, and holds an error in place of what could not be read; `size` is (width, height) where the
-    file tells it. `near` are the folders in which the photo is looked for first. `tagged`: see `MarkedPhoto`.
+    file tells it. `near` are the folders in which the photo is looked for first. `tagged`, `only`: see `MarkedPhoto`.
     `relative`: places are shares of the photo's sides, whatever its size.
     """
 
@@ -162,6 +162,7 @@ class Page:
     near: Sequence[str] = ()
     tagged: bool = False
     relative: bool = False
+    only: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -327,7 +328,9 @@ class Desk:
                 else:
                     marks.append(Mark(item.name, rle, box, item.crowd, item.where, item.layer, item.source))
         tagged = any(page.tagged for page in chosen)
-        return (MarkedPhoto(photo, width, height, tuple(marks), tagged) if chosen else None), problems
+        told = [page.only for page in chosen if page.only is not None]
+        only = tuple(dict.fromkeys(name for names in told for name in names)) if told else None
+        return (MarkedPhoto(photo, width, height, tuple(marks), tagged, only) if chosen else None), problems
 
     def _undisputed(self, photo: str, pages: list[tuple[Match, Page]]) -> tuple[list[Page], list[HfDetrPanopticError]]:
         """Two names in one file cannot mean one photo: the surer match has it, and a rasterised is a problem."""

@@ -68,7 +68,8 @@ class PanopticDataset(Dataset[dict[str, Any]]):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         row = self.rows[index]
         panoptic = row.map()
-        return self.item(open_image(row.photo), panoptic, row.image_id, row.where, epoch, row.incomplete)
+        known_in = getattr(row, "known_in", ())  # Parquet has no such column: there all of it is incomplete
+        return self.item(open_image(row.photo), panoptic, row.image_id, row.where, epoch, row.incomplete, known_in)
 
     def item(
         self,
@@ -78,8 +79,10 @@ class PanopticDataset(Dataset[dict[str, Any]]):
         where: str,
         epoch: int = 0,
         incomplete: Sequence[str] = (),
+        known_in: Sequence[Sequence[float]] = (),
     ) -> dict[str, Any]:
-        """What `dataset[epoch, index]` is for a row of these; `incomplete`: the classes not looked for on it."""
+        """What `dataset[epoch, index]` is for a row of these; `incomplete`: the classes not looked for on it, but in
+        the boxes (x, y, width, height) `known_in`."""
         pixels = pixels_of(photo, panoptic, where)
         if self.donors is not None:
             rng = rng_of(self.seed, epoch, image_id, "paste")
@@ -98,6 +101,7 @@ class PanopticDataset(Dataset[dict[str, Any]]):
                 where=where,
                 incomplete=[twins.get(label, label) for label in unknown],
                 things=panoptic.space.thing_labels,
+                known_in=draw.boxes(known_in),
             ),
         }
 

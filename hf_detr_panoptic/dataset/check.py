@@ -36,6 +36,7 @@ from .coco_panoptic import (
 )
 from .copies import Fingerprint, fingerprint, near_pairs, of_photo
 from .surroundings import always_on_one, around
+from .validation import ON_TRAIN, validates_on_train
 
 _EXAMPLES = 5
 _ROWS = 60
@@ -272,6 +273,9 @@ def check_dataset(
     _extra_files(splits, seen, report)
     _across(seen, report)
     _classes(report)
+    val = report.splits.get("val")
+    if val is not None and not val.images and not validates_on_train(folder):
+        report.tell("val-empty", "", f"0 of {count_of(sum(len(split) for split in splits.values()), 'photo')}")
     _habits([found for images in seen.values() for image in images for found in image.around], report)
     return report
 
@@ -554,6 +558,9 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         write_json(args.json, report.to_dict(), ascii_only=False)
         print(f"the whole report: {args.json}")
+    folder, val = shlex.quote(str(args.dataset)), report.splits.get("val")
     if report.ok and "train" in report.splits:
-        print(f"next: hf-detr-panoptic train RECIPE --data {shlex.quote(str(args.dataset))}")
+        if val is not None and not val.images:
+            print(f"val is empty, so the model will be measured {ON_TRAIN}, as prepare.json says")
+        print(f"next: hf-detr-panoptic {f'split {folder}' if val is None else f'train RECIPE --data {folder}'}")
     return 0 if report.ok else 1

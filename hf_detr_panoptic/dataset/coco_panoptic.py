@@ -19,6 +19,7 @@ from ..files import content_of, parse_json
 from ..images import open_lazily
 from ..labels import LabelSpace
 from ..panoptic_map import MAX_ID, SEGMENT_SOURCES, PanopticMap, Segment, rgb_to_ids
+from .validation import MARK_MORE
 
 # --- what can be wrong
 
@@ -87,6 +88,7 @@ KINDS = {
         "nobody may have looked at a photo that is measured on",
         "Its incomplete classes do not count there: look at it, or split again.",
     ),
+    "val-empty": Fault("error", "val has no photo, and prepare.json does not say `validate_on: train`", MARK_MORE),
     "class-unmeasured": Fault("warning", "a class is in train, but not in val", "Split again, or label more photos."),
     "imbalance": Fault("warning", "classes are far from balanced", "Label more of the rare, or merge classes."),
     "one-background": Fault(
@@ -301,8 +303,8 @@ class Record:
     """One photo of a dataset with its map: names now, pixels on demand.
 
     `size` is (height, width) as the JSON says, None where it does not; `entries` are its segments_info as they stand.
-    `incomplete`: the classes that nobody may have looked for on it, in the order of the categories. `mixed`: it is
-    another dataset's photo, brought by `prepare --mix`, and only ever learnt from.
+    `incomplete`: the classes that nobody may have looked for on it, in the order of the categories, but for the boxes
+    (x, y, width, height) `known_in`. `mixed`: another dataset's, brought by `prepare --mix`, only ever learnt from.
     """
 
     image_id: int | str
@@ -316,6 +318,7 @@ class Record:
     original_file: str | None = None
     incomplete: tuple[str, ...] = ()
     mixed: bool = False
+    known_in: tuple[tuple[float, ...], ...] = ()
 
     @property
     def photo(self) -> Path:
@@ -589,6 +592,7 @@ def _records(
             original_file=original if isinstance(original, str) else None,
             incomplete=_incomplete(image, space, annotation.where, tell),
             mixed=bool(image.get("mixed")),
+            known_in=_known_in(image, annotation.where, tell),
         )
     for image_id in images.keys() - seen:
         tell("image-unannotated", f"{where}, image {image_id}", images[image_id]["file_name"])
@@ -603,6 +607,15 @@ def _incomplete(image: Mapping[str, Any], space: LabelSpace, where: str, tell: T
         if name not in space.names:
             tell("incomplete-odd", where, f"there is no category {name!r}")
     return tuple(name for name in space.names if name in names)
+
+
+def _known_in(image: Mapping[str, Any], where: str, tell: Tell) -> tuple[tuple[float, ...], ...]:
+    boxes = image.get("known_in", [])
+    kinds = isinstance(boxes, list) and all(isinstance(box, list) and len(box) == 4 for box in boxes)
+    if not kinds or not all(type(side) in (int, float) for box in boxes for side in box):
+        tell("incomplete-odd", where, f"known_in: {boxes!r}"[:80])
+        return ()
+    return tuple(map(tuple, boxes))
 
 
 def _size(image: Mapping[str, Any], where: str, tell: Tell) -> tuple[int, int] | None:

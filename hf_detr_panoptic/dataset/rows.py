@@ -25,6 +25,7 @@ from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap, Segment, rgb_to_ids
 from .builder import PanopticBuilder
 from .photos import bare_photo
+from .validation import KEY, says_train, validates_on_train
 
 SPACE_FILE = "label_space.json"
 
@@ -33,6 +34,7 @@ class PanopticDatasets(datasets.DatasetDict):
     """A DatasetDict that knows its `label_space`; what its methods return is a plain one."""
 
     label_space: LabelSpace
+    validates_on_train: bool = False  # see validation.py; it counts where there is no split validation
 
 
 def load_panoptic(
@@ -139,6 +141,7 @@ def _from_folder(folder: Path, photos: str | Path | None, num_proc: int | None) 
     builder.download_and_prepare(num_proc=num_proc)
     splits = PanopticDatasets(builder.as_dataset())
     splits.label_space = builder.label_space
+    splits.validates_on_train = validates_on_train(folder)
     return splits
 
 
@@ -165,11 +168,13 @@ def _space_on_hub(name: str, revision: str | None) -> Path | None:
         return None
 
 
-def _read_space(path: Path | None) -> LabelSpace | None:
+def _read_space(path: Path | None) -> tuple[LabelSpace, bool] | None:
+    """The label space, and whether the photos of train are validated on."""
     if path is None or not path.is_file():
         return None
     try:
-        return LabelSpace.from_coco(json.loads(path.read_bytes())["categories"])
+        content = json.loads(path.read_bytes())
+        return LabelSpace.from_coco(content["categories"]), says_train(content)
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(
             f"is no label space ({error!r})", where=str(path), fix="Write the dataset again."
@@ -177,9 +182,10 @@ def _read_space(path: Path | None) -> LabelSpace | None:
 
 
 def _with_space(
-    loaded: datasets.DatasetDict, space: LabelSpace | None, stuff: Iterable[str] | None, where: str
+    loaded: datasets.DatasetDict, read: tuple[LabelSpace, bool] | None, stuff: Iterable[str] | None, where: str
 ) -> PanopticDatasets:
     """`loaded` with its space; where no file says it, kinds come from `stuff`, else from COCO by name."""
+    space, on_train = read or (None, False)
     for split, dataset in loaded.items():
         missing = {"image", "image_id", "file_name", "panoptic", "segments"} - set(dataset.column_names)
         if missing:
@@ -198,7 +204,7 @@ def _with_space(
             )
     splits = PanopticDatasets(loaded)
     assert space is not None  # a DatasetDict has a split
-    splits.label_space = space
+    splits.label_space, splits.validates_on_train = space, on_train
     return splits
 
 
@@ -261,7 +267,8 @@ def write_parquet(
             path = data / f"{split}-{index:05d}-of-{len(files):05d}.parquet"
             part.replace(path)
             written.append(path)
-    write_json(root / SPACE_FILE, {"categories": space.to_coco()})
+    on_train = isinstance(dataset, PanopticDatasets) and dataset.validates_on_train and "validation" not in dataset
+    write_json(root / SPACE_FILE, {"categories": space.to_coco()} | ({KEY: "train"} if on_train else {}))
     if said["more"]:
         logger.warning(
             "Of %d photos %d say more than their picture, %d where they were taken: that stays out of the Parquet.",

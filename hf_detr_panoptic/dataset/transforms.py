@@ -86,6 +86,18 @@ class Draw:
         columns = left + centres(width, self.size[1])
         return ids[rows][:, columns[::-1] if self.flip else columns]
 
+    def boxes(self, boxes: Iterable[Sequence[float]]) -> list[list[float]]:
+        """(x, y, width, height) in the photo's pixels → centre, width and height as shares of what is left of it."""
+        top, left, height, width = self.window
+        shares = []
+        for x, y, wide, high in boxes:
+            x0, x1 = (min(max((edge - left) / width, 0.0), 1.0) for edge in (x, x + wide))
+            y0, y1 = (min(max((edge - top) / height, 0.0), 1.0) for edge in (y, y + high))
+            if x0 < x1 and y0 < y1:
+                centre = (x0 + x1) / 2
+                shares.append([1 - centre if self.flip else centre, (y0 + y1) / 2, x1 - x0, y1 - y0])
+        return shares
+
     def _tinted(self, values: torch.Tensor, levels: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
         """Brightness, contrast, saturation in this order, as torchvision defines them. `levels`: mean bytes, [3].
 
@@ -192,6 +204,7 @@ def make_labels(
     where: str | None = None,
     incomplete: Sequence[int] = (),
     things: Collection[int] = (),
+    known_in: Sequence[Sequence[float]] = (),
 ) -> dict[str, Any]:
     """What the model should find on a photo whose map, resized with it, is `ids`: int32 [h, w].
 
@@ -199,6 +212,7 @@ def make_labels(
     float32 [N], `boxes` float32 [N, 4]: centre, width and height as shares of the map, tight around its pixels.
     `sources` int64 [N]: places in SEGMENT_SOURCES; `isthing` int64 [N]: whether the label is among `things`.
     `incomplete` int64 [K]: the labels that nobody may have looked for here, empty where the photo is complete.
+    `known_in` float32 [R, 4], if there are any: boxes as above in which somebody did.
     Segments without a pixel are left out. An id that is not among the segments is an error.
     """
     tight = boxes_of_ids(ids)
@@ -226,5 +240,6 @@ def make_labels(
         "isthing": torch.tensor([int(segment.label in things) for segment in kept], dtype=torch.int64),
         "valid_size": torch.tensor([height, width]),
         "incomplete": torch.tensor(incomplete, dtype=torch.int64),
+        **({"known_in": torch.tensor(known_in, dtype=torch.float32)} if len(known_in) else {}),
         "image_id": torch.tensor(image_id) if isinstance(image_id, int) else image_id,
     }

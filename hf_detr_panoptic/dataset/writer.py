@@ -9,6 +9,7 @@ import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
@@ -22,8 +23,8 @@ from ..files import read_json, replacing, write_bytes, write_json
 from ..labels import LabelSpace
 from ..lock import locked
 from ..panoptic_map import MAX_ID, PanopticMap
-from .coco_panoptic import GENERATOR, UNFINISHED, fail, inside, is_ours, load_json, read_dataset
-from .photos import stem_key, store_photo
+from .coco_panoptic import GENERATOR, UNFINISHED, PanopticSplit, fail, inside, is_ours, load_json, read_dataset
+from .photos import stem_key, store_photo, stored_names
 
 SPLITS = ("train", "val", "test")
 
@@ -121,12 +122,14 @@ class DatasetWriter:
         incomplete: Iterable[str] = (),
         digest: str | None = None,
         mixed: bool = False,
+        known_in: Sequence[Sequence[float]] = (),
     ) -> str:
         """Store one photo and its map under a name from `stored_names`; returns the photo's name in images/.
 
         A path is copied byte for byte, or written anew, upright, where EXIF or mode demand it. `original` is the name
-        that the person knows the photo by; `incomplete`: the classes that nobody may have looked for on it; `digest`:
-        see `store_photo`; `mixed`: another dataset's photo, which is only ever learnt from.
+        that the person knows the photo by; `incomplete`: the classes that nobody may have looked for on it, but for
+        the boxes (x, y, width, height) `known_in`; `digest`: see `store_photo`; `mixed`: another dataset's photo,
+        which is only ever learnt from.
         """
         if split not in SPLITS:
             raise DatasetError(f"there is no split {split!r}", fix=f"Use {', '.join(SPLITS)}.")
@@ -156,6 +159,8 @@ class DatasetWriter:
         image |= {"width": encoded.size[1], "height": encoded.size[0]}
         image |= {"original_file": original} if original and original != file_name else {}
         image |= {"incomplete": [one for one in self.space.names if one in unasked]} if unasked else {}
+        if unasked and known_in:
+            image |= {"known_in": [[round(float(side), 2) for side in box] for box in known_in]}
         image |= {"mixed": 1} if mixed else {}
         self._lists[split].add(image, png_name, encoded)
         return file_name
@@ -257,6 +262,34 @@ def write_lists(
             for index, line in enumerate(lines):
                 file.write((",\n" if index else "\n") + line)
             file.write("\n]" + (",\n" if key == "images" else "}\n"))
+
+
+def rewrite(
+    folder: str | Path,
+    dataset: Mapping[str, PanopticSplit],
+    parts: Mapping[str, str],
+    space: LabelSpace | None = None,
+    names: Mapping[str, str | None] | None = None,
+) -> None:
+    """A dataset once more, in a new folder: each photo, by its name in images/, in this part, and its classes as
+    `PanopticMap.relabelled` has them in another `space`."""
+    stored = stored_names(parts)
+    old = next(iter(dataset.values())).space
+    fate = {name: (names or {}).get(name, name) for name in old.names}
+    with DatasetWriter(folder, space or old) as writer:
+        for record in chain.from_iterable(dataset.values()):
+            panoptic = record.map()
+            writer.add(
+                parts[record.file_name],
+                stored[record.file_name],
+                record.photo,
+                panoptic if space is None else panoptic.relabelled(space, fate).fused_stuff(),
+                image_id=record.image_id if isinstance(record.image_id, int) else None,
+                original=record.original_file or record.file_name,
+                incomplete=[new for name in record.incomplete if (new := fate[name]) is not None],
+                mixed=record.mixed,
+                known_in=record.known_in,
+            )
 
 
 def reassign(folder: str | Path, assignment: Mapping[str, str]) -> dict[str, int]:

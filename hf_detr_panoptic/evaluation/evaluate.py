@@ -386,7 +386,8 @@ def evaluate_model(
     """A model's quality on a dataset: what `PanopticQuality.compute` gives, with box and mask AP and the confusions.
 
     `model`: a checkpoint's folder or name, or a loaded `DetrForPanopticSegmentation`. `data`: a folder in COCO
-    panoptic format, or a split that was read from one. Classes meet by name, in the data's own label space: what the
+    panoptic format, or a split that was read from one. Where its val is empty, and it says that train stands in
+    for it, that is measured on, and the result says so. Classes meet by name, in the data's own label space: what the
     model knows beyond it becomes void. What is not given comes from what the model remembers, or the `protocol`.
 
     In several processes each image is segmented by one of them and every process returns the same result. Batches
@@ -394,7 +395,9 @@ def evaluate_model(
     in `segment`.
     """
     from ..dataset.coco_panoptic import PanopticSplit, read_split
+    from ..dataset.validation import learnt_and_known, validates_on_train
     from ..parallel import guard_processes
+    from .table import MEASURED_ON
 
     guard_processes()
     chosen: dict[str, Any] = {"threshold": threshold, "mask_threshold": mask_threshold, "min_area": min_area}
@@ -406,6 +409,9 @@ def evaluate_model(
     elif protocol is not None:
         raise HfDetrPanopticError(f"there is no protocol {protocol!r}", fix=f"The only one is '{PAPER}'.")
     read = data if isinstance(data, PanopticSplit) else read_split(data, split, photos)
+    records, on_train = read.records, False
+    if not records and read.name == "val" and validates_on_train(read.files.root):
+        records, on_train = tuple(learnt_and_known(read_split(data, "train", photos).records)), True
     loaded = loaded_model(model, stuff)
     settings = loaded.settings.changed(**given)
     before = loaded.preprocess
@@ -417,7 +423,7 @@ def evaluate_model(
         with watched():
             measured = measure(
                 loaded,
-                read.records[:limit],
+                records[:limit],
                 read.space,
                 settings,
                 batch_size,
@@ -428,7 +434,8 @@ def evaluate_model(
             )
     finally:
         loaded.image_processor = before
-    return {**measured.compute(), "settings": {**settings.to_dict(), "protocol": protocol}}
+    remark = {MEASURED_ON: "train"} if on_train else {}
+    return {**measured.compute(), **remark, "settings": {**settings.to_dict(), "protocol": protocol}}
 
 
 def loaded_model(model: Any, stuff: Iterable[str] | None) -> Any:

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..dataset.validation import ON_TRAIN
 from ..files import write_csv
 from ..text import count_of, percent
 
 AGREEMENT = "agreement with the labeler"
+MEASURED_ON = "measured_on"  # a result's key: "train" where the figures are of photos that were learnt from
 
 YOURS = "your classes"
 _AGAINST = {"auto": AGREEMENT, "model": "on what a model predicted"}
@@ -19,8 +21,19 @@ Group = tuple[str, Mapping[str, Any]]
 
 
 def headline(result: Mapping[str, Any]) -> str:
-    """What the numbers may be called: a truth that the labeler alone made measures agreement, not quality."""
-    return AGREEMENT if set(result.get("sources", ())) == {"auto"} else "panoptic quality"
+    """What the numbers may be called, and of what photos they are."""
+    name = AGREEMENT if only_agreement(result) else "panoptic quality"
+    return " ".join(filter(None, (name, figures_of(result))))
+
+
+def only_agreement(result: Mapping[str, Any]) -> bool:
+    """A truth that the labeler alone made measures agreement, not quality."""
+    return set(result.get("sources", ())) == {"auto"}
+
+
+def figures_of(result: Mapping[str, Any]) -> str:
+    """A remark that belongs to each of its figures; nothing where they are of held-out photos."""
+    return ON_TRAIN if result.get(MEASURED_ON) == "train" else ""
 
 
 def quality_groups(result: Mapping[str, Any]) -> list[Group]:

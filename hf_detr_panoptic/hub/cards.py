@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..dataset.card import PACKAGE, Contents, Markdown, dataset_card, render
 from ..dataset.photos import bare_photo
 from ..errors import HfDetrPanopticError, HubError
-from ..evaluation.table import AGREEMENT, YOURS, headline, precision_groups, quality_groups
+from ..evaluation.table import AGREEMENT, YOURS, figures_of, only_agreement, precision_groups, quality_groups
 from ..settings import Prepare
 from ..text import count_of, duration, percent
 from ..training.run_folder import Run, read_prepared
@@ -158,7 +158,8 @@ def _model_card(run: Run, repository: str, license: str | None, data: str | None
         groups=quality_groups(run.result),
         precision_groups=precision_groups,
         agreement=AGREEMENT,
-        only_agreement=headline(run.result) == AGREEMENT,
+        only_agreement=only_agreement(run.result),
+        figures_of=figures_of(run.result),
         pictures=pictures,
         picture_folder=FOLDER,
         name=name,
@@ -186,7 +187,7 @@ def _eval_results(result: Mapping[str, Any], data: str | None) -> list[EvalResul
     """The model-index: percentages, as papers print them."""
     from huggingface_hub import EvalResult
 
-    suffix = f" ({AGREEMENT})" if headline(result) == AGREEMENT else ""
+    suffix, learnt = f" ({AGREEMENT})" if only_agreement(result) else "", figures_of(result)
     figures: list[tuple[str, str, Any]] = [("pq_yours", f"PQ on {YOURS}", (result.get("yours") or {}).get("pq"))]
     figures += [(key, f"{key.upper()}{suffix}", result.get(key)) for key in ("pq", "sq", "rq")]
     for group in ("things", "stuff"):
@@ -203,10 +204,10 @@ def _eval_results(result: Mapping[str, Any], data: str | None) -> list[EvalResul
             task_type="image-segmentation",
             task_name="Panoptic segmentation",
             dataset_type=data or "coco-panoptic",
-            dataset_name=data or "the run's own validation photos",
-            dataset_split="validation",
+            dataset_name=data or ("the run's own photos" if learnt else "the run's own validation photos"),
+            dataset_split="train" if learnt else "validation",
             metric_type=kind,
-            metric_name=name,
+            metric_name=f"{name}, {learnt}" if learnt else name,
             metric_value=round(100 * float(value), 2),
         )
         for kind, name, value in figures

@@ -77,10 +77,11 @@ def draw_card_pictures(run: Path, recipe: Recipe, count: int) -> CardPictures:
     source = str(recipe.prepared_folder or recipe.data)
     if recipe.prepared_folder is not None and not recipe.prepared_folder.is_dir():
         raise HubError("the dataset of the run is gone", where=source, fix="Bring it back, or push without pictures.")
-    rows = telling_rows(splits_of(recipe.changed(data=source)).val, count)
+    splits = splits_of(recipe.changed(data=source))
+    rows, split = telling_rows(splits.val, count), "train" if splits.on_train else "validation"
     model: Any = DetrForPanopticSegmentation.from_pretrained(run / "final")
     model = model.to(PartialState().device).eval()
-    return write_pictures(run, _shown(model, rows), split="validation", threshold=model.settings.threshold)
+    return write_pictures(run, _shown(model, rows), split=split, threshold=model.settings.threshold)
 
 
 def telling_rows(rows: Sequence[Row], count: int) -> list[Row]:

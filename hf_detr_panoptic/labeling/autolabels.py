@@ -10,12 +10,14 @@ import hashlib
 import json
 import struct
 import zlib
+from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..dataset.writer import encode_ids
 from ..errors import DatasetError, HfDetrPanopticError
@@ -28,6 +30,7 @@ FORMAT = 1  # counts up whenever the same labeler and settings would answer othe
 
 _ABOUT = "labeler.json"
 _KEYWORD = b"hf_detr_panoptic"
+_FEATURES = b"hf_detr_panoptic_features"
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER_END = 33  # signature and IHDR
 
@@ -86,14 +89,27 @@ class AutoLabels:
         except (FileNotFoundError, ValueError):
             return False
 
-    def write(self, digest: str, panoptic: PanopticMap) -> None:
+    def write(self, digest: str, panoptic: PanopticMap, features: npt.NDArray[np.floating[Any]] | None = None) -> None:
+        """`features`: [d], what else the labeler says of the photo, see `Labeler`; kept in half precision."""
         segments = [
             {"id": segment.id, "name": panoptic.space[segment.label].name, "score": segment.score}
             for segment in panoptic.segments
         ]
         text = _KEYWORD + b"\0" + json.dumps({"segments": segments}).encode("ascii")
+        chunks = _chunk(b"tEXt", text)
+        if features is not None:
+            chunks += _chunk(b"tEXt", _FEATURES + b"\0" + b64encode(features.astype("<f2").tobytes()))
         png = encode_ids(panoptic.ids)
-        write_bytes(self.path(digest), png[:_HEADER_END] + _chunk(b"tEXt", text) + png[_HEADER_END:], shared=True)
+        write_bytes(self.path(digest), png[:_HEADER_END] + chunks + png[_HEADER_END:], shared=True)
+
+    def features(self, digest: str) -> npt.NDArray[np.float32] | None:
+        """float32 [d] of a photo; None where the labeler had none to offer, or there is no answer."""
+        try:
+            texts = [body for kind, body in _chunks(self.path(digest).read_bytes()) if kind == b"tEXt"]
+            coded = next((text for text in texts if text.startswith(_FEATURES + b"\0")), None)
+            return None if coded is None else np.frombuffer(b64decode(coded[len(_FEATURES) + 1 :]), "<f2").astype("f4")
+        except (OSError, ValueError):
+            return None
 
     def read(self, digest: str) -> PanopticMap:
         """The answer for a photo; its segments are `auto`."""

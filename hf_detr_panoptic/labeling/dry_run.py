@@ -11,8 +11,9 @@ from ..labels import LabelSpace
 from ..settings import Prepare
 from ..text import and_more, count_of
 from ..tiles import count_of_tiles
-from .inputs import Earlier, as_files, label_space, mark_counts, read_inputs, survey
-from .prepare import below_a_pixel, lost_marks, public_name, remarks_on, split_photos
+from .inputs import Earlier, as_files, label_space, mark_counts, read_inputs, relabelled_inputs, survey
+from .prepare import public_name, remarks_on, split_photos
+from .shrink import below_a_pixel, lost_marks
 
 _MOST = 10  # problems
 
@@ -46,6 +47,7 @@ def _plan(settings: Prepare) -> str:
     photos, unreadable = survey(settings.images, inputs.names)
     labeler = labeler_space(settings.labeler, settings.labeler_stuff) or LabelSpace([])
     _, space = label_space(settings, labeler, inputs.custom)
+    inputs = relabelled_inputs(settings, labeler, inputs)
     lines = [
         inputs.description,
         f"{count_of(len(photos), 'photo')} would be labelled by {public_name(settings.labeler)}",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..dataset.copies import Fingerprint, fingerprint
 from ..errors import DatasetError, HfDetrPanopticError, ImageError, LabelError, did_you_mean
-from ..files import read_json
+from ..files import read_json, read_yaml
 from ..images import check_weight, image_size, list_images
 from ..labels import Category, LabelSpace
 from ..parallel import progress_bar, read_ahead
@@ -163,12 +163,31 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class KnownPart:
+    """What is known of the person's classes on a photo that was not looked at for all of them, everywhere.
+
+    `classes` are complete on all of it, the others in `boxes` (x, y, width, height) alone: what is unmarked there is
+    none of them. Elsewhere the photo is like any incomplete one: marks are learnt, and of a query that found nothing
+    the class loss asks only that it be nothing or one of these classes. A query counts as being in a box by the
+    centre of its own. The photo is never validated; should it be measured on all the same, these classes are left out
+    on the whole of it: less than could be asked, and nothing wrong.
+    """
+
+    classes: tuple[str, ...] = ()
+    boxes: tuple[Box, ...] = ()
+
+
 @dataclass(frozen=True)
 class Inputs:
     """`names`: the photos that are to be used, in order; `marked`: those of them that have annotations, even none
     but an empty list; `unannotated`: the photos that have not, used or not; `problems`: what else is left out;
-    `incomplete`: the used photos that nobody may have looked at; `folder`: where the photos lie; `prints`: where they
-    are tiles, what the photo looks like that each was cut from."""
+    `incomplete`: the used photos that nobody may have looked at, or not for each class and everywhere: see `parts`;
+    `folder`: where the photos lie; `prints`: where they are tiles, what the photo looks like that each was cut from.
+    """
 
     names: tuple[str, ...]
     marked: Mapping[str, MarkedPhoto]
@@ -179,6 +198,16 @@ class Inputs:
     folder: Path
     incomplete: frozenset[str] = frozenset()
     prints: Mapping[str, Fingerprint] = field(default_factory=dict)
+    parts: Mapping[str, KnownPart] = field(default_factory=dict)
+
+    def unknown_on(self, photo: str) -> list[str]:
+        """The person's classes that nobody may have looked for on a photo."""
+        known = self.parts[photo].classes if photo in self.parts else ()
+        return [name for name in self.custom if name not in known] if photo in self.incomplete else []
+
+    def known_in(self, photo: str) -> tuple[Box, ...]:
+        """Where somebody looked for them all the same."""
+        return self.parts[photo].boxes if photo in self.incomplete and photo in self.parts else ()
 
     @property
     def digest(self) -> str:
@@ -190,7 +219,8 @@ class Inputs:
                 + ((mark.layer,) if mark.layer else ())
                 for mark in photo.marks
             ]
-            digest.update(json.dumps([name, photo.width, photo.height, marks]).encode())
+            told = [self.parts[name].classes, self.parts[name].boxes] if name in self.parts else []
+            digest.update(json.dumps([name, photo.width, photo.height, marks, *told]).encode())
         return digest.hexdigest()[:16]
 
 
@@ -264,19 +294,22 @@ def read_inputs(settings: Prepare) -> Inputs:
         for row in read.unmatched
     ]
     aside = {row.photo for row in read.skipped if row.photo is not None}
-    marked = {photo.photo: _by_people(photo) for photo in read.photos}
+    people = [_by_people(photo) for photo in read.photos]
+    marked = {photo.photo: _objects(photo) for photo in people}
     custom = tuple(dict.fromkeys(mark.name for photo in marked.values() for mark in photo.marks if not mark.void))
-    of_labeler = sum(len(photo.marks) - len(marked[photo.photo].marks) for photo in read.photos)
+    of_labeler = sum(len(photo.marks) for photo in read.photos) - sum(len(photo.marks) for photo in people)
     description = read.description
     if of_labeler:
         description += f"; {count_of(of_labeler, 'segment')} that a labeler added {are(of_labeler)} no marks"
     photos = _without_masks(everything, read, settings)
     unannotated = tuple(name for name in photos if name not in marked and name not in aside)
-    looked_at = _looked_at(settings, marked, unannotated, everything)
+    told = known_photos(settings.looked_at, everything) if isinstance(settings.looked_at, Path) else {}
+    known = _known_parts(people, told, custom)
+    looked_at = _looked_at(settings, people, unannotated, everything, told) - known.keys()
     taken = unannotated if settings.unannotated != "skip" else ()
     wanted = {*marked, *taken}
-    if isinstance(settings.looked_at, Path):  # somebody looked and saw nothing: as good as an empty list of marks
-        wanted |= looked_at.intersection(unannotated)
+    # Somebody looked and saw nothing: as good as an empty list of marks.
+    wanted |= told.keys() & {*unannotated}
     names = tuple(name for name in photos if name in wanted)
     if not names:
         raise DatasetError(
@@ -286,7 +319,9 @@ def read_inputs(settings: Prepare) -> Inputs:
         )
     left_out = tuple(name for name in unannotated if name not in wanted)
     incomplete = frozenset(names) - looked_at if custom else frozenset()
-    return Inputs(names, marked, left_out, tuple(problems), custom, description, settings.images, incomplete)
+    return Inputs(
+        names, marked, left_out, tuple(problems), custom, description, settings.images, incomplete, parts=known
+    )
 
 
 def _by_people(photo: MarkedPhoto) -> MarkedPhoto:
@@ -294,16 +329,81 @@ def _by_people(photo: MarkedPhoto) -> MarkedPhoto:
     return replace(photo, marks=tuple(mark for mark in photo.marks if mark.source != "auto"))
 
 
+def _objects(photo: MarkedPhoto) -> MarkedPhoto:
+    """Without the rectangles that say where somebody looked."""
+    from ..annotations.marks import is_only_here
+
+    return replace(photo, marks=tuple(mark for mark in photo.marks if not is_only_here(mark.name)))
+
+
+def _known_parts(
+    photos: Iterable[MarkedPhoto], told: Mapping[str, tuple[str, ...] | None], custom: Sequence[str]
+) -> dict[str, KnownPart]:
+    """The photos that were looked at in part, by a list, by tags, or by rectangles; a list's "all" overrules those."""
+    from ..annotations.marks import is_only_here
+
+    parts: dict[str, KnownPart] = {name: KnownPart(classes) for name, classes in told.items() if classes is not None}
+    for photo in photos:
+        here = [mark for mark in photo.marks if is_only_here(mark.name)]
+        if told.get(photo.photo, ()) is None or not (here or photo.only is not None):
+            continue
+        for mark in here:
+            if mark.rle is not None and not _fills_its_box(mark.rle, mark.box):
+                raise DatasetError(
+                    "only-here is no rectangle", where=mark.where, fix="Draw it as an upright rectangle."
+                )
+        before = parts.get(photo.photo, KnownPart())
+        parts[photo.photo] = KnownPart((*before.classes, *(photo.only or ())), tuple(mark.box for mark in here))
+    for name, part in parts.items():
+        for word in part.classes:
+            if word not in custom:
+                what = f"it is said to be complete for {word!r}, which is no class of yours"
+                raise DatasetError(what, where=name, fix=did_you_mean(word, custom))
+    return {name: part for name, part in parts.items() if not set(custom) <= set(part.classes)}
+
+
+def _fills_its_box(rle: Mapping[str, Any], box: Box) -> bool:
+    from pycocotools import mask as coco_mask
+
+    return float(coco_mask.area(rle)) > 0.98 * box[2] * box[3]
+
+
 def _looked_at(
-    settings: Prepare, marked: Mapping[str, MarkedPhoto], unannotated: Sequence[str], everything: Sequence[str]
+    settings: Prepare,
+    photos: Iterable[MarkedPhoto],
+    unannotated: Sequence[str],
+    everything: Sequence[str],
+    told: Iterable[str],
 ) -> set[str]:
-    """The photos on which what is unmarked is none of the person's classes."""
+    """The photos on which what is unmarked is none of the person's classes, but for those that are known in part."""
     if settings.looked_at == "all":
         return set(everything)
-    looked_at = {name for name, photo in marked.items() if photo.marks or photo.tagged}
+    looked_at = {photo.photo for photo in photos if photo.marks or photo.tagged}
     if isinstance(settings.looked_at, Path):
-        return looked_at | listed_photos(settings.looked_at, everything)
+        return looked_at | set(told)
     return looked_at | set(unannotated if settings.unannotated == "auto" else ())
+
+
+def known_photos(path: Path, photos: Iterable[str]) -> dict[str, tuple[str, ...] | None]:
+    """Photo → the classes that it is complete for, None for all: from a text file with a photo's name on each line, or
+    a YAML with lines such as `a.jpg: all`, `b.jpg: pipe` and `c.jpg: [pipe, crack]`."""
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return dict.fromkeys(listed_photos(path, photos))
+    from ..annotations.pages import PhotoIndex
+
+    index = PhotoIndex(photos)
+    known: dict[str, tuple[str, ...] | None] = {}
+    for name, words in read_yaml(path, "the list of photos that were looked at")[0].items():
+        classes = [words] if isinstance(words, str) else words
+        hit = index.find(str(name).replace("\\", "/"))
+        if hit is None:
+            raise DatasetError(f"there is no photo {name!r}", where=str(path), fix=did_you_mean(name, index.photos))
+        if not isinstance(classes, list) or not classes or not all(isinstance(word, str) for word in classes):
+            raise DatasetError(
+                f"{name} has {words!r}", where=str(path), fix="Write all, a class, or a list of classes after it."
+            )
+        known[hit.photo] = None if classes == ["all"] else tuple(classes)
+    return known
 
 
 def listed_photos(path: Path, photos: Iterable[str]) -> set[str]:
@@ -396,17 +496,65 @@ def _without_masks(everything: Sequence[str], read: Annotations, settings: Prepa
 _MAPS = ("SegmentationClass", "SegmentationObject")
 
 
-def label_space(settings: Prepare, labeler: LabelSpace, custom: Sequence[str]) -> tuple[Scheme, LabelSpace]:
-    """What becomes of the labeler's classes, and the dataset's label space: those, then the person's own."""
+def own_names(settings: Prepare, labeler: LabelSpace, custom: Sequence[str]) -> dict[str, str | None]:
+    """What becomes of the person's classes; a name that the labeler has too means the labeler's, and theirs stays."""
+    mine = LabelSpace(Category(name, isthing=True) for name in custom)
+    own = [name for name in custom if name not in labeler.names]
+    merge = {group: [name for name in members if name in own] for group, members in settings.merge.items()}
+    rename = {old: new for old, new in settings.rename.items() if old in own}
+    return mine.mapping(drop=[name for name in settings.drop if name in own], merge=merge, rename=rename)
+
+
+def relabelled_inputs(settings: Prepare, labeler: LabelSpace, inputs: Inputs) -> Inputs:
+    """The marks under the names that the dataset has for them; those of a class that was dropped are void."""
+    fate = own_names(settings, labeler, inputs.custom)
+    if all(old == new for old, new in fate.items()):
+        return inputs
+    marked = {
+        name: replace(
+            photo,
+            marks=tuple(replace(mark, name=fate.get(mark.name, mark.name) or "void") for mark in photo.marks),
+        )
+        for name, photo in inputs.marked.items()
+    }
+    parts = {
+        name: replace(part, classes=tuple(new for old in part.classes if (new := fate[old]) is not None))
+        for name, part in inputs.parts.items()
+    }
+    custom = tuple(dict.fromkeys(filter(None, fate.values())))
+    return replace(inputs, marked=marked, custom=custom, parts=parts)
+
+
+def label_space(settings: Prepare, labeler: LabelSpace, names: Sequence[str]) -> tuple[Scheme, LabelSpace]:
+    """What becomes of the labeler's classes, and the dataset's label space: those, then the person's own.
+
+    `names`: the person's, as they marked them.
+    """
     from .schemes import Scheme, scheme
 
     asked = {*settings.drop, *settings.rename, *(name for names in settings.merge.values() for name in names)}
-    mine = next((name for name in sorted(asked) if name in custom and name not in labeler.names), None)
-    if mine is not None:
-        raise LabelError(
-            f"'{mine}' is a class of yours, and merge, rename and drop are about the labeler's",
-            fix="Change its name where you drew it.",
-        )
+    for name in sorted(asked):
+        if name not in labeler.names and name not in names:
+            raise LabelError(
+                f"drop, merge, rename: no category is called {name!r}",
+                fix=did_you_mean(name, dict.fromkeys([*names, *labeler.names])),
+            )
+    fate = own_names(settings, labeler, names)
+    custom = list(dict.fromkeys(filter(None, fate.values())))
+    own = {name for name in fate if name not in labeler.names}
+    settings = settings.model_copy(
+        update={
+            "drop": tuple(name for name in settings.drop if name not in own),
+            "rename": {old: new for old, new in settings.rename.items() if old not in own},
+            "merge": {
+                group: theirs
+                for group, members in settings.merge.items()
+                if (theirs := tuple(name for name in members if name not in own))
+            },
+            "things": tuple(dict.fromkeys(new for name in settings.things if (new := fate.get(name, name)))),
+            "stuff": tuple(dict.fromkeys(new for name in settings.stuff if (new := fate.get(name, name)))),
+        }
+    )
     ready = scheme(settings.scheme, labeler, leave={*custom, *asked})
     merge = dict(ready.merge)
     for group, members in settings.merge.items():
@@ -430,8 +578,8 @@ def label_space(settings: Prepare, labeler: LabelSpace, custom: Sequence[str]) -
     )
     kinds = {category.name: category.isthing for category in plain.space(labeler, LabelSpace([]))}
     decided = dict.fromkeys(settings.stuff, False) | dict.fromkeys(settings.things, True)
-    own = LabelSpace(Category(name, decided.get(name, kinds.get(name, True))) for name in custom)
-    space = orders.space(labeler, own)
+    mine = LabelSpace(Category(name, decided.get(name, kinds.get(name, True))) for name in custom)
+    space = orders.space(labeler, mine)
     if not space:
         raise LabelError("no class is left", fix="Keep some, or mark some.")
     return orders, space

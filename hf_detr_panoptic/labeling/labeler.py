@@ -27,6 +27,8 @@ from .autolabels import AutoLabels
 from .inputs import Photo, Problem, photo_bytes
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
     from PIL import Image
 
@@ -43,6 +45,7 @@ class DetrLabeler:
         self.precision = precision
         self._space = model.label_space
         self._fingerprint = model.fingerprint if precision == "fp32" else f"{model.fingerprint}-{precision}"
+        self.features: npt.NDArray[np.float32] | None = None
 
     @property
     def label_space(self) -> LabelSpace:
@@ -61,9 +64,21 @@ class DetrLabeler:
         return self.model.device
 
     def segment(self, images: Any, threshold: float) -> list[PanopticMap]:
-        return self.model.segment(
-            images, threshold=threshold, precision=self.precision, batch_size=max(1, len(images))
-        )
+        seen: list[torch.Tensor] = []
+
+        def pool(module: Any, given: Any, answer: Any) -> None:
+            seen.append(answer[0].float().mean(1).cpu())  # over all places of the encoder: [B, d]
+
+        hook = self.model.detr.model.encoder.register_forward_hook(pool)
+        try:
+            maps = self.model.segment(
+                images, threshold=threshold, precision=self.precision, batch_size=max(1, len(images))
+            )
+        finally:
+            hook.remove()
+        # Of photos that the model sees in several sizes it answers in another order.
+        self.features = seen[0].numpy() if len(seen) == 1 and len(seen[0]) == len(maps) else None
+        return maps
 
 
 def load_labeler(
@@ -152,7 +167,8 @@ class Labeler(Protocol):
     """Anything that makes panoptic maps of photos. `fingerprint` tells weights and settings apart, for file names.
 
     One that has a `preprocess.output_size(height, width)` gets photos of different sizes in a batch where the model
-    will see them in the same size; any other one gets photos of one size.
+    will see them in the same size; any other one gets photos of one size. One may have `features`: float [N, d], how
+    alike the photos are that it segmented last (here the encoder's states, pooled); `next` goes by it.
     """
 
     @property
@@ -243,9 +259,9 @@ def label(
             for batch in _opened(folder, todo, batch_size):
                 readable = [item for item in batch if not isinstance(item, Problem)]
                 done.problems += [item for item in batch if isinstance(item, Problem)]
-                for photo, panoptic in _segmented(labeler, readable, threshold):
+                for photo, panoptic, features in _segmented(labeler, readable, threshold):
                     if not answers.has(photo.digest):
-                        writing.append(writers.submit(answers.write, photo.digest, panoptic))
+                        writing.append(writers.submit(answers.write, photo.digest, panoptic, features))
                         done.made += 1
                 while len(writing) > _AHEAD * batch_size:
                     writing.popleft().result()
@@ -281,7 +297,7 @@ def _open(folder: Path, photo: Photo) -> tuple[Photo, Image.Image] | Problem:
 
 def _segmented(
     labeler: Labeler, batch: Sequence[tuple[Photo, Image.Image]], threshold: float
-) -> Iterator[tuple[Photo, PanopticMap]]:
+) -> Iterator[tuple[Photo, PanopticMap, npt.NDArray[np.float32] | None]]:
     if not batch:
         return
     names = f"{batch[0][0].name}{f' and {len(batch) - 1} more' if len(batch) > 1 else ''}"
@@ -295,14 +311,16 @@ def _segmented(
         ) from error
     if len(maps) != len(batch):
         raise ModelError(f"the labeler returned {len(maps)} maps for {len(batch)} photos", where=names)
-    for (photo, _), panoptic in zip(batch, maps, strict=True):
+    offered = getattr(labeler, "features", None)
+    features = offered if offered is not None and len(offered) == len(maps) else [None] * len(maps)
+    for (photo, _), panoptic, of_photo in zip(batch, maps, features, strict=True):
         if (panoptic.height, panoptic.width) != photo.size:
             raise ModelError(
                 f"the labeler's map is {panoptic.width}×{panoptic.height}, the photo {photo.size[1]}×{photo.size[0]}",
                 where=photo.name,
                 fix="A labeler returns maps at the size of the upright photo.",
             )
-        yield photo, panoptic
+        yield photo, panoptic, of_photo
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..dataset.card import MARKER, Contents, dataset_card
 from ..dataset.coco_panoptic import Record, read_dataset
 from ..dataset.copies import Fingerprint, Groups, fingerprint, near_pairs
-from ..dataset.photos import same_bytes, sampled, shrunk, shrunk_size, stored_names
+from ..dataset.photos import same_bytes, shrunk, stored_names
+from ..dataset.validation import KEY as VALIDATE_ON
 from ..dataset.writer import DatasetWriter, EncodedMap, encode_map
 from ..errors import AnnotationError, DatasetError, ImageError, clear_errors, did_you_mean
 from ..files import write_csv, write_json, write_text
@@ -30,8 +29,18 @@ from ..settings import Prepare
 from ..text import are, count_of, first_lines
 from ..tiles import photo_of
 from ..watch import watched
-from .inputs import Earlier, Inputs, Photo, Problem, as_files, label_space, read_inputs
+from .inputs import (
+    Earlier,
+    Inputs,
+    Photo,
+    Problem,
+    as_files,
+    label_space,
+    read_inputs,
+    relabelled_inputs,
+)
 from .overlay import Overlay, overlay
+from .shrink import below_a_pixel, lost_marks, scaled
 from .split import Split, split
 
 if TYPE_CHECKING:
@@ -197,8 +206,10 @@ class Prepared:
     def to_dict(self) -> dict[str, Any]:
         """prepare.json: no times and no absolute paths, so that the same inputs give the same bytes."""
         digest = hashlib.sha256("\n".join(f"{photo.name}\0{photo.digest}" for photo in self.photos).encode())
+        unmeasured = self.split is not None and not self.tally.photos["val"]
         return {
             "format": 1,
+            **({VALIDATE_ON: "train"} if unmeasured else {}),
             "settings": plain_settings(self.settings),
             "labeler": self.answers.settings,
             "inputs": {
@@ -224,6 +235,8 @@ class Prepared:
             lines += ["", f"{what} {are(len(skipped))} not in the dataset; skipped.csv lists them:"]
             lines += [f"  {count} × {reason}" for reason, count in reasons.most_common(_MOST)]
         folder = shlex.quote(str(self.settings.folder))
+        if self.split is None and not self.tally.photos["val"]:
+            return "\n".join([*lines, "", f"next: hf-detr-panoptic split {folder}"])
         lines += ["", f"next: hf-detr-panoptic check {folder}"]
         lines += [f"then: hf-detr-panoptic train RECIPE --data {folder}"]
         return "\n".join(lines)
@@ -264,7 +277,7 @@ def remarks_on(settings: Prepare, inputs: Inputs, labeler: LabelSpace) -> list[s
     from .schemes import namesakes, partly_marked
     from .tiling import whole_photos
 
-    decided = {*settings.rename, *settings.drop}
+    decided = {*settings.rename, *settings.drop, *(name for names in settings.merge.values() for name in names)}
     same = [str(entry) for entry in namesakes(inputs.custom, labeler) if entry.labeler not in decided]
     looked_at = [photo for name, photo in inputs.marked.items() if name not in inputs.incomplete]
     partly = [str(entry) for entry in partly_marked(whole_photos(looked_at))]
@@ -276,14 +289,22 @@ def remarks_on(settings: Prepare, inputs: Inputs, labeler: LabelSpace) -> list[s
 
 
 def _unseen(inputs: Inputs) -> list[str]:
-    """One sentence on the photos that are incomplete, with the way to overrule."""
-    if not (count := len(inputs.incomplete)):
-        return []
+    """A sentence on the photos that nobody may have looked at, with the way to overrule, and one on those in part."""
+    known = {name for name, part in inputs.parts.items() if part.classes or part.boxes}
+    parts = [name for name in inputs.names if name in known and name in inputs.incomplete]
+    lines = []
+    if parts:
+        they = "is" if len(parts) == 1 else "are"
+        lines = [f"{count_of(len(parts), 'photo')} {they} complete for some classes, or in a rectangle, alone: "
+                 f"learnt from, and never validation ({parts[0]} first)"]  # fmt: skip
+    if not (count := len(inputs.incomplete) - len(parts)):
+        return lines
     carry, it, they = ("carries", "it", "it is") if count == 1 else ("carry", "them", "they are")
     return [
+        *lines,
         f"{count} of {len(inputs.names)} photos {carry} no mark of yours, and nobody may have looked at {it} yet: "
         f"{they} learnt from without a word on your classes, and never validation (--looked-at all if you did look, "
-        "or a file with the names of those you looked at)"
+        "or a file with the names of those you looked at)",
     ]
 
 
@@ -329,6 +350,7 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
             fix=str(labelled.problems[0]) if labelled.problems else None,
         )
     orders, space = label_space(settings, answers.space, inputs.custom)
+    inputs = relabelled_inputs(settings, answers.space, inputs)
     names, rules = orders.mapping(answers.space), settings.rules
     earlier = Earlier.of(settings.folder)
     lost = below_a_pixel(settings, inputs, photos)
@@ -390,7 +412,8 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
                     encoded,
                     image_id=ids[photo.name],
                     original=photo.name,
-                    incomplete=inputs.custom if incomplete else (),
+                    incomplete=inputs.unknown_on(photo.name),
+                    known_in=scaled(inputs.known_in(photo.name), photo.size, encoded.size),
                     digest=photo.digest if isinstance(source, Path) else None,
                 )
             except ImageError as error:  # changed, or gone, since it was labelled
@@ -451,37 +474,6 @@ def _prints(inputs: Inputs, photos: Sequence[Photo]) -> dict[str, Fingerprint]:
     """What each photo looks like; of a photo in tiles one stands for all, which are tied by their names."""
     firsts = {photo_of(photo.name) or photo.name: photo for photo in reversed(photos)}
     return {photo.name: inputs.prints.get(photo.name, photo.fingerprint) for photo in firsts.values()}
-
-
-def below_a_pixel(settings: Prepare, inputs: Inputs, photos: Sequence[Photo]) -> dict[str, list[Mark]]:
-    """Photo → the marks on it of which --max-size leaves nothing."""
-    from pycocotools import mask as coco_mask
-
-    lost: dict[str, list[Mark]] = {}
-    for photo in photos:
-        if not settings.max_size or max(photo.size) <= settings.max_size or photo.name not in inputs.marked:
-            continue
-        rows, columns = map(sampled, photo.size, shrunk_size(photo.size, settings.max_size))
-        for mark in inputs.marked[photo.name].marks:
-            if mark.rle is not None:
-                left = bool(coco_mask.decode(mark.rle)[np.ix_(rows, columns)].any())
-            else:
-                x, y, width, height = mark.box
-                inside = ((y <= rows + 0.5) & (rows + 0.5 < y + height)).any()
-                left = bool(inside and ((x <= columns + 0.5) & (columns + 0.5 < x + width)).any())
-            if not left:
-                lost.setdefault(photo.name, []).append(mark)
-    return lost
-
-
-def lost_marks(settings: Prepare, lost: Mapping[str, Sequence[Mark]]) -> list[Problem]:
-    what = f"is smaller than a pixel at max_size {settings.max_size}, and not in the dataset"
-    fix = "Give a larger --max-size, or none."
-    return [
-        Problem(name, f"a mark of '{mark.name}' {what}", fix, mark.where)
-        for name, marks in lost.items()
-        for mark in marks
-    ]
 
 
 def _foreign(settings: Prepare) -> tuple[Record, ...]:

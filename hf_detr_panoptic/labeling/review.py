@@ -41,11 +41,16 @@ def known_name(record: Record) -> str:
 
 
 def export_review(
-    records: Sequence[Record], path: Path, format: str = "coco-panoptic", stored_names: bool = False
+    records: Sequence[Record],
+    path: Path,
+    format: str = "coco-panoptic",
+    stored_names: bool = False,
+    photos: bool = False,
 ) -> int:
     """Write the zip for CVAT; returns the number of segments. `path` appears when all of it is written.
 
     Photos bear the names that the person gave them, unless `stored_names` asks for those in the dataset's `images/`.
+    With `photos` they and labels.json are in it too, as CVAT imports a dataset into a project.
     """
     space = records[0].space
     categories = [{key: entry[key] for key in ("id", "name", "supercategory", "isthing")} for entry in space.to_coco()]
@@ -58,6 +63,8 @@ def export_review(
             panoptic = record.map()
             images.append({"id": number, "file_name": name, "width": panoptic.width, "height": panoptic.height})
             count += len(panoptic.segments)
+            if photos:  # not squeezed: a photo is as small as it gets
+                archive.writestr(zipfile.ZipInfo(f"images/{name}", _DATE), record.photo.read_bytes())
             if format == "coco-panoptic":
                 png = PurePosixPath(name).with_suffix(".png").as_posix()
                 _add(archive, f"annotations/panoptic_default/{png}", encode_ids(panoptic.ids))
@@ -67,6 +74,8 @@ def export_review(
         kind = "panoptic" if format == "coco-panoptic" else "instances"
         payload = {"categories": categories, "images": images, "annotations": annotations}
         _add(archive, f"annotations/{kind}_default.json", json.dumps(payload).encode())
+        if photos:
+            _add(archive, "labels.json", json.dumps(labels_for_cvat(space), indent=1).encode())
     return count
 
 
@@ -288,6 +297,7 @@ def import_main(args: argparse.Namespace) -> int:
     """
     from ..annotations.read import read_annotations
     from ..dataset.coco_panoptic import read_dataset
+    from ..dataset.validation import say_validates_on, validates_on_train
     from ..dataset.writer import SPLITS, DatasetWriter
     from ..errors import DatasetError, clear_errors
     from ..lock import locked
@@ -330,7 +340,9 @@ def import_main(args: argparse.Namespace) -> int:
                     original=record.original_file,
                     incomplete=incomplete,
                     mixed=record.mixed,
+                    known_in=record.known_in,
                 )
+    say_validates_on(args.out, validates_on_train(args.dataset))
     done = len(marks) - len(empty)
     print(f"{read.description}")
     print(

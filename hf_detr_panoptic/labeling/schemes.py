@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
@@ -62,11 +64,13 @@ def scheme(name: str, labeler: LabelSpace, leave: Collection[str] = ()) -> Schem
     return Scheme(merge=merge, stuff=(misc,) if misc in merge else ())
 
 
-def origins(settings: Mapping[str, Any], space: LabelSpace, custom: Iterable[str]) -> dict[str, list[str]]:
+def origins(
+    settings: Mapping[str, Any], space: LabelSpace, custom: Iterable[str], relabelled: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, list[str]]:
     """Name in a dataset → what a model of this space calls it, by the settings that prepare.json tells.
 
-    `custom`: what the person marked. Names that stayed are not among them, nor what this model does not know, which
-    need not be the labeler.
+    `custom`: what the person marked; `relabelled`: what `relabel` was told since, step by step. Names that stayed are
+    not among them, nor what this model does not know, which need not be the labeler.
     """
     merge = dict(settings.get("merge") or {})
     rename = dict(settings.get("rename") or {})
@@ -76,6 +80,13 @@ def origins(settings: Mapping[str, Any], space: LabelSpace, custom: Iterable[str
     for groups in (ready.merge, merge):
         for group, members in groups.items():
             before[group] = [*before.get(group, ()), *members]
+    for step in relabelled:
+        asked_now = {new: [old] for old, new in step.get("rename", {}).items()} | dict(step.get("merge", {}))
+        older = {name: before.get(name, [name]) if name not in space.names else [name]
+                 for names in asked_now.values() for name in names}  # fmt: skip
+        before = {name: names for name, names in before.items() if name not in older}
+        for new, names in asked_now.items():
+            before[new] = [*before.get(new, ()), *(old for name in names for old in older[name])]
     known = {new: [old for old in names if old in space.names] for new, names in before.items()}
     return {new: names for new, names in known.items() if names}
 
@@ -87,13 +98,21 @@ def _group(supercategory: str) -> str:
 
 @dataclass(frozen=True)
 class Namesake:
-    """A class of the person's and one of the labeler's that carry one name, exactly or but for its spelling."""
+    """A class of the person's and one of the labeler's that carry one name: exactly, but for its spelling, or, `near`,
+    but for words that say little ("tree", "tree-merged") or the plural."""
 
     custom: str
     labeler: str
     new_name: str
+    near: bool = False
 
     def __str__(self) -> str:
+        if self.near:
+            order = shlex.join(["--merge", f"{self.custom}={self.labeler}"])
+            return (
+                f"your '{self.custom}' and the labeler's '{self.labeler}' look alike, and stay two classes. "
+                f"If they are one: {order}"
+            )
         if self.custom == self.labeler:
             return (
                 f"'{self.custom}' is your class and the labeler's: the two become one class. If yours is something "
@@ -108,7 +127,8 @@ class Namesake:
 def namesakes(custom: Iterable[str], labeler: LabelSpace) -> list[Namesake]:
     """Classes for the person to decide on: the same name is taken for the same class, though it may not mean it.
 
-    Another spelling ("Traffic_Light", "traffic light") is taken for another class, and reported too.
+    Another spelling ("Traffic_Light", "traffic light") is taken for another class, and reported too, as is what looks
+    alike ("tree", "tree-merged"), unless the labeler has the very name.
     """
     mine = list(custom)
     alike = []
@@ -119,7 +139,19 @@ def namesakes(custom: Iterable[str], labeler: LabelSpace) -> list[Namesake]:
                 while new_name in labeler.names or new_name in mine:
                     new_name += "'"
                 alike.append(Namesake(name, other, new_name))
+            elif _stem(name) == _stem(other) and name not in labeler.names and other not in mine:
+                alike.append(Namesake(name, other, "", near=True))
     return alike
+
+
+_SAYS_LITTLE = {"merged", "other", "stuff", "the", "a"}
+
+
+def _stem(name: str) -> str:
+    """The name without such words, and each of its words in the singular."""
+    words = [word for word in re.split(r"[\W_]+", name.casefold()) if word]
+    telling = [word for word in words if word not in _SAYS_LITTLE] or words
+    return " ".join(word[:-1] if word.endswith("s") and len(word) > 3 else word for word in telling)
 
 
 def _spelling(name: str) -> str:

@@ -15,9 +15,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..dataset.copies import Fingerprint, Groups, near_pairs
+from ..dataset.validation import ON_TRAIN, say_validates_on
 from ..errors import DatasetError, did_you_mean
 from ..parallel import read_ahead
-from ..text import count_of, first_lines
+from ..text import and_more, count_of, first_lines
 from ..tiles import photo_of
 
 if TYPE_CHECKING:
@@ -123,7 +124,8 @@ class SplitReport:
     counts: part → photos; classes: class → part → photos; only_in_train: classes of a single group; one_sided: classes
     of several groups that still are on one side alone; leaks: ties that an earlier split has parted for good;
     incomplete: photos that went to train for nobody may have looked at them; beside: those of them that belong with
-    photos of val or test.
+    photos of val or test; asked: part → the share of the other photos that it was to have; alone: classes that a
+    single group brings to val.
     """
 
     counts: Mapping[str, int]
@@ -139,15 +141,19 @@ class SplitReport:
     incomplete: int = 0
     beside: tuple[str, ...] = ()
     mixed: int = 0
+    asked: Mapping[str, float] = field(default_factory=dict)
+    alone: tuple[str, ...] = ()
+
+    @property
+    def shared(self) -> int:
+        """Photos that were to be shared out: all but those that are in train whatever comes."""
+        return sum(self.counts.values()) - self.incomplete - self.mixed
 
     def __str__(self) -> str:
         total = sum(self.counts.values())
         share = ", ".join(f"{part} {count} ({count / max(total, 1):.0%})" for part, count in self.counts.items())
         lines = [f"{count_of(total, 'photo')} in {count_of(self.groups, 'group')}: {share}"]
-        if total > 1 and not self.counts.get("val"):
-            lines.append(
-                "nothing is left for val: each group is the only one of some class. Mark these on more photos."
-            )
+        lines += self._why()
         if self.incomplete:
             lines.append(
                 f"{count_of(self.incomplete, 'photo')} that nobody may have looked at: train; shares are of the rest"
@@ -173,6 +179,9 @@ class SplitReport:
             ]
         if self.only_in_train:
             lines.append(f"in train alone, for want of a second group: {', '.join(self.only_in_train)}")
+        unlearnt = [name for name, counts in self.classes.items() if not counts.get("train")]
+        if unlearnt:
+            lines.append(f"in no photo of train, by an earlier split, and so learnt by nobody: {', '.join(unlearnt)}")
         if self.one_sided:
             lines.append(f"on one side alone, though there are several groups: {', '.join(self.one_sided)}")
         leaks = (f"leak: {tie.one} and {tie.other} ({tie.why}) were parted before" for tie in self.leaks)
@@ -180,6 +189,28 @@ class SplitReport:
         if not self.leaks:
             lines.append("nothing that belongs together was parted")
         return "\n".join(lines)
+
+    def _why(self) -> Iterator[str]:
+        """Why val is empty, or has another share than was asked for."""
+        count, share, of = self.counts.get("val", 0), self.asked.get("val", 0.0), self.shared
+        if not count and self.counts.get("train"):
+            if not of:
+                why = "nobody may have looked at any of these photos"
+            elif self.groups == 1 or of == 1:
+                why = "a single photo, or group of photos, can be shared out. Mark more"
+            else:
+                why = "each group is the only one of some class. Mark these on more photos"
+            yield f"nothing is left for val: {why}."
+            yield f"Until then the model is measured {ON_TRAIN}, and every figure says so."
+        elif count != round(share * of) and abs(count / of - share) > 0.05:
+            if self.kept == of:
+                why = "so an earlier split has shared them out"
+            elif count > share * of and self.alone:
+                brought = and_more(self.alone, 5)
+                why = f"each class should be in val as in train, and one photo or group alone brings {brought}"
+            else:
+                why = "what belongs together comes together, and no class leaves train"
+            yield f"val has {count / of:.0%} where {share:.0%} were asked for: {why}"
 
 
 @dataclass(frozen=True)
@@ -206,7 +237,8 @@ def split(
 
     `photos`: name → the classes that must be on both sides. `prints`: what the photos look like, by name.
     Groups are indivisible. The rarest class is served first: a class of two groups or more is on both sides, a class
-    of one group is in train. `previous` (name → part) never changes: new photos follow their group, the rest fill up.
+    of one group is in train. No class is in val or test alone where another sharing keeps it in train: sooner val is
+    empty. `previous` (name → part) never changes: new photos follow their group, the rest fill up.
     `pattern` is a regular expression; photos whose names agree in its groups stay together. `incomplete`: the photos
     that nobody may have looked at; they are in train whatever was before, and the shares are of the others.
     So it is with the `mixed`, another dataset's.
@@ -251,6 +283,8 @@ def split(
         incomplete=len(incomplete) - foreign,
         mixed=foreign,
         beside=tuple(sorted(beside)),
+        asked={"val": fraction, "test": test},
+        alone=tuple(name for name in classes if sharing.there["val"][name] == 1),
     )
     return Split(dict(sorted(assignment.items())), tuple(map(tuple, groups)), report)
 
@@ -314,10 +348,24 @@ class _Sharing:
             if group.pinned:
                 self._count(group, group.part)
         self._share_classes()
+        self._repair_all()
+        if self._teach_all():
+            self._repair_all()
+
+    def _repair_all(self) -> None:
         for name in sorted(self.total, key=lambda name: (self.total[name], name)):
             for part in self._required(name):
                 if not self.there[part][name]:
                     self._repair(name, part)
+
+    def _teach_all(self) -> bool:
+        """Bring every class to train, whatever val or test lose by it; whether that took anything."""
+        missing = [name for name in sorted(self.total) if not self.there["train"][name]]
+        for name in missing:
+            holders = [group for group in self.groups if name in group.classes and not group.pinned]
+            if holders and not self.there["train"][name]:
+                self._move(min(holders, key=lambda g: (len(self._bereft(g)), len(g.names), g.rank)), "train")
+        return bool(missing)
 
     def _share_classes(self) -> None:
         waiting: dict[str, list[_Group]] = {}
@@ -417,7 +465,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _split(args: argparse.Namespace) -> int:
     from ..dataset.coco_panoptic import read_dataset
-    from ..dataset.writer import finish_moving, reassign
+    from ..dataset.writer import finish_moving, reassign, rewrite
 
     if not args.dry_run and finish_moving(args.dataset / "annotations"):
         print("an earlier split of this dataset was cut short: it is finished first")
@@ -442,9 +490,10 @@ def _split(args: argparse.Namespace) -> int:
         print("nothing was changed")
         return 0
     if args.out:
-        _write(args.out, dataset, result.assignment)
+        rewrite(args.out, dataset, result.assignment)
     else:
         reassign(args.dataset, result.assignment)
+    say_validates_on(args.out or args.dataset, train=not result.report.counts["val"])
     print(f"next: hf-detr-panoptic check {shlex.quote(str(args.out or args.dataset))}")
     return 0
 
@@ -466,24 +515,3 @@ def _prints(dataset: Mapping[str, PanopticSplit]) -> dict[str, Fingerprint]:
     prints = read_ahead(lambda record: fingerprint(record.photo), records)
     names = [record.file_name for record in records]
     return {name: of_photo(name, entry) for name, entry in zip(names, prints, strict=True)}
-
-
-def _write(folder: Path, dataset: Mapping[str, PanopticSplit], assignment: Mapping[str, str]) -> None:
-    from ..dataset.photos import stored_names
-    from ..dataset.writer import DatasetWriter
-
-    names = stored_names(assignment)
-    space = next(iter(dataset.values())).space
-    with DatasetWriter(folder, space) as writer:
-        for split in dataset.values():
-            for record in split:
-                writer.add(
-                    assignment[record.file_name],
-                    names[record.file_name],
-                    record.photo,
-                    record.map(),
-                    image_id=record.image_id if isinstance(record.image_id, int) else None,
-                    original=record.original_file or record.file_name,
-                    incomplete=record.incomplete,
-                    mixed=record.mixed,
-                )

@@ -19,7 +19,7 @@ from ..settings import Prepare
 from ..text import count_of
 from ..tiles import TILES, Tile, photo_of, rows_of_tiles
 from .from_datasets import MARKER, write_changed
-from .inputs import Inputs, Problem, photo_bytes
+from .inputs import Inputs, KnownPart, Problem, photo_bytes
 
 if TYPE_CHECKING:
     from ..annotations.marks import Mark, MarkedPhoto
@@ -60,6 +60,7 @@ def _cut_up(settings: Prepare, inputs: Inputs, folder: Path, progress: bool) -> 
     marked: dict[str, MarkedPhoto] = {}
     prints: dict[str, Fingerprint] = {}
     incomplete: set[str] = set()
+    parts: dict[str, KnownPart] = {}
     problems = list(inputs.problems)
     cut_photos = 0
     work = partial(_cut, settings, inputs.folder, folder)
@@ -74,11 +75,13 @@ def _cut_up(settings: Prepare, inputs: Inputs, folder: Path, progress: bool) -> 
             problems.append(Problem(cut.name, what, "Run the same command again."))
             continue
         cut_photos += not cut.whole
-        for name, (path, _) in cut.tiles.items():
+        for name, (path, tile) in cut.tiles.items():
             written.add(path)
             names.append(name)
             prints[name] = cut.print
             incomplete |= {name} if cut.name in inputs.incomplete else set()
+            if cut.name in inputs.parts:
+                parts[name] = known_in(inputs.parts[cut.name], tile)
         if photo is not None:
             places = {name: tile for name, (_, tile) in cut.tiles.items()}
             marked |= {cut.name: photo} if cut.whole else parted(photo, places, settings.min_area)
@@ -94,7 +97,18 @@ def _cut_up(settings: Prepare, inputs: Inputs, folder: Path, progress: bool) -> 
         description=f"{inputs.description}; {count_of(cut_photos, 'photo')} cut into tiles, {len(names):,} in all",
         folder=folder,
         prints=prints,
+        parts=parts,
     )
+
+
+def known_in(known: KnownPart, tile: Tile) -> KnownPart:
+    left, top, right, below = tile.box
+    boxes = []
+    for x, y, width, height in known.boxes:
+        x0, y0, x1, y1 = max(x, left), max(y, top), min(x + width, right), min(y + height, below)
+        if x0 < x1 and y0 < y1:
+            boxes.append((x0 - left, y0 - top, x1 - x0, y1 - y0))
+    return replace(known, boxes=tuple(boxes))
 
 
 def _cut(settings: Prepare, photos: Path, folder: Path, name: str) -> _Cut | Problem:

@@ -297,6 +297,7 @@ def carry_classes(
     source: LabelSpace,
     target: LabelSpace,
     origins: Mapping[str, Sequence[str]] | None = None,
+    states: Tensor | None = None,
 ) -> Carried:
     """Replace the class head by one for `target`, and write `target` into the configuration.
 
@@ -304,8 +305,9 @@ def carry_classes(
     source's rows of its kind (all things, or all stuff): for every query its logit is the average one, so it never
     takes more of the probability than the average class did, and it already tells objects from background.
 
-    `origins`: name → what it is called in the source, where that is something else. A class that several were joined
-    in starts as the mean of their rows; a name that was given away is a new class, where it is one still.
+    `origins`: name → what it is called in the source, where that is something else. A name that was given away
+    is a new class, where it is one still. For a class that several were joined in see `_joined`; `states`: float
+    [N, d], what the class head is given on some photos (`query_states`).
     """
     detr = model.detr
     old: nn.Linear = detr.class_labels_classifier
@@ -320,13 +322,13 @@ def carry_classes(
     before = {name: [name] if name in source.names and name not in given_away else [] for name in target.names}
     for name in before:
         before[name] += [old for old in (origins or {}).get(name, ()) if old in source.names and old != name]
-    weight, bias = (
-        torch.stack([*(_row(rows, name, before[name], source, target) for name in target.names), rows[-1]])
-        for rows in (old.weight, old.bias)
+    rows = torch.cat([old.weight, old.bias[:, None]], 1)
+    new_rows = torch.stack(
+        [*(_row(rows, name, before[name], source, target, states) for name in target.names), rows[-1]]
     )
     new = nn.Linear(old.in_features, len(target) + 1, device=old.weight.device, dtype=old.weight.dtype)
-    new.weight.copy_(weight)
-    new.bias.copy_(bias)
+    new.weight.copy_(new_rows[:, :-1])
+    new.bias.copy_(new_rows[:, -1])
     new.requires_grad_(old.weight.requires_grad)
     new.train(old.training)
     detr.class_labels_classifier = new
@@ -346,14 +348,53 @@ def strengthen_attention(model: DetrForSegmentation, factor: float = ATTENTION_S
     model.mask_head.conv1.conv.weight[:, -model.config.encoder_attention_heads :] *= factor
 
 
-def _row(rows: Tensor, name: str, before: Sequence[str], source: LabelSpace, target: LabelSpace) -> Tensor:
-    """A class's weights [d] or bias []: its own, the mean of what it was before, or for a new one that of its kind."""
-    alike = [source.columns[source.index(old)] for old in before]
-    if len(alike) == 1:
-        return rows[alike[0]]
+def _row(
+    rows: Tensor, name: str, before: Sequence[str], source: LabelSpace, target: LabelSpace, states: Tensor | None
+) -> Tensor:
+    """A class's weights and bias [d + 1]: its own, what it was before joined, or, if new, the mean of its kind."""
+    known = [source.columns[source.index(old)] for old in before]
+    if known:
+        return rows[known[0]] if len(known) == 1 else _joined(rows, known, states, source.columns)
     isthing = target[target.index(name)].isthing
-    alike = alike or [column for column, other in zip(source.columns, source, strict=True) if other.isthing == isthing]
+    alike = [column for column, other in zip(source.columns, source, strict=True) if other.isthing == isthing]
     return rows[alike or list(source.columns)].float().mean(0).to(rows.dtype)
+
+
+def _joined(rows: Tensor, members: Sequence[int], states: Tensor | None, classes: Sequence[int]) -> Tensor:
+    """One row [d + 1] for several: as probable as they were together, or as near to that as a row can be.
+
+    That is the log of their summed exponentials, which is no linear function of the query. With `states` it is fitted
+    by least squares there. Without, wherever one member is meant the others are taken to be as improbable as the
+    average class: the sum of the rows, less that average for each but one. By
+    `benchmarks/joined_classes.py` the fit on 8 photos keeps PQ within 0.2 points of what the old maps had, the sum
+    within 4. The mean of the rows, with or without log n, loses 4 to 10, and half of the groups lose all of their
+    segments: what is one member by far is not the others at all.
+    """
+    chosen = rows[list(members)].double()
+    others = [column for column in classes if column not in members]
+    start = chosen.sum(0) - (len(chosen) - 1) * rows[others].double().mean(0) if others else chosen.mean(0)
+    if states is not None:
+        inputs = torch.nn.functional.pad(states.to(rows.device).double(), (0, 1), value=1.0)
+        missing = torch.logsumexp(inputs @ chosen.T, 1) - inputs @ start
+        ridge = 1e-3 * len(inputs) * torch.eye(inputs.shape[1], dtype=inputs.dtype, device=inputs.device)
+        start = start + torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ missing)
+    return start.to(rows.dtype)
+
+
+@torch.no_grad()
+def query_states(model: Any, photos: Iterable[Any]) -> Tensor:
+    """float [N, d]: what the class head of a `DetrForPanopticSegmentation` is given on these photos."""
+    seen: list[Tensor] = []
+    head: nn.Linear = model.detr.class_labels_classifier
+    hook = head.register_forward_pre_hook(lambda module, given: seen.append(given[0].flatten(0, -2).cpu()))
+    training = model.training
+    model.eval()
+    try:
+        model.segment(photos, batch_size=1)
+    finally:
+        hook.remove()
+        model.train(training)
+    return torch.cat(seen)
 
 
 def _write_labels(model: DetrForSegmentation, space: LabelSpace) -> None:

@@ -251,7 +251,7 @@ def criterion(
     ]
     for suffix, layer, pairs in layers:
         ignored = None if unknown is None else _mostly_unknown(layer.boxes, unknown, targets)
-        of_layer = _class_loss(layer.logits, targets, pairs, ignored, scores, weights, denominators)
+        of_layer = _class_loss(layer.logits, layer.boxes, targets, pairs, ignored, scores, weights, denominators)
         of_layer |= _box_losses(layer.boxes, targets, pairs, scores, per_box)
         losses |= {name + suffix: value for name, value in of_layer.items()}
     if mask_logits is not None:
@@ -275,6 +275,7 @@ def _of(losses: dict[str, Tensor], name: str) -> list[Tensor]:
 
 def _class_loss(
     logits: Tensor,
+    boxes: Tensor,
     targets: Targets,
     matching: Matching,
     ignored: Tensor | None,
@@ -295,6 +296,8 @@ def _class_loss(
     surprise = nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
     if weights.partial and targets.incomplete is not None:
         free = torch.ones_like(wanted, dtype=torch.bool)
+        if targets.known_in is not None:
+            free = ~_centred_in(boxes.detach(), targets.known_in)
         free[pairs] = targets.guessed[matching.target_index] if weights.partial_things else False
         surprise = _partly_known(logits, wanted, free, targets.incomplete, surprise)
     per_weight = denominators.processes / (denominators.class_weight or 1.0)
@@ -311,6 +314,12 @@ def _class_loss(
         matched[pairs] = True
         losses["ignored_queries"] = (ignored & ~matched).sum().to(detached.dtype)
     return losses
+
+
+def _centred_in(boxes: Tensor, places: Tensor) -> Tensor:
+    """bool [B, Q]: whether the centre of a box [B, Q, 4] lies in one of the image's places [B, R, 4]."""
+    away = (boxes[:, :, None, :2] - places[:, None, :, :2].to(boxes.dtype)).abs()
+    return (away < places[:, None, :, 2:].to(boxes.dtype) / 2).all(-1).any(-1)
 
 
 def _partly_known(logits: Tensor, wanted: Tensor, free: Tensor, incomplete: Tensor, surprise: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from ..preprocess import Preprocess
 from ..settings import Postprocess
 from . import checkpoints as loading
 from . import segment
-from .checkpoints import DETECTION_KEYS, carry_classes, strengthen_attention
+from .checkpoints import DETECTION_KEYS, carry_classes, query_states, strengthen_attention
 from .criterion import Denominators, criterion, losses_of, take_coefficients
 from .detector import Detection, check_finite, check_pixels, classes_and_boxes, detect
 from .mask_head import SharedMaskFeatures, dense_masks, fast_layout, masks_for, owners_of, shared_mask_features
@@ -225,14 +225,18 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         label_space: LabelSpace,
         source: LabelSpace | None = None,
         origins: Mapping[str, Sequence[str]] | None = None,
+        photos: Iterable[Any] = (),
     ) -> str:
         """Give the model another label space; rows of known names are kept. Returns what happened, in words.
 
-        `origins`: what a class is called in the source, or which ones were joined in it.
+        `origins`: what a class is called in the source, or which ones were joined in it. `photos`: a few like those
+        that the model will see; on them it learns to be as sure of a joined class as it was of its members.
         """
         if len(label_space) == 0:
             raise ModelError("the label space is empty", fix="Give it at least one category.")
-        carried = carry_classes(self, source or self.label_space, label_space, origins)
+        few = list(photos)
+        states = query_states(self, few) if few and origins else None
+        carried = carry_classes(self, source or self.label_space, label_space, origins, states)
         self._label_space = None
         return str(carried)
 

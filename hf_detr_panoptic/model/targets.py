@@ -4,7 +4,8 @@
 
 A label is a dict. Ours: `class_labels` int64 [N], `boxes` float [N, 4] (centre, width and height as shares of the
 *visible* part), `panoptic` int32 [H, W] (0 is void) with `segment_ids` int [N]; optional `valid_size` (h, w),
-`crowd_ids` (or `iscrowd` [N]), `scores` float [N]; `incomplete` int [K], the labels that nobody may have looked for;
+`crowd_ids` (or `iscrowd` [N]), `scores` float [N]; `incomplete` int [K], the labels that nobody may have looked for,
+but in the boxes `known_in` float [R, 4];
 `sources` int [N] (places in SEGMENT_SOURCES) and `isthing` int [N], which say what the labeler has guessed.
 Hugging Face's `masks` [N, H, W] may stand in for `panoptic`: void is unknown there, so what no mask covers is
 background, and what its resizing left without a pixel or a width is left out. Without either, boxes and classes alone
@@ -20,19 +21,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import ModelError, did_you_mean
 from ..panoptic_map import SEGMENT_SOURCES
 
 KEYS = (
     "class_labels", "boxes", "panoptic", "segment_ids", "masks", "valid_size", "crowd_ids", "iscrowd", "scores",
-    "incomplete", "sources", "isthing",
+    "incomplete", "known_in", "sources", "isthing",
 )  # fmt: skip
 # What DetrImageProcessor adds; read by nobody here.
 _FOREIGN_KEYS = ("image_id", "orig_size", "size", "area")
 _OF_SEGMENTS = ("segment_ids", "iscrowd", "scores", "sources", "isthing")
-_SMALL = ("class_labels", "boxes", "crowd_ids", "valid_size", "image_id", "incomplete", *_OF_SEGMENTS)
+_SMALL = ("class_labels", "boxes", "crowd_ids", "valid_size", "image_id", "incomplete", "known_in", *_OF_SEGMENTS)
 _AUTO = SEGMENT_SOURCES.index("auto")
 
 # Room for rounding in boxes that were computed in another precision.
@@ -47,7 +48,8 @@ class Targets:
     `regions`: int16 [B, H, W]; n + 1 where target n of the image lies, 0 in void, crowd, padding and under ids that
     nobody listed. For images with `masks` (which may overlap) it only says 1 (counts) or 0.
     `guessed`: bool [T]; the labeler said that it is this thing. `incomplete`: bool [B, C], the classes that nobody may
-    have looked for on an image; None where all were looked for on all images.
+    have looked for on an image; None where all were looked for on all images. `known_in`: float32 [B, R, 4], boxes in
+    which somebody did, padded with boxes of no size; None where there are none.
     `absent`: bool [T]; the target has no pixel. `match` raises then, to spare a transfer of its own.
     """
 
@@ -56,6 +58,7 @@ class Targets:
     scores: Tensor
     guessed: Tensor
     incomplete: Tensor | None
+    known_in: Tensor | None
     counts: tuple[int, ...]
     valid_sizes: tuple[tuple[int, int], ...]
     regions: Tensor | None
@@ -120,6 +123,7 @@ class Targets:
             scores=torch.cat([image.scores for image in images]).to(device, non_blocking=True),
             guessed=torch.cat([image.guessed for image in images]).to(device, non_blocking=True),
             incomplete=_incomplete(images, num_labels, device),
+            known_in=_known_in(images, device),
             counts=tuple(image.count for image in images),
             valid_sizes=tuple(image.valid for image in images),
             regions=regions,
@@ -182,6 +186,7 @@ class _Image:
     scores: Tensor
     guessed: Tensor
     incomplete: Tensor
+    known_in: Tensor
     kept: Tensor
     segment_ids: Tensor | None
 
@@ -321,6 +326,7 @@ def _read_image(
         scores=scores[kept],
         guessed=guessed[kept],
         incomplete=incomplete,
+        known_in=entry["known_in"].float().reshape(-1, 4) if "known_in" in entry else torch.zeros(0, 4),
         kept=kept,
         segment_ids=None if segment_ids is None else segment_ids[kept],
     )
@@ -333,6 +339,12 @@ def _incomplete(images: Sequence[_Image], num_labels: int, device: torch.device 
     for row, image in zip(classes, images, strict=True):
         row[image.incomplete] = True
     return classes.to(device, non_blocking=True)
+
+
+def _known_in(images: Sequence[_Image], device: torch.device | str) -> Tensor | None:
+    if not any(len(image.known_in) for image in images):
+        return None
+    return nn.utils.rnn.pad_sequence([image.known_in for image in images], batch_first=True).to(device)
 
 
 def _valid_part(maps: Tensor, image: _Image, canvas: tuple[int, int]) -> Tensor:

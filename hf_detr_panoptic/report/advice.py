@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from ..dataset.validation import ON_TRAIN
 from ..text import and_more, count_of
 from .values import Advice, DatasetClass, Pair, Part, Remark, RunClass, Score, StageReport
 
@@ -38,7 +39,7 @@ def dataset_advice(
             "ones together.",
             f"hf-detr-panoptic split {folder}",
         )
-    if "train" in parts and len(parts) == 1:
+    if "train" in parts and not errors and "val" not in parts:
         yield Advice("There is nothing to validate on.", f"hf-detr-panoptic split {folder}")
     used = [row for row in classes if row.custom + row.auto]
     marked = any(row.custom for row in used)
@@ -50,7 +51,7 @@ def dataset_advice(
         some = and_more((f"{name} ({train})" for name, train in few), 6)
         yield Advice(f"Mark more photos of what is rare. Fewer than {FEW_PHOTOS} to learn from: {some}.")
     unseen = [name for name, train, val in mine if train and not val]
-    if unseen and "val" in parts:
+    if unseen and "val" in parts and parts["val"].photos:
         yield Advice(f"No validation photo shows {and_more(unseen, 6)}: their quality cannot be measured.")
     void = sum(part.void for part in parts.values())
     whole = sum(part.custom + part.auto + part.void for part in parts.values()) or 1
@@ -92,7 +93,12 @@ def run_advice(
     yield from _on_balance(classes, scores)
     for stage in stages:
         yield from _on_stage(stage)
-    if val_photos is not None and val_photos < FEW_TO_VALIDATE:
+    if val_photos == 0:
+        yield Advice(
+            f"Every figure is {ON_TRAIN}, and says nothing about others. Mark more photos, and run "
+            "prepare and train again: then some are held out."
+        )
+    elif val_photos is not None and val_photos < FEW_TO_VALIDATE:
         yield Advice(f"{count_of(val_photos, 'validation photo')}: differences of a few points mean nothing yet.")
     if finished:
         yield Advice("See it on new photos:", f"hf-detr-panoptic predict {run}/final PHOTOS --out predictions")

@@ -12,11 +12,12 @@ import numpy as np
 
 from .. import __version__
 from ..dataset.photos import shrunk
+from ..dataset.validation import ON_TRAIN
 from ..errors import HfDetrPanopticError
 from ..evaluation.evaluate import Measured, segmented
 from ..evaluation.incomplete import left_out
 from ..evaluation.quality import PanopticQuality, SegmentMatching, image_counts, match_segments, overlaps_of
-from ..evaluation.table import AGREEMENT, headline, precision_groups, quality_groups
+from ..evaluation.table import MEASURED_ON, headline, only_agreement, precision_groups, quality_groups
 from ..files import shown_path, without_paths
 from ..images import open_image
 from ..labels import LabelSpace, default_color
@@ -76,6 +77,7 @@ def run_page(folder: Path, data: str | None, limit: int, progress: bool = False)
         )
     scores, classes = _scores(result), _classes(result, validation, splits)
     quality = headline(result)
+    kind = "photos of train" if splits is not None and splits.on_train else "validation photos"
     shown = len(validation.cards)
     return RunPage(
         name=folder.resolve().name,
@@ -87,21 +89,19 @@ def run_page(folder: Path, data: str | None, limit: int, progress: bool = False)
         mixed=_mixed(validation.result),
         cards=validation.cards,
         measured=_measured(validation, splits, result),
-        pictured=f"{shown} of {validation.of:,} validation photos, spread evenly over all."
-        if shown < validation.of
-        else "",
+        pictured=f"{shown} of {validation.of:,} {kind}, spread evenly over all." if shown < validation.of else "",
         environment=_environment(run.environment),
         settings=_recipe_text(run.plain),
         advice=list(
             run_advice(
                 shown_path(folder),
                 shown_path(source) if splits is not None else None,
-                quality == AGREEMENT,
+                only_agreement(result),
                 scores,
                 classes,
                 stages,
                 validation.result.get("mix_ups", ()),
-                None if splits is None else len(splits.val),
+                None if splits is None else 0 if splits.on_train else len(splits.val),
                 run.is_finished,
             )
         ),
@@ -145,7 +145,8 @@ def _segment(final: Path, splits: Splits, limit: int, progress: bool) -> _Valida
         measured.add(row.image_id, prediction, truth, row.incomplete)
         pages.append(_card(row, truth, prediction, sizes))
     pages.sort(key=lambda page: page[0])
-    return _Validation(measured.compute(), [card for _, card in pages], len(splits.val))
+    remark = {MEASURED_ON: "train"} if splits.on_train else {}
+    return _Validation(measured.compute() | remark, [card for _, card in pages], len(splits.val))
 
 
 def _card(row: Row, truth: PanopticMap, prediction: PanopticMap, sizes: Thumbnails) -> tuple[float, PhotoCard]:
@@ -280,6 +281,8 @@ def _measured(validation: _Validation, splits: Splits | None, result: Mapping[st
     if splits is None:
         return "As the run measured it at its end; the dataset was not at hand."
     count = len(validation.cards)
+    if splits.on_train:
+        return f"{ON_TRAIN[0].upper()}{ON_TRAIN[1:]} ({len(splits.val):,}): there is no photo of validation."
     if count == validation.of:
         return f"On all {validation.of:,} validation photos."
     if result is validation.result:

@@ -21,6 +21,9 @@ def refit(recipe: Recipe, splits: Splits, ends: Sequence[StageEnd], say: Callabl
     It lives in a folder of its own within the run's, is resumed there, and is not trained again once it is finished.
     Every process of a launch calls this alike.
     """
+    if splits.on_train:
+        say("refit: there are no photos of validation to learn from as well")
+        return
     everything = [*splits.train, *splits.val]
     main = PartialState().is_main_process
     if main:

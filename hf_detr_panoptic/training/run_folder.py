@@ -91,6 +91,7 @@ def _fingerprint(rows: Sequence[Row]) -> str:
             ) from error
         segments = [(segment.id, segment.label, segment.crowd) for segment in row.segments]
         unasked = [row.incomplete] if row.incomplete else []  # as before where everything was looked at
+        unasked += [places] if (places := getattr(row, "known_in", ())) else []
         digest.update(repr((row.image_id, *content, segments, *unasked)).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 

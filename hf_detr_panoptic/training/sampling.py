@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Sampler
 
 from ..dataset.batches import EpochSampler, Row, collate
 from ..dataset.transforms import rng_of
+from ..dataset.validation import MARK_MORE
 from ..errors import DatasetError, RecipeError
 from ..images import image_size
 from ..labels import LabelSpace
@@ -25,23 +26,29 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Splits:
-    """Both parts, in one label space."""
+    """Both parts, in one label space. `on_train`: val is empty on disk, and here the photos of train that are known.
+
+    See `dataset/validation.py`.
+    """
 
     train: Sequence[Row]
     val: Sequence[Row]
     space: LabelSpace
+    on_train: bool = False
 
     @property
     def by_name(self) -> dict[str, Sequence[Row]]:
-        return {"train": self.train, "val": self.val}
+        """As the dataset has them."""
+        return {"train": self.train, "val": () if self.on_train else self.val}
 
 
 def check_splits(splits: Splits, stages: Iterable[Stage]) -> None:
     """What would spoil a run of these stages later, said before it begins."""
-    for name, rows in splits.by_name.items():
+    sides = {"train": splits.train, "val": splits.val}
+    for name, rows in sides.items():
         if not len(rows):
-            raise DatasetError(f"the split {name} is empty", fix="Split the dataset: hf-detr-panoptic split.")
-    seen = {name: [segment.label for row in rows for segment in row.segments] for name, rows in splits.by_name.items()}
+            raise DatasetError(f"the split {name} is empty", fix=MARK_MORE)
+    seen = {name: [segment.label for row in rows for segment in row.segments] for name, rows in sides.items()}
     for name, labels in seen.items():
         if not labels:
             raise DatasetError(

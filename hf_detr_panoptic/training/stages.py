@@ -19,13 +19,16 @@ from accelerate.state import AcceleratorState
 from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ..dataset.batches import PanopticDataset
+from ..dataset.batches import PanopticDataset, Row
 from ..dataset.paste import labels_to_paste
 from ..dataset.transforms import mirror_images
+from ..dataset.validation import ON_TRAIN
 from ..errors import DatasetError, HfDetrPanopticError, RecipeError, did_you_mean, says_a_full_disk
 from ..evaluation.calibrate import Calibration, calibrate, shift_logits
 from ..evaluation.evaluate import box_precision, panoptic_quality
+from ..evaluation.table import MEASURED_ON
 from ..files import read_json
+from ..images import open_image
 from ..labeling.schemes import origins
 from ..labels import LabelSpace
 from ..model.criterion import write_losses
@@ -67,6 +70,7 @@ from .sampling import Splits, check_sizes, check_splits, collate_for_training
 from .trainer import PanopticTrainer, load_strictly, parameter_groups, seed_of, trainable_line
 
 STEPS = 3
+PHOTOS_TO_JOIN_ON = 8
 
 
 @dataclass(frozen=True)
@@ -223,11 +227,14 @@ def run_stages(
     labels_to_paste(splits.space, recipe.augmentation.paste_classes)
     mirror_images(splits.space, recipe.augmentation.flip_pairs)
     check_arguments(chosen, state.device)
+    if splits.on_train:
+        speak(f"the dataset has no photos of validation: all is measured {ON_TRAIN} ({len(splits.val)} of them)")
     if estimate:
         with tempfile.TemporaryDirectory() as scratch:  # a Trainer makes its folder at once
             estimates = []
             for stage in chosen:
-                model = starting_model(recipe, splits.space, None, speak if stage is chosen[0] else None)
+                loud = speak if stage is chosen[0] else None
+                model = starting_model(recipe, splits.space, None, loud, splits.train)
                 with process_kept():
                     estimates.append(_Stage(recipe, stage, splits, model, speak, Path(scratch)).estimate())
             speak(together(estimates, state.device, price, recipe.refit))
@@ -282,7 +289,7 @@ def _run(
     """One stage; where memory runs out after all and the batch may shrink, it goes on from its last checkpoint."""
     begin = before[-1].folder if before else None
     while True:
-        model = starting_model(recipe, splits.space, begin, say)
+        model = starting_model(recipe, splits.space, begin, say, splits.train)
         at_work = _Stage(recipe, stage, splits, model, say)
         try:
             return at_work.run(
@@ -304,13 +311,19 @@ def _run(
 
 
 def starting_model(
-    recipe: Recipe, space: LabelSpace, begin: Path | None, say: Say | None = None
+    recipe: Recipe, space: LabelSpace, begin: Path | None, say: Say | None = None, rows: Sequence[Row] = ()
 ) -> DetrForPanopticSegmentation:
-    """The best of the stage before, or the recipe's model with its classes carried over by name."""
+    """The best of the stage before, or the recipe's model with its classes carried over by name.
+
+    `rows`: where joined classes learn from the first photos to be as sure as their members were.
+    """
     torch.manual_seed(seed_of(recipe.seed, "start"))  # weights that the checkpoint does not have are drawn
     model = DetrForPanopticSegmentation.from_pretrained(begin or recipe.model)
     if begin is None:
-        carried = model.carry_classes(space, origins=_origins(recipe, model.label_space, space))
+        before = _origins(recipe, model.label_space, space)
+        joined = any(len(names) > 1 or new in model.label_space.names for new, names in before.items())
+        photos = (open_image(row.photo) for row in rows[: PHOTOS_TO_JOIN_ON if joined else 0])
+        carried = model.carry_classes(space, origins=before, photos=photos)
         if say is not None:
             say(f"{recipe.model}: {carried}")
     elif model.label_space != space:
@@ -336,8 +349,8 @@ def _origins(recipe: Recipe, source: LabelSpace, target: LabelSpace) -> dict[str
     """What the classes of a dataset on this disk that `prepare` wrote are called by the model that it starts from."""
     custom = [category.name for category in target if category.source == "custom"]
     try:
-        settings = read_json(Path(str(recipe.prepared_folder or recipe.data)) / "prepare.json")["settings"]
-        return origins(settings, source, custom)
+        record = read_json(Path(str(recipe.prepared_folder or recipe.data)) / "prepare.json")
+        return origins(record.get("settings") or {}, source, custom, record.get("relabelled", ()))
     except (HfDetrPanopticError, AttributeError, KeyError, TypeError, ValueError):  # none, or somebody else's
         return {}
 
@@ -453,10 +466,15 @@ class _Stage:
 
     def _measured(self, trainer: PanopticTrainer) -> Mapping[str, Any]:
         """How good the best checkpoint is, calibrated if this is the last stage of a recipe that says so."""
-        calibration = self._calibrated() if self._is_last and self.recipe.calibrate else None
+        wanted = self._is_last and self.recipe.calibrate
+        if wanted and self.splits.on_train:
+            self.say(f"{self.stage.name}: not calibrated, for what was learnt from looks surer than it is")
+        calibration = self._calibrated() if wanted and not self.splits.on_train else None
         trainer.measure()
         assert trainer.last_result is not None
         result = trainer.last_result if self.model.with_masks else {"pq": None, "box": trainer.last_result}
+        if self.splits.on_train:
+            result = {**result, MEASURED_ON: "train"}
         return result if calibration is None else {**result, "calibration": calibration.to_dict()}
 
     def _calibrated(self) -> Calibration:

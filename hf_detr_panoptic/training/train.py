@@ -118,6 +118,7 @@ def launch(processes: int, refuse: bool) -> int:
 def splits_of(recipe: Recipe) -> Splits:
     """The recipe's dataset, prepared first where it names photos and marks."""
     from ..dataset.coco_panoptic import read_dataset
+    from ..dataset.validation import learnt_and_known, validates_on_train
     from .sampling import Splits
 
     source = recipe.data
@@ -126,21 +127,25 @@ def splits_of(recipe: Recipe) -> Splits:
     if Path(source).is_dir() and not _is_parquet(Path(source)):
         parts: dict[str, Any] = dict(read_dataset(source))
         space: LabelSpace = next(iter(parts.values())).space
+        on_train = validates_on_train(source)
     else:
         from ..dataset.rows import load_panoptic, rows_of
 
         datasets = load_panoptic(source)
         space = datasets.label_space
         parts = {name: rows_of(datasets[name], space) for name in datasets}
+        on_train = datasets.validates_on_train
     val = "val" if "val" in parts else "validation"
-    for name in ("train", val):
+    on_train = on_train and not len(parts.get(val, ())) and "train" in parts
+    for name in ("train", *(() if on_train else (val,))):
         if name not in parts:
             raise DatasetError(
                 f"there is no split {name!r}, only {', '.join(map(str, parts))}",
                 where=source,
                 fix="Share the photos out: `hf-detr-panoptic split`.",
             )
-    splits = Splits(parts["train"], parts[val], space)
+    measured = learnt_and_known(parts["train"]) if on_train else parts[val]
+    splits = Splits(parts["train"], measured, space, on_train)
     return splits if recipe.labels is None else only_labels(splits, recipe.labels)
 
 
@@ -165,7 +170,7 @@ def only_labels(splits: Splits, names: Sequence[str]) -> Splits:
     space = LabelSpace([old[old.index(name)] for name in names])
     mapping = {name: name if name in names else None for name in old.names}
     train, val = ([Relabelled(row, space, mapping) for row in rows] for rows in (splits.train, splits.val))
-    return Splits(train, val, space)
+    return Splits(train, val, space, splits.on_train)
 
 
 @dataclass(frozen=True)
@@ -200,6 +205,10 @@ class Relabelled:
     def incomplete(self) -> tuple[str, ...]:
         new = {self.names[name] for name in self.row.incomplete}
         return tuple(name for name in self.space.names if name in new)
+
+    @property
+    def known_in(self) -> Sequence[Sequence[float]]:
+        return getattr(self.row, "known_in", ())
 
     @property
     def segments(self) -> Sequence[Segment]:
@@ -253,7 +262,7 @@ def plan(recipe: Recipe) -> str:
 
 def summary(ends: Sequence[StageEnd], recipe: Recipe) -> str:
     """What each stage ended with, best and last, and what to type next."""
-    from ..evaluation.table import headline, quality_groups
+    from ..evaluation.table import figures_of, headline, quality_groups
     from ..text import percent
 
     lines = [f"{'':10}  {'measured by':<12}  {'best':>6}  {'at epoch':>8}  {'last':>6}"]
@@ -265,10 +274,12 @@ def summary(ends: Sequence[StageEnd], recipe: Recipe) -> str:
     if result.get("pq") is not None:
         told = ", ".join(f"{name} {percent(group.get('pq'))}" for name, group in quality_groups(result))
         lines.append(f"{headline(result)}: {told}")
+    else:
+        lines += [f"measured {figures_of(result)}"] if figures_of(result) else []
     final = Path(recipe.output) / "final"
     data = recipe.prepared_folder or recipe.data
     lines += ["", f"The model: {final}"]
-    if recipe.refit:
+    if recipe.refit and not figures_of(result):
         lines.append(f"It has learnt from the photos of validation too; the figures are of {ends[-1].folder}")
     else:
         lines.append(

@@ -16,7 +16,7 @@ from hf_detr_panoptic.cli import main
 def dataset(tmp_path: Path) -> Path:
     space = LabelSpace([Category("pipe", True)])
     map = PanopticMap(np.ones((30, 30), dtype=np.int32), [Segment(1, 0)], space)
-    return write_dataset(tmp_path / "set", {"train": [map]})
+    return write_dataset(tmp_path / "set", {"train": [map], "val": [map]})
 
 
 def test_a_right_dataset_ends_with_0(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -216,7 +216,7 @@ def test_a_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     answers = answers_in(tmp_path / "auto", Recorder())
     labeler = Recorder()
 
-    def full(self, digest, map):
+    def full(self, digest, map, features):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(AutoLabels, "write", full)

@@ -220,7 +220,7 @@ def test_one_mark_in_all(site20: Path) -> None:
     (site20 / "marks.json").write_text(json.dumps(marks(range(20), [3])))
     done = prepared(site20)
     assert incomplete_in(site20 / "out") == {"train": names(range(20)) - {"03.png"}}
-    assert "nothing is left for val: each group is the only one of some class. Mark these on more photos." in str(done)
+    assert "nothing is left for val: a single photo, or group of photos, can be shared out. Mark more." in str(done)
 
 
 def test_photos_marked_since_are_shared_out_and_photos_in_doubt_leave_val(site20: Path) -> None:

@@ -183,6 +183,41 @@ def test_a_class_of_the_labelers_name_is_of_its_kind_unless_told(site: Path, tmp
     assert kinds["told"] == {"sky": True, "truck": False, "person": True}
 
 
+def test_the_persons_classes_renamed_joined_and_dropped(site: Path, tmp_path: Path) -> None:
+    """Pipes are on all six photos, cracks on three. The labeler knows no pipe, and its truck is the person's lorry."""
+    settings = {
+        "rename": {"crack": "rift"},
+        "merge": {"lorry": ["truck", "pipe"]},
+        "threshold": 0.5,
+        "stuff": ["crack"],
+    }
+    done = prepare(site / "photos", tmp_path / "out", site / "marks.json", labeler=Halves(), **settings)
+    assert {c.name: (c.isthing, c.source) for c in done.space} == {
+        "sky": (False, "auto"), "lorry": (True, "custom"), "person": (True, "auto"), "rift": (False, "custom")
+    }  # fmt: skip
+    assert done.tally.segments["lorry", "custom"] == 6
+    assert done.tally.segments["rift", "custom"] == 3
+    assert list(done.split.classes) == ["lorry", "rift"]
+    gone = prepare(site / "photos", tmp_path / "gone", site / "marks.json", labeler=Halves(), drop=["crack", "truck"])
+    assert gone.space.names == ("sky", "person", "pipe")
+    assert gone.tally.pixels["void mark"] > 0
+    assert gone.tally.incomplete == 0  # somebody looked at photos whose marks are of no use now
+
+
+def test_a_name_that_both_have_is_the_labelers(site: Path, tmp_path: Path) -> None:
+    told = json.loads((site / "marks.json").read_text())
+    told["categories"] = [{"id": 1, "name": "truck"}, {"id": 2, "name": "persons"}]
+    (site / "marks.json").write_text(json.dumps(told))
+    done = prepare(site / "photos", tmp_path / "out", site / "marks.json", labeler=Halves(), rename={"truck": "lorry"})
+    assert done.space.names == ("sky", "lorry", "person", "truck", "persons")
+    assert "your 'persons' and the labeler's 'person' look alike" in str(done)
+    assert "--merge persons=person" in str(done)
+    words = {"merge": {"persons": ["person"]}, "rename": {"truck": "lorry"}}
+    done = prepare(site / "photos", tmp_path / "out", site / "marks.json", labeler=Halves(), **words)
+    assert done.space.names == ("sky", "lorry", "persons", "truck")
+    assert "look alike" not in str(done)
+
+
 def test_a_photo_whose_mark_cannot_be_read_is_not_unmarked(site: Path, tmp_path: Path) -> None:
     """Taken as the labeler sees it, it would teach that the person's object is something else."""
     told = json.loads((site / "marks.json").read_text())
@@ -432,7 +467,8 @@ def test_a_labeler_that_does_not_say_what_is_stuff(site: Path, tmp_path: Path, t
 
 def test_classes_that_cannot_be_joined(site: Path, tmp_path: Path) -> None:
     for settings, message in (
-        ({"rename": {"pipe": "tube"}}, "'pipe' is a class of yours, and merge, rename and drop are about the labeler"),
+        ({"rename": {"pipes": "tube"}}, r"no category is called 'pipes'. Did you mean 'pipe'\?"),
+        ({"rename": {"pipe": "tube"}, "drop": ["pipe"]}, "'pipe' stands under drop and rename"),
         ({"rename": {"truk": "lorry"}}, r"no category is called 'truk'. Did you mean 'truck'\?"),
         ({"merge": {"all": ["sky", "truck"]}}, "'all' is a thing in one place and stuff in another"),
         ({"stuff": ["pip"]}, r"no category is called 'pip'. Did you mean 'pipe'\?"),

@@ -86,6 +86,20 @@ def test_namesakes_offer_a_new_name():
     assert "rename: {traffic light: Traffic_Light}" in str(spelled)
 
 
+@pytest.mark.parametrize(
+    ("mine", "theirs"),
+    [("tree", "tree-merged"), ("Sky", "sky-other-merged"), ("cars", "car"), ("traffic_lights", "traffic light")],
+)
+def test_what_looks_alike_is_offered(mine: str, theirs: str):
+    (near,) = namesakes([mine], COCO)
+    assert near.labeler == theirs
+    assert str(near).endswith(f"--merge {mine}={theirs}" if " " not in theirs else f"--merge '{mine}={theirs}'")
+
+
+def test_what_does_not_is_not():
+    assert namesakes(["tree house", "bus stop", "glass", "pipe"], COCO) == []
+
+
 def test_namesakes_of_a_model_that_knows_both_spellings_are_none_of_ours():
     both = LabelSpace([Category("Light", True), Category("light", False)])
     assert [(n.custom, n.labeler) for n in namesakes(["Light", "light"], both)] == [

@@ -80,8 +80,9 @@ def test_a_split_is_whole_seeded_grouped_and_two_sided(
         if groups_with(photos, result, name) == 1:
             assert set(counts) == {"train"}
             assert name in result.report.only_in_train
-        elif not (counts["train"] and counts["val"]):
+        elif not counts["val"]:
             assert name in result.report.one_sided  # rare, and always said: see the triangle below
+        assert counts["train"]  # a class that nobody learns cannot be measured
 
 
 @settings(deadline=None)
@@ -223,4 +224,33 @@ def test_the_table_says_what_matters() -> None:
 def test_an_empty_val_is_told() -> None:
     report = split([Photo("a.jpg", ["pipe"]), Photo("b.jpg", ["crack"])]).report
     assert report.counts == {"train": 2, "val": 0}
-    assert "nothing is left for val" in str(report)
+    assert "nothing is left for val: each group is the only one of some class" in str(report)
+    assert "is measured on photos that it learnt from" in str(report)
+    assert "a single photo, or group of photos" in str(split([Photo("a.jpg", ["pipe"])]).report)
+
+
+def test_another_share_than_was_asked_for_is_told() -> None:
+    four = [Photo(f"{place}.jpg", [name]) for place, name in enumerate("aabbccddee")]
+    report = split(four).report
+    assert report.counts == {"train": 5, "val": 5}
+    assert "val has 50% where 20% were asked for" in str(report)
+    assert "alone brings a, b, c, d, e" in str(report)
+    together = [Photo(f"site1_{place}.jpg") for place in range(5)] + [
+        Photo(f"site2_{place}.jpg") for place in range(5)
+    ]
+    assert "what belongs together comes together" in str(split(together, pattern=r"^(site\d)_").report)
+    assert "were asked for" not in str(split([Photo(f"{place}.jpg") for place in range(10)]).report)
+
+
+def test_no_class_is_in_val_alone_where_another_split_keeps_it_in_train() -> None:
+    """Against all photos in train, which is always possible; and against an earlier split, which is not moved."""
+    rng = random.Random(5)
+    for seed in range(300):
+        names = "abcdef"[: rng.randint(1, 6)]
+        marked = [{name for name in names if rng.random() < 0.5} for _ in range(rng.randint(1, 6))]
+        photos = [Photo(f"{place}.jpg", classes) for place, classes in enumerate(marked)]
+        result = split(photos, seed=seed, test=rng.choice([0.0, 0.2]))
+        learnt = {name for photo in photos if result.assignment[photo.name] == "train" for name in photo.classes}
+        assert learnt == set().union(*marked)
+    report = split([Photo("a.jpg", ["pipe"]), Photo("b.jpg")], previous={"a.jpg": "val", "b.jpg": "train"}).report
+    assert "in no photo of train, by an earlier split, and so learnt by nobody: pipe" in str(report)

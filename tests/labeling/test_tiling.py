@@ -14,8 +14,9 @@ from pycocotools import mask as coco_mask
 from hf_detr_panoptic.annotations.marks import Mark, MarkedPhoto
 from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
-from hf_detr_panoptic.labeling.tiling import parted
-from hf_detr_panoptic.tiles import photo_of, rows_of_tiles
+from hf_detr_panoptic.labeling.inputs import KnownPart
+from hf_detr_panoptic.labeling.tiling import known_in, parted
+from hf_detr_panoptic.tiles import Tile, photo_of, rows_of_tiles
 
 
 def mark(mask: np.ndarray, name: str = "pipe") -> Mark:
@@ -133,3 +134,14 @@ def test_prepare_stores_tiles_that_stay_together(site: Path, capsys: pytest.Capt
     assert "small where photos are seen at 50/100" in said
     assert "bolt: 6 of 6 vanish (100%)" in said
     assert "prepare … --tile 50" in said
+
+
+def test_what_is_known_of_a_photo_is_known_of_its_tiles() -> None:
+    """A rectangle over the border of two tiles: each has its part, in its own pixels; the third has none."""
+    known = KnownPart(("pipe",), ((40.0, 10.0, 30.0, 20.0),))
+    left, right, below = (
+        Tile(top, at, 50, 50, (top, at, top + 50, at + 50)) for top, at in ((0, 0), (0, 50), (50, 0))
+    )
+    assert known_in(known, left) == KnownPart(("pipe",), ((40.0, 10.0, 10.0, 20.0),))
+    assert known_in(known, right) == KnownPart(("pipe",), ((0.0, 10.0, 20.0, 20.0),))
+    assert known_in(known, below) == KnownPart(("pipe",), ())

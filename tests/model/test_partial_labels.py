@@ -78,6 +78,29 @@ def slow_class_loss(logits: torch.Tensor, pairs: Matching, losses: Losses) -> to
     return total / weight
 
 
+def test_where_somebody_looked_all_is_asked() -> None:
+    """As if the photo were complete for the queries whose centre lies in a box, as before for the others."""
+    logits, boxes = outputs()
+    known = [{**label} for label in LABELS]
+    known[0]["known_in"] = torch.tensor([[0.5, 0.5, 0.2, 0.4], [0.3, 0.3, 0.1, 0.1]])
+    complete = [{**label, "incomplete": label["incomplete"][:0]} for label in LABELS]
+    inside = {
+        query
+        for query in range(QUERIES)
+        for x, y, wide, high in known[0]["known_in"].tolist()
+        if abs(boxes[-1, 0, query, 0] - x) < wide / 2 and abs(boxes[-1, 0, query, 1] - y) < high / 2
+    }
+    assert 0 < len(inside) < QUERIES
+    slopes = []
+    for labels in (known, LABELS, complete):
+        found, _ = learnt(logits, boxes, labels)
+        (slope,) = torch.autograd.grad(found["loss_ce"], logits)
+        slopes.append(slope[-1])
+    for query in range(QUERIES):
+        torch.testing.assert_close(slopes[0][0, query], slopes[2 if query in inside else 1][0, query])
+    torch.testing.assert_close(slopes[0][1], slopes[1][1])
+
+
 @pytest.mark.parametrize("partial", [True, False])
 @pytest.mark.parametrize("things", [True, False])
 def test_the_class_loss_is_the_slow_formula_in_every_layer(partial: bool, things: bool) -> None:

@@ -7,11 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made import noise
 
 from hf_detr_panoptic.errors import ModelError
 from hf_detr_panoptic.labels import Category, LabelSpace
 from hf_detr_panoptic.model.checkpoints import Carried, carry_classes, strengthen_attention
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
+from hf_detr_panoptic.preprocess import Preprocess
 
 pytestmark = pytest.mark.bits
 
@@ -153,7 +155,21 @@ def test_what_was_renamed_or_joined_is_not_forgotten(tiny_config):
     after = rows_of(model)
     assert torch.equal(after[0], before[0])
     assert torch.equal(after[1], before[1])
-    torch.testing.assert_close(after[2], (before[2] + before[3]) / 2)
+    torch.testing.assert_close(after[2], before[2] + before[3] - (before[0] + before[1]) / 2)  # less the average other
     torch.testing.assert_close(after[3], (before[0] + before[1]) / 2)  # new: the mean of the things
     assert torch.equal(after[4], before[4])
     assert text == "carried 3 classes, 1 new: pipe"
+
+
+def test_a_joined_class_is_as_probable_as_its_members_were_on_photos_that_it_sees(tiny_config):
+    """Against the sum of the members' own probabilities, on a photo like those that it was fitted on."""
+    model = model_of(tiny_config)
+    model.image_processor = Preprocess(shortest_edge=64, longest_edge=96)
+    inputs = model.image_processor(images=noise(99), return_tensors="pt")
+    target = LabelSpace([Category("pipe", THING), Category("crane", THING), Category("ground", STUFF)])
+    with torch.no_grad():
+        before = model.eval()(**inputs).logits.softmax(-1)[0]
+        model.carry_classes(target, origins={"ground": ["sky", "mud"]}, photos=[noise(seed) for seed in range(8)])
+        after = model(**inputs).logits.softmax(-1)[0]
+    joined = torch.stack([before[:, 0], before[:, 1], before[:, 2] + before[:, 3], before[:, 4]], 1)
+    torch.testing.assert_close(after, joined, atol=0.02, rtol=0)
