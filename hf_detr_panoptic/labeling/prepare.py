@@ -28,7 +28,7 @@ from ..panoptic_map import PanopticMap
 from ..parallel import default_threads, progress_bar, read_ahead
 from ..recipe import add_prepare_flags, prepare_settings
 from ..settings import Prepare
-from ..text import and_more, are, count_of, first_lines
+from ..text import and_more, are, count_of
 from ..watch import watched
 from .inputs import Earlier, Inputs, Photo, Problem, as_files, label_space, mark_counts, read_inputs
 from .overlay import Overlay, overlay
@@ -313,16 +313,16 @@ _FATES = {
 def _remarks(settings: Prepare, inputs: Inputs, labeler: LabelSpace) -> list[str]:
     """What the person should decide on: names that two classes carry, photos that nobody may have looked at, classes
     that are marked on some of the others only."""
-    from .schemes import namesakes, partly_marked
+    from .schemes import namesakes, partly_marked, said_of_namesakes, said_of_partly_marked
 
     decided = {*settings.rename, *settings.drop}
-    same = [str(entry) for entry in namesakes(inputs.custom, labeler) if entry.labeler not in decided]
+    same = [entry for entry in namesakes(inputs.custom, labeler) if entry.labeler not in decided]
     looked_at = [photo for name, photo in inputs.marked.items() if name not in inputs.incomplete]
-    partly = [str(entry) for entry in partly_marked(looked_at)]
+    partly = said_of_partly_marked(partly_marked(looked_at), _MOST)
     lines: list[str] = []
-    for remarks in (same, _unseen(inputs), partly):
+    for remarks in (said_of_namesakes(same, _MOST), _unseen(inputs), partly):
         if remarks:
-            lines += ["", *first_lines(remarks, _MOST, "more of this kind")]
+            lines += ["", *remarks]
     return lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from ..errors import RecipeError, did_you_mean
 from ..labels import LabelSpace
 from ..settings import SchemeName
+from ..text import count_of, first_lines
 
 if TYPE_CHECKING:
     from ..annotations.marks import MarkedPhoto
@@ -93,15 +95,24 @@ class Namesake:
     labeler: str
     new_name: str
 
+    @property
+    def same(self) -> bool:
+        return self.custom == self.labeler
+
+    @property
+    def flag(self) -> str:
+        """What parts two that are one, or joins two that are parted."""
+        return f"--rename {shlex.quote(f'{self.labeler}={self.new_name if self.same else self.custom}')}"
+
     def __str__(self) -> str:
-        if self.custom == self.labeler:
+        if self.same:
             return (
                 f"'{self.custom}' is your class and the labeler's: the two become one class. If yours is something "
-                f"else, part them with rename: {{{self.labeler}: {self.new_name}}}"
+                f"else, part them: {self.flag}"
             )
         return (
             f"your class '{self.custom}' and the labeler's '{self.labeler}' stay two classes. If they are one, "
-            f"join them with rename: {{{self.labeler}: {self.custom}}}"
+            f"join them: {self.flag}"
         )
 
 
@@ -122,6 +133,26 @@ def namesakes(custom: Iterable[str], labeler: LabelSpace) -> list[Namesake]:
     return alike
 
 
+def said_of_namesakes(namesakes: Sequence[Namesake], most: int) -> list[str]:
+    """One in a sentence, several of a kind in a sentence and a table; nothing where there is none."""
+    lines: list[str] = []
+    for same, what in (
+        (True, "names are your classes and the labeler's: the two of a name become one. Part those that are not"),
+        (False, "of your classes and the labeler's differ in spelling alone: they stay two. Join those that are one"),
+    ):
+        alike = [entry for entry in namesakes if entry.same is same]
+        if len(alike) < 2:
+            lines += map(str, alike)
+        else:
+            lines += [f"{len(alike)} {what}:", *_rows([(entry.custom, entry.flag) for entry in alike], most)]
+    return lines
+
+
+def _rows(rows: Sequence[tuple[str, str]], most: int) -> list[str]:
+    width = max(len(name) for name, _ in rows[:most])
+    return first_lines((f"  {name:<{width}}  {rest}" for name, rest in rows), most, "more classes")
+
+
 def _spelling(name: str) -> str:
     return "".join(letter for letter in name.casefold() if letter.isalnum())
 
@@ -134,12 +165,9 @@ class PartlyMarked:
     marked: int
     unmarked: tuple[str, ...]
 
-    def __str__(self) -> str:
-        return (
-            f"'{self.name}' is marked on {self.marked} of {self.marked + len(self.unmarked)} photos. If it stands "
-            "unmarked on others, the model is taught there that it is something else: mark it there, or let a model "
-            "that knows it propose it (prepare --labeler RUN/final)"
-        )
+    @property
+    def photos(self) -> int:
+        return self.marked + len(self.unmarked)
 
 
 def partly_marked(photos: Sequence[MarkedPhoto]) -> list[PartlyMarked]:
@@ -152,3 +180,19 @@ def partly_marked(photos: Sequence[MarkedPhoto]) -> list[PartlyMarked]:
         if unmarked:
             partly.append(PartlyMarked(name, len(names) - len(unmarked), unmarked))
     return partly
+
+
+def said_of_partly_marked(classes: Sequence[PartlyMarked], most: int) -> list[str]:
+    """One in a sentence, several in a sentence and a table; nothing where there is none."""
+    if not classes:
+        return []
+    one = len(classes) == 1
+    advice = (
+        f"Where {'it stands' if one else 'one of them stands'} unmarked, the model is taught that it is something "
+        "else: mark it there, or let a model that knows it propose it (prepare --labeler RUN/final)"
+    )
+    photos = count_of(classes[0].photos, "photo")
+    if one:
+        return [f"'{classes[0].name}' is marked on {classes[0].marked:,} of {photos}. {advice}"]
+    rows = [(entry.name, f"on {entry.marked:,}, not on {len(entry.unmarked):,}") for entry in classes]
+    return [f"{len(classes)} of your classes are marked on some of {photos}. {advice}:", *_rows(rows, most)]
