@@ -328,8 +328,8 @@ def build_app(model: AppModel, *, title: str, examples: Sequence[Path] = ()) -> 
 
         clicked.__annotations__["event"] = gr.SelectData  # a name that gradio cannot look up by itself
         one_by_one = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
-        # gradio's own preprocessing refuses names ("photo", ".png") with an "Error" on each part of the page; we look at
-        # what is in the file.
+        # gradio's own preprocessing refuses names ("photo", ".png"), with an "Error" on each part of the page; we look
+        # at what is in the file.
         file.upload(uploaded, [file, threshold], shown, preprocess=False, **one_by_one)
         gallery.click(chosen, [gallery, threshold], [file, *shown], **one_by_one)
         file.clear(lambda: _nothing(gr, _WELCOME), None, shown, **silent)
