@@ -208,7 +208,10 @@ def test_a_local_base_model_is_not_named(tmp_path: Path, monkeypatch: pytest.Mon
     assert "hf-detr-panoptic train recipe.yaml --data anna/site-photos\n" in again
     local = "to the DETR checkpoint that it is to begin from: this run's own lay on the machine that trained it.\n"
     assert f"\nSet `model` in it first, {local}" in again
-    both = "\nSet `data` and `model` in it first, the one to a dataset of yours in COCO panoptic format, the other " + local
+    both = (
+        "\nSet `data` and `model` in it first, the one to a dataset of yours in COCO panoptic format, the other "
+        + local
+    )
     (tmp_path / "data").mkdir()
     assert both in card_of(run, data=None)
 
