@@ -261,22 +261,12 @@ def stage_table(ends: Sequence[StageEnd]) -> list[str]:
     lines = [f"{'':10}  {'measured by':<{wide}}  {'  '.join(f'{title:>8}' for title in titles)}"]
     for end in ends:
         epoch = "" if end.best_epoch is None else f"{end.best_epoch:g}"
-        cells = [percent(end.best), epoch, percent(end.last)] if on_the_way else [percent(_ended_with(end))]
+        cells = [percent(end.best), epoch, percent(end.last)] if on_the_way else [percent(end.at_its_end)]
         lines.append(
             f"{end.name:10}  {end.metric or '':<{wide}}  "
             + "  ".join(f"{cell:>{max(8, len(title))}}" for cell, title in zip(cells, titles, strict=True))
         )
     return lines
-
-
-def _ended_with(end: StageEnd) -> float | None:
-    """The stage's own measure in the figures of its end."""
-    from ..evaluation.evaluate import eval_metrics
-
-    boxes = end.result.get("pq") is None
-    if not (result := end.result.get("box") if boxes else end.result):
-        return None
-    return eval_metrics("boxes" if boxes else "maps", result).get(f"eval_{end.metric}")
 
 
 def summary(ends: Sequence[StageEnd], recipe: Recipe) -> str:

@@ -52,6 +52,16 @@ def test_instances_of_a_thing_differ_and_pieces_of_stuff_do_not():
     assert (stuff[10, 5] == stuff[10, 35]).all()
 
 
+def test_letters_are_as_high_as_is_asked():
+    def plate(**options) -> int:
+        pixels = drawn(halves(Segment(1, 1), Segment(2, 1), 300, 900), legend=False, **options)
+        rows = (pixels == DARK).all(axis=2).sum(axis=1) > 20  # the plate of the name
+        return int(rows.sum())
+
+    assert 20 < plate() < 30  # 18 pixels, and the font's own air
+    assert plate(letters=60) == pytest.approx(plate() * 60 / 18, rel=0.15)
+
+
 def test_void_is_hatched():
     pixels = drawn(halves(Segment(1, 0)), **BARE)
     void = pixels[:, 25:].mean(axis=2).round()
