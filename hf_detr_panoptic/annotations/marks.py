@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 # As they read once everything but letters is gone: "_background_" and "Ignore region" are among them.
@@ -75,7 +76,8 @@ class Unmatched:
 
 @dataclass(frozen=True)
 class Annotations:
-    """All that was read. `names` are the classes in order of first appearance, void ones left out."""
+    """All that was read. `names` are the classes in order of first appearance, void ones left out; `colors` are those
+    of the tool, where it tells them."""
 
     photos: tuple[MarkedPhoto, ...]
     skipped: tuple[Skipped, ...]
@@ -83,6 +85,7 @@ class Annotations:
     names: tuple[str, ...]
     format: str
     description: str
+    colors: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
 
 
 def is_void_name(name: str) -> bool:

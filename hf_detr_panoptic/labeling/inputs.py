@@ -167,7 +167,7 @@ def _json(path: Path) -> dict[str, Any]:
 class Inputs:
     """`names`: the photos that are to be used, in order; `marked`: those of them that have annotations, even none
     but an empty list; `unannotated`: the photos that have not, used or not; `problems`: what else is left out;
-    `incomplete`: the used photos that nobody may have looked at."""
+    `incomplete`: the used photos that nobody may have looked at; `colors`: of classes, where the tool tells them."""
 
     names: tuple[str, ...]
     marked: Mapping[str, MarkedPhoto]
@@ -176,6 +176,7 @@ class Inputs:
     custom: tuple[str, ...]
     description: str
     incomplete: frozenset[str] = frozenset()
+    colors: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -276,7 +277,7 @@ def read_inputs(settings: Prepare) -> Inputs:
         )
     left_out = tuple(name for name in unannotated if name not in wanted)
     incomplete = frozenset(names) - looked_at if custom else frozenset()
-    return Inputs(names, marked, left_out, tuple(problems), custom, description, incomplete)
+    return Inputs(names, marked, left_out, tuple(problems), custom, description, incomplete, read.colors)
 
 
 def _by_people(photo: MarkedPhoto) -> MarkedPhoto:
@@ -386,7 +387,12 @@ def _without_masks(everything: Sequence[str], read: Annotations, settings: Prepa
 _MAPS = ("SegmentationClass", "SegmentationObject")
 
 
-def label_space(settings: Prepare, labeler: LabelSpace, custom: Sequence[str]) -> tuple[Scheme, LabelSpace]:
+def label_space(
+    settings: Prepare,
+    labeler: LabelSpace,
+    custom: Sequence[str],
+    colors: Mapping[str, tuple[int, int, int]] | None = None,
+) -> tuple[Scheme, LabelSpace]:
     """What becomes of the labeler's classes, and the dataset's label space: those, then the person's own."""
     from .schemes import Scheme, scheme
 
@@ -420,7 +426,9 @@ def label_space(settings: Prepare, labeler: LabelSpace, custom: Sequence[str]) -
     )
     kinds = {category.name: category.isthing for category in plain.space(labeler, LabelSpace([]))}
     decided = dict.fromkeys(settings.stuff, False) | dict.fromkeys(settings.things, True)
-    own = LabelSpace(Category(name, decided.get(name, kinds.get(name, True))) for name in custom)
+    own = LabelSpace(
+        Category(name, decided.get(name, kinds.get(name, True)), (colors or {}).get(name)) for name in custom
+    )
     space = orders.space(labeler, own)
     if not space:
         raise LabelError("no class is left", fix="Keep some, or mark some.")

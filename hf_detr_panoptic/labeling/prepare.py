@@ -379,7 +379,7 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
             where=str(settings.images),
             fix=str(labelled.problems[0]) if labelled.problems else None,
         )
-    orders, space = label_space(settings, answers.space, inputs.custom)
+    orders, space = label_space(settings, answers.space, inputs.custom, inputs.colors)
     names, rules = orders.mapping(answers.space), settings.rules
     earlier = Earlier.of(settings.folder)
     lost = below_a_pixel(settings, inputs, photos)

@@ -347,8 +347,33 @@ def draw(
 
 
 def class_color(space: LabelSpace, label: int) -> Color:
-    """The colour that a class is drawn in."""
-    return space[label].color or default_color(label)
+    """The colour that a class is drawn in: its own, unless that is a shade of another thing's."""
+    return _class_colors(tuple((category.color, category.isthing, category.source) for category in space))[label]
+
+
+@functools.lru_cache(maxsize=64)
+def _class_colors(classes: tuple[tuple[Color | None, bool, str], ...]) -> list[Color]:
+    """Instances of a thing are shades of its colour: COCO's truck is a dark car. Such a later one gets another colour
+    where there is one left; what a person marks keeps its own."""
+    colors = [color or default_color(label) for label, (color, _, _) in enumerate(classes)]
+    things = [label for label, (_, isthing, _) in enumerate(classes) if isthing]
+    taken: list[Color] = []
+    for label in sorted(things, key=lambda label: classes[label][2] != "custom"):
+        if classes[label][2] != "custom" and any(_alike(colors[label], one) for one in taken):
+            rest = [*colors[:label], *colors[label + 1 :]]
+            others = (default_color(turn) for turn in range(label, label + 60))
+            free = [color for color in others if not any(_alike(color, one) for one in taken)]
+            apart = {color: min(math.dist(color, one) for one in rest) for color in free}
+            colors[label] = max(free, key=lambda color: apart[color], default=colors[label])
+        taken.append(colors[label])
+    return colors
+
+
+def _alike(one: Color, other: Color) -> bool:
+    pairs = ((one, _shade(other, amount)) for amount in _SHADES[:3])
+    return any(math.dist(*pair) < 40 for pair in pairs) or any(
+        math.dist(_shade(one, amount), other) < 40 for amount in _SHADES[:3]
+    )
 
 
 def _by_size(panoptic: PanopticMap) -> list[tuple[Segment, int]]:
