@@ -148,7 +148,8 @@ def test_a_bad_photo_is_answered_and_the_next_one_is_welcome(open_page, site, sc
     bad.write_text("not a photo at all")
     page.click("#photo button[aria-label='Clear']")
     page.wait_for_selector("#picture", state="hidden")
-    upload(page, save_photo(tmp_path / ".png", (WIDTH, HEIGHT), seed=5))  # a name that gradio takes for no image's
+    other = save_photo(tmp_path / "other.png", (WIDTH, HEIGHT), seed=5)
+    upload(page, other.rename(tmp_path / ".png"))  # a name that gradio takes for no image's
     said(page, "3 segments")
     page.click("#photo button[aria-label='Clear']")
     page.wait_for_selector("#picture", state="hidden")
