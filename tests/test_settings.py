@@ -250,7 +250,7 @@ def test_what_is_wrong_in_a_config_is_said_and_where(tmp_path: Path, text: str, 
 def test_a_flag_that_is_wrong_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"the flag --min-area: min_area is -1, less than 0. Give a number at least"):
         in_yaml(tmp_path, "", "--min-area", "-1")
-    message = r"the flag --values: '1,2' is not a whole number. Write --values NAME=VALUE, such as --values 127=fire "
+    message = r"the flag --values: values is '1,2=building 3=car'. Write --values NAME=VALUE, such as --values 127=fir"
     with pytest.raises(RecipeError, match=message):
         in_yaml(tmp_path, "", "--values", "1,2=building", "--values", "3=car")
     message = r"--merge: merge is 'ground'. Write --merge NAME=VALUE, such as --merge ground=gravel,road\."
