@@ -301,9 +301,10 @@ def build_app(model: AppModel, *, title: str, examples: Sequence[Path] = ()) -> 
                 )
         shown = [visit, picture, legend, facts, cut, download]
 
-        def opened(path: str | None, level: float) -> list[Any]:
-            if path is None:
-                return _nothing(gr, _WELCOME)
+        def uploaded(given: dict[str, Any] | None, level: float) -> list[Any]:
+            return _nothing(gr, _WELCOME) if given is None else opened(given["path"], level)
+
+        def opened(path: str, level: float) -> list[Any]:
             try:
                 look, packed = look_at(open_photo(model, Path(path)), max(level, model.floor))
             except HfDetrPanopticError as error:
@@ -327,7 +328,9 @@ def build_app(model: AppModel, *, title: str, examples: Sequence[Path] = ()) -> 
 
         clicked.__annotations__["event"] = gr.SelectData  # a name that gradio cannot look up by itself
         one_by_one = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
-        file.upload(opened, [file, threshold], shown, **one_by_one)
+        # gradio's own preprocessing refuses names ("photo", ".png"), with an "Error" on each part of the page; we look
+        # at what is in the file.
+        file.upload(uploaded, [file, threshold], shown, preprocess=False, **one_by_one)
         gallery.click(chosen, [gallery, threshold], [file, *shown], **one_by_one)
         file.clear(lambda: _nothing(gr, _WELCOME), None, shown, **silent)
         threshold.change(moved, [visit, threshold], shown, trigger_mode="always_last", **silent)

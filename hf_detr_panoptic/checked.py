@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from .errors import RecipeError, did_you_mean
+from .files import read_value
 
 KeyPath = tuple[str, ...]
 
@@ -186,8 +188,13 @@ def wrong(what: str, fix: str | None = None, *key: str) -> PydanticCustomError:
     return PydanticCustomError("setting", "{what}", {"what": what, "fix": fix, "key": key})
 
 
-def answer(error: ValidationError, cls: type[Settings], data: Any) -> tuple[KeyPath, str, str | None]:
-    """Key, what is wrong with it and what to do, of the first thing that is wrong. A typo comes before its results."""
+def answer(
+    error: ValidationError, cls: type[Settings], data: Any, places: Places | None = None, within: KeyPath = ()
+) -> tuple[KeyPath, str, str | None]:
+    """Key, what is wrong with it and what to do, of the first thing that is wrong. A typo comes before its results.
+
+    `places` know which keys were flags, whose syntax the advice is then in; `within` is the path of all of it.
+    """
     ranks = {"extra_forbidden": 0, "invalid_key": 0, "missing": 1}
     first = min(error.errors(include_url=False), key=lambda entry: ranks.get(entry["type"], 2))
     kind, context = first["type"], first.get("ctx", {})
@@ -206,7 +213,8 @@ def answer(error: ValidationError, cls: type[Settings], data: Any) -> tuple[KeyP
     assert info is not None
     if kind == "missing" and isinstance(first["loc"][-1], str):  # not one of a pair
         return path[:-1], f"{path[-1]!r} is missing", f"It says {info.description}."
-    return path, *_misfit(path[-1], info, value, first)
+    typed = places.flags.get((*within, *path)) if places else None
+    return path, *_misfit(path[-1], info, value, first, typed and typed.removeprefix("the flag "))
 
 
 def _followed(
@@ -229,8 +237,8 @@ def _followed(
     return tuple(path), info, data, inner[0] if inner else owner
 
 
-def _misfit(name: str, info: FieldInfo, value: Any, error: ErrorDetails) -> tuple[str, str]:
-    """What is wrong with a value, and what to write instead."""
+def _misfit(name: str, info: FieldInfo, value: Any, error: ErrorDetails, flag: str | None) -> tuple[str, str]:
+    """What is wrong with a value, and what to write instead: after the flag, if it was one."""
     limits = {"gt": "not above", "ge": "less than", "le": "more than", "lt": "not below"}
     context = error.get("ctx", {})
     for limit, words in limits.items():
@@ -239,12 +247,26 @@ def _misfit(name: str, info: FieldInfo, value: Any, error: ErrorDetails) -> tupl
     known = words_of(info.annotation)
     if isinstance(value, str) and known:
         return f"{name} cannot be {value!r}", did_you_mean(value, known)
+    if flag and any(typing.get_origin(kind) is dict for kind in alternatives(info.annotation)):
+        return _not_pairs(name, info, value, error, flag)
     fix = f"Write {type_in_words(info.annotation)}{f', such as {info.examples[0]}' if info.examples else ''}."
-    if any(typing.get_origin(kind) is dict for kind in alternatives(info.annotation)):
-        fix += " After a flag: name=value."
     if isinstance(value, bool) or (isinstance(value, list) and any(isinstance(entry, bool) for entry in value)):
         fix += " YAML takes yes, no, on and off for true and false: put a name like that in quotes."
     return f"{name} is {_shown(value)}", fix
+
+
+def _not_pairs(name: str, info: FieldInfo, value: Any, error: ErrorDetails, flag: str) -> tuple[str, str]:
+    """The same for `--flag NAME=VALUE`, as a command line has it."""
+    location = error["loc"]
+    if location[-1] == "[key]":
+        (kind,) = {get_args(kind)[0] for kind in alternatives(info.annotation) if typing.get_origin(kind) is dict}
+        what = f"{location[-2]!r} is not {type_in_words(kind)}"
+    else:
+        what = f"{name} is {' '.join(map(str, value)) if isinstance(value, list) else value!r}"
+    shown = re.match("{.*?}", info.examples[0]) if info.examples else None
+    example = read_value(shown[0]) if shown else {"name": "value"}
+    words = (f"{key}={','.join(entry) if isinstance(entry, list) else entry}" for key, entry in example.items())
+    return what, f"Write {flag} NAME=VALUE, such as {' '.join(f'{flag} {shlex.quote(word)}' for word in words)}."
 
 
 _ADVICE = {
@@ -331,7 +353,7 @@ class Settings(BaseModel):
 def _recipe_error(
     error: ValidationError, cls: type[Settings], data: Any, path: KeyPath, places: Places
 ) -> RecipeError:
-    key, what, fix = answer(error, cls, data)
+    key, what, fix = answer(error, cls, data, places, path)
     return RecipeError(what, where=places.where((*path, *key)), fix=fix)
 
 

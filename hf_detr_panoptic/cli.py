@@ -62,7 +62,8 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             flag = unknown[0].split("=")[0]
             known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
-            hint = did_you_mean(flag, known) if flag.startswith("-") else f"Quote it, or see {self.prog} --help."
+            see = f"see {self.prog} --help."
+            hint = did_you_mean(flag, known, see.capitalize()) if flag.startswith("-") else f"Quote it, or {see}"
             self.error(f"{'unknown flag' if flag.startswith('-') else 'unexpected'} {flag}. {hint}")
         return parsed
 

@@ -80,15 +80,20 @@ class HubError(HfDetrPanopticError):
     """Something that the Hub refuses, that should not go there, or that does not get there."""
 
 
-def did_you_mean(word: object, known: Iterable[object]) -> str:
-    """A sentence that offers the closest known names, or all of them if there are few."""
+def did_you_mean(word: object, known: Iterable[object], otherwise: str | None = None) -> str:
+    """A sentence that offers the closest names; where none is near, `otherwise` or those that there are."""
     names = [str(name) for name in known]
-    close = get_close_matches(str(word), names, n=3, cutoff=0.6)
+    # The dashes that all flags begin with make none of them nearer.
+    bare = {name.removeprefix("--"): name for name in names}
+    close = get_close_matches(str(word).removeprefix("--"), bare, n=3, cutoff=0.6)
     if not close:
-        by_fold = {name.casefold(): name for name in names}
-        close = [by_fold[hit] for hit in get_close_matches(str(word).casefold(), by_fold, n=3, cutoff=0.6)]
+        folded = {name.casefold(): name for name in bare}
+        close = [folded[hit] for hit in get_close_matches(str(word).removeprefix("--").casefold(), folded, cutoff=0.6)]
+    close = [bare[name] for name in close]
     if close:
         return f"Did you mean {_either(close)}?"
+    if otherwise is not None:
+        return otherwise
     if not names:
         return "None are known here."
     return f"Known: {and_more(names, 12)}."

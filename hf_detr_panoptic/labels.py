@@ -423,7 +423,7 @@ def _names(names: Iterable[str], what: str) -> Iterable[str]:
 
 
 def _joined(first: Category | None, second: Category, decided: Mapping[str, bool]) -> Category:
-    """Two categories of one name as one; the person's source wins."""
+    """Two categories of one name as one; the person's source and colour win."""
     if first is None:
         return second
     if first.isthing != second.isthing and first.name not in decided:
@@ -433,7 +433,7 @@ def _joined(first: Category | None, second: Category, decided: Mapping[str, bool
         )
     return replace(
         first,
-        color=first.color or second.color,
+        color=(second.color if second.source == "custom" else None) or first.color or second.color,
         source="custom" if "custom" in (first.source, second.source) else "auto",
         supercategory=first.supercategory or second.supercategory,
     )

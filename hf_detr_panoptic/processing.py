@@ -5,9 +5,9 @@
     merge = MergeMarks(label.label_space, {1: "pipe", 2: "crack"}, marks="mask")
     photos = photos.map(merge, features=merge.features(photos.features))
 
-A map is two columns, those of `load_panoptic`: `panoptic`, a PNG whose colours are segment ids, and `segments`. Every
-callable takes a row, a batch of rows, or the values themselves, and can be pickled for `num_proc`. Give `map` the
-`features`: what is read off a first batch without any segment would not fit the next.
+A map is two columns, those of `load_panoptic`: `panoptic`, an image whose colours are segment ids, and `segments`.
+Every callable takes a row, a batch of rows, or the values themselves, and can be pickled for `num_proc`. Give `map`
+the `features`: what is read off a first batch without any segment would not fit the next.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from PIL import Image
 
 from .annotations.marks import Mark
 from .errors import ImageError, LabelError, MapError, did_you_mean
-from .images import open_image, open_lazily
+from .images import open_image
 from .labels import Category, LabelSpace
-from .panoptic_map import Box, PanopticMap, Segment, boxes_of_ids, rgb_to_ids
+from .panoptic_map import Box, PanopticMap, Segment, boxes_of_ids
 from .settings import DEFAULT_MODEL, FLOOR, OverlayRules
 
 if TYPE_CHECKING:
@@ -359,11 +359,11 @@ def map_of(row: Mapping[str, Any], space: LabelSpace) -> PanopticMap:
 
 
 def _ids_of(panoptic: Any) -> npt.NDArray[np.int32]:
+    from .dataset.writer import decode_ids
+
     if panoptic is None:
         raise MapError("a row has no map", fix="Leave such rows out, or label them: AutoLabel.")
-    if isinstance(panoptic, Mapping):
-        panoptic = panoptic.get("bytes") or Path(panoptic["path"]).read_bytes()
-    return rgb_to_ids(np.asarray(panoptic if isinstance(panoptic, Image.Image) else open_lazily(panoptic)))
+    return decode_ids(panoptic)
 
 
 def _with_map(before: Mapping[str, Any] | None, space: LabelSpace) -> datasets.Features:

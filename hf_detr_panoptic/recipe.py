@@ -358,8 +358,11 @@ def apply_overrides(data: dict[str, Any], words: Sequence[str]) -> tuple[dict[st
     """A recipe's plain data after the flags, and which flag wrote which key. Values are checked with the rest."""
     data = copy.deepcopy(data)
     flags: dict[KeyPath, str] = {}
+    pairs: dict[KeyPath, list[str]] = {}  # of `--data.rename a=b --data.rename c=d` both
     for flag, values in _flags_and_values(words):
         for path in _targets(flag):
+            if path[0] == "data" and any(get_origin(kind) is dict for kind in alternatives(annotation_of(path))):
+                values = pairs[path] = [*pairs.get(path, ()), *values]
             _set(data, path, _value(path, values, flag), flag)
             flags[path] = f"the flag {flag}"
             rival = (*path[:-1], _RIVALS.get(path[-1], ""))
@@ -411,7 +414,7 @@ def _unknown_flag(flag: str, *meant: str | None) -> RecipeError:
         names = dict.fromkeys(f"--{key.path[-1]}" for key in training_keys())
         names |= dict.fromkeys(f"--{key}" for key in recipe_keys() if "STAGE" not in key.path)
         names |= dict.fromkeys(f"--{key.path[-1]}" for key in recipe_keys() if key.path[0] == "stages")
-        fix = did_you_mean(flag, names)
+        fix = did_you_mean(flag, names, "See hf-detr-panoptic train --help, or docs/recipes.md.")
     return RecipeError(f"unknown flag {flag}", where="the command line", fix=fix)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import HfDetrPanopticError
 from .lock import locked
-from .recipe import add_prepare_flags, prepare_settings
+from .recipe import add_prepare_flags, prepare_settings, recipe_keys, training_keys
 from .settings import Prepare
 
 if TYPE_CHECKING:
@@ -158,6 +159,36 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="check the recipe and its files, and stop")
     parser.add_argument("--no-launch", action="store_true", help="never start processes; say how where it is needed")
+    parser.epilog = _keys_of_a_recipe()
+
+
+def _keys_of_a_recipe() -> str:
+    """Every key as a flag, with its meaning; those of TrainingArguments by their names."""
+    keys = [key for key in recipe_keys() if key.type != "a mapping" and (key.path[0] != "data" or len(key.path) == 1)]
+    stages = [key for key in keys if key.path[0] == "stages"]
+    lines = [
+        "keys of the recipe (docs/recipes.md, or `hf-detr-panoptic recipe --out mine.yaml`, has their defaults, too):"
+    ]
+    for key in keys:
+        if key not in stages:
+            lines += _flag_lines(f"--{key}", key.meaning)
+    lines += _flag_lines(
+        "--data.KEY", "whatever `hf-detr-panoptic prepare --help` lists, where data is to be prepared"
+    )
+    lines += ["", "of a stage, --stages.STAGE.KEY, or --KEY in all that know it:"]
+    for key in stages:
+        lines += _flag_lines(f"--{key.path[-1] if key.path[1] == 'STAGE' else key}", key.meaning)
+    lines += ["", "and of transformers' TrainingArguments, likewise:"]
+    lines += _wrapped("  ", " ".join(f"--{key.path[-1]}" for key in training_keys()), indent=2)
+    return "\n".join(lines).replace("%", "%%")
+
+
+def _flag_lines(flag: str, meaning: str) -> list[str]:
+    return _wrapped(f"  {flag:<30} ", meaning, indent=33)
+
+
+def _wrapped(first: str, text: str, indent: int) -> list[str]:
+    return textwrap.wrap(text, 118, initial_indent=first, subsequent_indent=" " * indent, break_on_hyphens=False)
 
 
 def train_main(args: argparse.Namespace) -> int:

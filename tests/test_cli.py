@@ -40,6 +40,7 @@ def test_an_unknown_command_is_answered(words: list[str], answer: str, capsys: p
     [
         (["doctor", "--ofline"], "unknown flag --ofline. Did you mean '--offline'?"),
         (["doctor", "--off"], "unknown flag --off. Did you mean '--offline'?"),
+        (["evaluate", "--device", "cuda"], "unknown flag --device. See hf-detr-panoptic evaluate --help."),
         (["doctor", "here"], "unexpected here. Quote it, or see hf-detr-panoptic doctor --help."),
     ],
 )

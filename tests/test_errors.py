@@ -39,6 +39,8 @@ def test_an_error_survives_the_way_home_from_a_worker_process() -> None:
         ("boats", ["boat", "boot"], "Did you mean 'boat' or 'boot'?"),
         ("zebra", ["person", "car"], "Known: person, car."),
         ("zebra", [], "None are known here."),
+        ("--device", ["--duplicate"], "Known: --duplicate."),  # the dashes are no likeness
+        ("--Devices", ["--device"], "Did you mean '--device'?"),
         ("q", [f"name{n}" for n in range(20)], "Known: " + ", ".join(f"name{n}" for n in range(12)) + " and 8 more."),
     ],
 )

@@ -113,6 +113,7 @@ def test_every_command_that_writes_into_a_folder(tmp_path: Path, capsys: pytest.
         "train": [recipe, "--use_cpu"],
         "predict": [model, photo, "--out", out],
         "split": [data, "--out", out],
+        "calibrate": ["--model", model, "--data", data, "--out", out],
         "import-review": [data, data / "annotations" / "instances_val.json", "--out", out],
         "demo": ["--out", out],
     }

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
+from transformers import TrainingArguments
 
+from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.errors import RecipeError
-from hf_detr_panoptic.recipe import Recipe
+from hf_detr_panoptic.recipe import Recipe, apply_overrides
 from hf_detr_panoptic.settings import Prepare
 
 TEXT = """\
@@ -58,6 +62,7 @@ def test_a_flag_takes_the_place_of_its_rival_in_the_file(tmp_path: Path) -> None
         (["--data.rename", "{a: b}"], "data.rename", {"a": "b"}),
         (["--data.rename.a", "b"], "data.rename", {"a": "b"}),
         (["--data.values", "9=fire", "254=smoke"], "data.values", {9: "fire", 254: "smoke"}),
+        (["--data.values", "9=fire", "--data.values", "254=smoke"], "data.values", {9: "fire", 254: "smoke"}),
         (["--data.merge", "ground=gravel,road"], "data.merge", {"ground": ("gravel", "road")}),
         (["--data.max-size", "640"], "data.max_size", 640),
         (["--data.group_by", "[ab]"], "data.group_pattern", "[ab]"),
@@ -94,6 +99,19 @@ def test_the_rest_of_the_recipe_stays(tmp_path: Path) -> None:
     assert data.images == Path("photos")
 
 
+def test_help_names_every_key_and_each_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "--help"])
+    _, _, keys = capsys.readouterr().out.partition("keys of the recipe")
+    rows = [line.split() for line in keys.splitlines() if line.startswith("  --")]
+    named = {flag for row in rows for flag in takewhile(lambda word: word.startswith("--"), row)} - {"--data.KEY"}
+    assert {"--seed", "--augmentation.paste", "--lr_drop", "--stages.mask_head.threshold"} <= named
+    known = {field.name for field in fields(TrainingArguments)}
+    assert {"--num_train_epochs", "--learning_rate"} < {flag for flag in named if flag[2:] in known}
+    for flag in sorted(named):
+        apply_overrides({}, [flag, "1"])  # else it is unknown, or could mean several
+
+
 @pytest.mark.parametrize(
     ("flags", "where", "what"),
     [
@@ -107,6 +125,17 @@ def test_the_rest_of_the_recipe_stays(tmp_path: Path) -> None:
         (["--data.thresold", "3"], "the flag --data.thresold", "Did you mean 'threshold'"),
         (["--data.threshold", "9"], "the flag --data.threshold", "more than 1"),
         (["--data", "x", "--data.threshold", ".9"], "the flag --data.threshold", "data is 'x' in the recipe"),
+        (["--sneed", "1"], "the command line", "Did you mean '--seed'?"),
+        (
+            ["--device", "cuda"],
+            "the command line",
+            "flag --device. See hf-detr-panoptic train --help",
+        ),
+        (
+            ["--data.values", "a,b=c"],
+            "the flag --data.values",
+            "--data.values NAME=VALUE, such as --data.values 127=",
+        ),
         (["--seed", "x"], "the flag --seed", "Write a whole number"),
         (["--seed"], "the flag --seed", "Write --seed VALUE"),
         (["--seed", "1", "2"], "the flag --seed", "it takes one value"),

@@ -233,7 +233,7 @@ def test_null_is_not_set_unless_it_has_a_meaning(tmp_path: Path) -> None:
         ("format: cvta", "line 3, format", "Did you mean 'cvat'?"),
         ("values: {fire: 127}", "line 3, values", "such as {127: fire, 254: smoke}"),
         ("merge: ground", "line 3, merge", "Write a mapping, such as {ground: [gravel, road]}"),
-        ("rename: [ground]", "line 3, rename", "such as {truck: lorry}. After a flag: name=value."),
+        ("rename: [ground]", "line 3, rename", "such as {truck: lorry}."),
         ("5: a", "prepare.yaml", "the key 5 is no text"),
         ("group_by: a\ngroup_pattern: b", "group_pattern", "are the same setting"),
         ("max-size: 5\nmax_size: 6", "max_size", "are the same setting"),
@@ -250,6 +250,12 @@ def test_what_is_wrong_in_a_config_is_said_and_where(tmp_path: Path, text: str, 
 def test_a_flag_that_is_wrong_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"the flag --min-area: min_area is -1, less than 0. Give a number at least"):
         in_yaml(tmp_path, "", "--min-area", "-1")
+    message = r"the flag --values: values is '1,2=building 3=car'. Write --values NAME=VALUE, such as --values 127=fir"
+    with pytest.raises(RecipeError, match=message):
+        in_yaml(tmp_path, "", "--values", "1,2=building", "--values", "3=car")
+    message = r"--merge: merge is 'ground'. Write --merge NAME=VALUE, such as --merge ground=gravel,road\."
+    with pytest.raises(RecipeError, match=message):
+        in_yaml(tmp_path, "", "--merge", "ground")
     with pytest.raises(RecipeError, match="images is not given. Give --images, or images: in the YAML"):
         prepare_settings(parsed("--out", "x"))
 

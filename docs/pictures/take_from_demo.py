@@ -18,5 +18,7 @@ if __name__ == "__main__":
         picture = Image.open(demo / "pictures" / f"{name}.png").convert("RGB")
         picture.thumbnail((width, 4 * width), Image.Resampling.LANCZOS)
         target = HERE / f"demo-{name}.png"
-        picture.quantize(COLOURS).save(target, optimize=True)
+        # The first choice of a palette turns the key's orange brown.
+        small = picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
+        small.save(target, optimize=True)
         print(f"{target.name}: {picture.width} × {picture.height}, {target.stat().st_size // 1000} kB")

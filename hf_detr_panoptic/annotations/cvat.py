@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,7 @@ import numpy as np
 
 from ..errors import AnnotationError
 from .marks import told_by_tags
-from .pages import Drawn, Item, Note, Page, PhotoIndex, grouped, stem_of
+from .pages import Drawn, Item, Note, Page, Palette, PhotoIndex, grouped, stem_of
 from .shapes import MOST_PIXELS, Ellipse, Pixels, Polygons, Shape, box_of
 from .sources import Source, class_name, size, text_number
 
@@ -26,6 +27,7 @@ def read_cvat(source: Source, name: str, root: ET.Element, index: PhotoIndex | N
     """The photos of one file, in each the lowest shape first (`z_order`, which is their layer)."""
     where = source.where(name)
     left_out: Counter[str] = Counter()
+    yield Palette(dict(_colors(root.find("meta"))))
     for number, image in enumerate(root.iter("image")):
         yield _image(image, where, number, left_out)
     if root.find("track") is not None:
@@ -33,6 +35,15 @@ def read_cvat(source: Source, name: str, root: ET.Element, index: PhotoIndex | N
     if left_out:
         counted = ", ".join(f"{count:,} × {tag}" for tag, count in sorted(left_out.items()))
         yield Note(where, f"no regions, left out: {counted}", "Draw polygons, masks, ellipses or boxes.")
+
+
+def _colors(meta: ET.Element | None) -> Iterator[tuple[str, tuple[int, int, int]]]:
+    """Each label's colour in the tool, #33ddff."""
+    for label in meta.iter("label") if meta is not None else ():
+        name, color = (label.findtext("name") or "").strip(), (label.findtext("color") or "").strip()
+        if name and re.fullmatch("#[0-9a-fA-F]{6}", color):
+            red, green, blue = bytes.fromhex(color[1:])
+            yield name, (red, green, blue)
 
 
 def _image(image: ET.Element, where: str, index: int, left_out: Counter[str]) -> Page:

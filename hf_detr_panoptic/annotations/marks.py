@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 # As they read once everything but letters is gone: "_background_" and "Ignore region" are among them.
@@ -78,7 +78,8 @@ class Unmatched:
 
 @dataclass(frozen=True)
 class Annotations:
-    """All that was read. `names` are the classes in order of first appearance, void ones left out."""
+    """All that was read. `names` are the classes in order of first appearance, void ones left out; `colors` are those
+    of the tool, where it tells them."""
 
     photos: tuple[MarkedPhoto, ...]
     skipped: tuple[Skipped, ...]
@@ -86,6 +87,7 @@ class Annotations:
     names: tuple[str, ...]
     format: str
     description: str
+    colors: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
 
 
 def is_only_here(name: str) -> bool:

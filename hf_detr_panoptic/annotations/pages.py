@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -174,7 +174,14 @@ class Note:
     fix: str | None = None
 
 
-Item = Page | AnnotationError | Note | Unmatched
+@dataclass(frozen=True)
+class Palette:
+    """The colours that classes have in the tool, as R, G, B."""
+
+    colors: Mapping[str, tuple[int, int, int]]
+
+
+Item = Page | AnnotationError | Note | Unmatched | Palette
 
 
 class Lazy:
@@ -225,6 +232,7 @@ class Desk:
         self.rescale = rescale
         self._skipped: list[Skipped] = []
         self._unmatched: list[Unmatched] = []
+        self._colors: dict[str, tuple[int, int, int]] = {}
 
     def assemble(self, items: Iterable[Item], format: str) -> Annotations:
         claims = self._claims(items)
@@ -259,6 +267,7 @@ class Desk:
             tuple(names),
             format,
             f"{format}: {', '.join(parts)}",
+            self._colors,
         )
 
     def _claims(self, items: Iterable[Item]) -> dict[str, list[tuple[Match, Page]]]:
@@ -269,6 +278,8 @@ class Desk:
                     self._skipped.append(Skipped(item.where, item.what, item.fix))
                 case Unmatched():
                     self._unmatched.append(item)
+                case Palette():
+                    self._colors = {**item.colors, **self._colors}  # of two files the first decides
                 case AnnotationError():
                     self._set_aside([item], None)
                 case Page():

@@ -37,7 +37,7 @@ def panoptic_features(names: Iterable[str], whole_ids: bool = True, incomplete: 
             "image": datasets.Image(),
             "image_id": datasets.Value("int64" if whole_ids else "string"),
             "file_name": datasets.Value("string"),
-            "panoptic": datasets.Value("binary"),
+            "panoptic": datasets.Image(),  # a PNG: R + 256 · G + 256² · B is the segment's id
             "segments": [
                 {
                     "id": datasets.Value("int32"),
@@ -72,7 +72,7 @@ class PanopticBuilder(datasets.GeneratorBasedBuilder):
     Every entry of the JSON is checked; splits without a photo are left out.
     """
 
-    VERSION = datasets.Version("1.0.0")
+    VERSION = datasets.Version("1.1.0")  # part of a cache's name: in 1.0 `panoptic` was bytes
     DEFAULT_WRITER_BATCH_SIZE = 100  # photos embedded in Parquet are large, and an Arrow array ends at 2 GiB
 
     def __init__(self, *args: Any, data_dir: str, photos: str | Path | None = None, **kwargs: Any) -> None:
@@ -121,7 +121,8 @@ class PanopticBuilder(datasets.GeneratorBasedBuilder):
             columns: dict[str, Any] = {
                 key: row[key] for key in ("image_id", "file_name", "segments", "incomplete") if key in row
             }
-            yield str(row["image_id"]), {**columns, "image": row["photo"], "panoptic": Path(row["png"]).read_bytes()}
+            png = {"bytes": Path(row["png"]).read_bytes(), "path": None}
+            yield str(row["image_id"]), {**columns, "image": row["photo"], "panoptic": png}
 
 
 def split_title(split: str) -> str:

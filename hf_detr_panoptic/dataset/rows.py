@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, overload
 
 import datasets
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.table import embed_table_storage
@@ -20,12 +19,12 @@ from PIL import UnidentifiedImageError
 
 from ..errors import DatasetError, LabelError, MapError
 from ..files import write_json
-from ..images import open_lazily
 from ..labels import LabelSpace
-from ..panoptic_map import PanopticMap, Segment, rgb_to_ids
+from ..panoptic_map import PanopticMap, Segment
 from .builder import PanopticBuilder
 from .photos import bare_photo
 from .validation import KEY, says_train, validates_on_train
+from .writer import decode_ids
 
 SPACE_FILE = "label_space.json"
 
@@ -69,8 +68,8 @@ def load_panoptic(
 
 
 def to_panoptic_map(row: Mapping[str, Any], space: LabelSpace) -> PanopticMap:
-    """The map of a row of `load_panoptic`."""
-    return StoredRow.of(row, space).map()
+    """The map of a row of `load_panoptic`, or of one of which `datasets` decoded nothing."""
+    return _map(row["panoptic"], _segments(row), space, f"{row['file_name']}, image {row['image_id']}")
 
 
 def rows_of(dataset: datasets.Dataset, space: LabelSpace) -> StoredRows:
@@ -93,34 +92,45 @@ class StoredRow:
     @classmethod
     def of(cls, row: Mapping[str, Any], space: LabelSpace) -> StoredRow:
         image = row["image"] if isinstance(row.get("image"), Mapping) else {}
-        segments = tuple(
-            Segment(s["id"], s["label"], score=s["score"], source=s["source"], crowd=bool(s["iscrowd"]))
-            for s in row["segments"]
-        )
         photo = image.get("bytes") or Path(image.get("path") or row["file_name"])
         # Parquet without the column is from a time, or of a dataset, in which somebody looked at every photo.
         incomplete = tuple(space[label].name for label in row.get("incomplete") or ())
-        return cls(row["image_id"], row["file_name"], photo, row["panoptic"], segments, space, incomplete)
+        png = row["panoptic"]
+        png = png["bytes"] if isinstance(png, Mapping) else png  # bytes alone in Parquet of before
+        return cls(row["image_id"], row["file_name"], photo, png, _segments(row), space, incomplete)
 
     @property
     def where(self) -> str:
         return f"{self.file_name}, image {self.image_id}"
 
     def map(self) -> PanopticMap:
-        try:
-            with open_lazily(self.png) as image:
-                return PanopticMap(rgb_to_ids(np.asarray(image)), self.segments, self.space)
-        except (OSError, UnidentifiedImageError, SyntaxError) as error:
-            raise DatasetError(f"its PNG cannot be read ({error})", where=self.where, fix="Write it again.") from error
-        except (MapError, LabelError) as error:
-            raise DatasetError(error.what, where=self.where, fix=error.fix) from error
+        return _map(self.png, self.segments, self.space, self.where)
+
+
+def _segments(row: Mapping[str, Any]) -> tuple[Segment, ...]:
+    return tuple(
+        Segment(s["id"], s["label"], score=s["score"], source=s["source"], crowd=bool(s["iscrowd"]))
+        for s in row["segments"]
+    )
+
+
+def _map(png: Any, segments: tuple[Segment, ...], space: LabelSpace, where: str) -> PanopticMap:
+    try:
+        return PanopticMap(decode_ids(png), segments, space)
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise DatasetError(f"its PNG cannot be read ({error})", where=where, fix="Write it again.") from error
+    except (MapError, LabelError) as error:
+        raise DatasetError(error.what, where=where, fix=error.fix) from error
 
 
 class StoredRows(Sequence[StoredRow]):
     """The rows of one split. Nothing is decoded or kept: a row is read from the memory-mapped file when asked for."""
 
     def __init__(self, dataset: datasets.Dataset, space: LabelSpace) -> None:
-        self.dataset = dataset.cast_column("image", datasets.Image(decode=False)).with_format(None)
+        for column in _IMAGES:
+            if isinstance(dataset.features[column], datasets.Image):
+                dataset = dataset.cast_column(column, datasets.Image(decode=False))
+        self.dataset = dataset.with_format(None)
         self.space = space
 
     def __len__(self) -> int:
@@ -210,13 +220,17 @@ def _with_space(
 
 def _check_embedded(dataset: datasets.Dataset, where: str) -> None:
     """Raise where a row names a file in place of a photo: whoever wrote it could name any file of this machine."""
-    for chunk in dataset.data.column("image").chunks:
-        if pa.types.is_struct(chunk.type) and chunk.field("bytes").null_count:
-            raise DatasetError(
-                "a photo is not in the dataset, only a path",
-                where=where,
-                fix="Ask for a dataset that write_parquet or push made: its photos are in it.",
-            )
+    for column, what in _IMAGES.items():
+        for chunk in dataset.data.column(column).chunks:
+            if pa.types.is_struct(chunk.type) and chunk.field("bytes").null_count:
+                raise DatasetError(
+                    f"{what} is not in the dataset, only a path",
+                    where=where,
+                    fix="Ask for a dataset that write_parquet or push made: all of it is in there.",
+                )
+
+
+_IMAGES = {"image": "a photo", "panoptic": "a map"}
 
 
 def _names(dataset: datasets.Dataset) -> list[str]:
@@ -283,12 +297,14 @@ def _write_parts(
     dataset: datasets.Dataset, folder: Path, split: str, max_bytes: int, said: Counter[str]
 ) -> list[Path]:
     """Unfinished names: how many shards there are is known at the end."""
-    tables = dataset.with_format("arrow")
     parts: list[Path] = []
     writer: pq.ParquetWriter | None = None
     size = 0
     for start in range(0, max(len(dataset), 1), _ROWS):
-        table = _bare(embed_table_storage(tables[start : start + _ROWS]), said)
+        rows = dataset.select(range(start, min(start + _ROWS, len(dataset))))
+        if not isinstance(rows.features["panoptic"], datasets.Image):  # it was read from Parquet of before
+            rows = rows.cast_column("panoptic", datasets.Image())
+        table = _bare(embed_table_storage(rows.with_format("arrow")[:]), said)
         if writer is not None and size + table.nbytes > max_bytes:
             writer.close()
             writer = None

@@ -20,9 +20,10 @@ from PIL import Image
 
 from ..errors import DatasetError
 from ..files import read_json, replacing, write_bytes, write_json
+from ..images import open_lazily
 from ..labels import LabelSpace
 from ..lock import locked
-from ..panoptic_map import MAX_ID, PanopticMap
+from ..panoptic_map import MAX_ID, PanopticMap, rgb_to_ids
 from .coco_panoptic import GENERATOR, UNFINISHED, PanopticSplit, fail, inside, is_ours, load_json, read_dataset
 from .photos import stem_key, store_photo, stored_names
 
@@ -57,6 +58,16 @@ def encode_map(panoptic: PanopticMap) -> EncodedMap:
     counts = (rles[segment.id]["counts"] for segment in panoptic.segments)
     texts = tuple(count.decode("ascii") if isinstance(count, bytes) else str(count) for count in counts)
     return EncodedMap((panoptic.height, panoptic.width), encode_ids(panoptic.ids), segments, texts)
+
+
+def decode_ids(png: Any) -> npt.NDArray[np.int32]:
+    """int32 [H, W] of an RGB PNG: its bytes, its path, an image, or what `datasets` has of one that is not decoded."""
+    if isinstance(png, Mapping):
+        png = png["path"] if png.get("bytes") is None else png["bytes"]
+    if isinstance(png, Image.Image):
+        return rgb_to_ids(np.asarray(png))
+    with open_lazily(png) as image:
+        return rgb_to_ids(np.asarray(image))
 
 
 def encode_ids(ids: npt.NDArray[np.integer[Any]]) -> bytes:

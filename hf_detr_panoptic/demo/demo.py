@@ -339,27 +339,20 @@ def compare_merged(recipe: Recipe, place: Place) -> dict[str, Any]:
 
 def learn(recipe: Recipe, place: Place, processes: int) -> dict[str, Any]:
     """The three stages; best figure of each, by the metric that chose it."""
-    from accelerate import PartialState
-
-    from ..training.train import summary
-
-    recipe = recipe.changed(data=str(place.data))
-    ends = trained(recipe, processes)
-    if PartialState().is_main_process:
-        print("\n" + summary(ends, recipe).partition("\n\n")[0])
+    ends = trained(recipe.changed(data=str(place.data)), processes)
     return {end.name: {"metric": end.metric, "best": end.best, "last": end.last} for end in ends}
 
 
 def trained(recipe: Recipe, processes: int) -> list[StageEnd]:
     """The recipe run in the processes that a launcher has started, or, without a GPU, in several that share threads.
 
-    Where several cannot be, one takes their batches together.
+    Where several cannot be, one takes their batches together. What came out is said by whoever trains.
     """
     import torch
 
     from ..parallel import can_talk, launched
     from ..training.run_folder import finished
-    from ..training.train import check_run, launch_command, run_recipe
+    from ..training.train import check_run, launch_command, run_recipe, summary
 
     if launched() > 1:
         processes = 1  # they are all here already
@@ -368,7 +361,10 @@ def trained(recipe: Recipe, processes: int) -> list[StageEnd]:
         recipe, processes = _together(recipe, processes), 1
     if processes == 1:
         check_run(recipe)
-        return run_recipe(recipe)
+        ends = run_recipe(recipe)
+        if ends:
+            _say("\n" + summary(ends, recipe).partition("\n\n")[0])
+        return ends
     written = Path(recipe.output).with_suffix(".yaml")
     recipe.save(written, header=f"By hand: hf-detr-panoptic train {written.as_posix()}")
     threads = {"OMP_NUM_THREADS": str(max(1, THREADS // processes))}

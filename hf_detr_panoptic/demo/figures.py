@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from scipy import ndimage
 
@@ -21,7 +22,7 @@ from ..labeling.autolabels import AutoLabels
 from ..labeling.inputs import survey
 from ..labeling.overlay import overlay
 from ..panoptic_map import PanopticMap
-from ..pictures.draw import draw
+from ..pictures.draw import MODEL, Entry, class_color, draw, legend
 from ..pictures.panels import panels
 from ..settings import OverlayRules
 from .photos import Place
@@ -149,7 +150,14 @@ def held_out_grid(records: Sequence[Record], model: Any) -> Image.Image:
         (predicted,) = model.segment([photo])
         pictures += [_picture(photo, panoptic) for panoptic in (None, record.map(), predicted)]
     titles = ["photo, never learnt from", "truth", "prediction"]
-    return panels(pictures, titles + [""] * (len(pictures) - len(titles)), columns=3)
+    grid = panels(pictures, titles + [""] * (len(pictures) - len(titles)), columns=3)
+    key = legend(
+        [Entry(f"{label + 1}  {c.name}", class_color(SITE, label), MODEL) for label, c in enumerate(SITE)],
+        True,
+        grid.width,
+        max(11, grid.width // 90),
+    )
+    return Image.fromarray(np.concatenate([np.asarray(grid), key]))
 
 
 def _picture(photo: Image.Image, panoptic: PanopticMap | None) -> Image.Image:

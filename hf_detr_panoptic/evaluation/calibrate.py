@@ -364,26 +364,32 @@ def main(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from ..dataset.coco_panoptic import read_split
+    from ..lock import LOCK, locked
     from ..parallel import guard_processes
 
     guard_processes()
     out = Path(args.out)
     begun = out / ".calibrated.part"  # what was cut short is ours to write over
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not begun.exists())):
-        raise HfDetrPanopticError("there is something already", where=args.out, fix="Name a new folder.")
-    read = read_split(args.data, args.split, None)
-    model = loaded_model(args.model, None)
-    if model.label_space != read.space:
-        raise ModelError("its classes are not those of the dataset", where=args.model, fix="Give what it learnt from.")
-    calibration = calibrate(model, read.records, batch_size=args.batch_size, progress=_progress)
-    if os.environ.get("RANK", "0") != "0":
-        return 0
-    with clear_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        begun.touch()
-        model.save_pretrained(out)
-        begun.unlink()
-    print("\n".join([*calibration.lines(), f"The model: {out}"]))
+    taken = HfDetrPanopticError("there is something already", where=args.out, fix="Name a new folder.")
+    if out.is_file():
+        raise taken
+    with locked(out):
+        if {path.name for path in out.iterdir()} - {LOCK} and not begun.exists():
+            raise taken
+        read = read_split(args.data, args.split, None)
+        model = loaded_model(args.model, None)
+        if model.label_space != read.space:
+            raise ModelError(
+                "its classes are not those of the dataset", where=args.model, fix="Give what it learnt from."
+            )
+        calibration = calibrate(model, read.records, batch_size=args.batch_size, progress=_progress)
+        if os.environ.get("RANK", "0") != "0":
+            return 0
+        with clear_errors(out):
+            begun.touch()
+            model.save_pretrained(out)
+            begun.unlink()
+        print("\n".join([*calibration.lines(), f"The model: {out}"]))
     return 0
 
 

@@ -397,7 +397,10 @@ def main(args: argparse.Namespace) -> int:
             fix = "Name the run and the model's repository too."
             raise HubError("pictures are of a model", where="--pictures", fix=fix)
         run = finished_run(args.run)
-        draw_card_pictures(run.folder, run.recipe, args.pictures)  # they stay there for the next push
+        if args.dry_run:
+            print(f"{count_of(args.pictures, 'validation photo')} would be drawn first, into {run.folder}/pictures")
+        else:
+            draw_card_pictures(run.folder, run.recipe, args.pictures)  # they stay there for the next push
     if args.dry_run:
         with planned(args.run, args.repository, **wanted) as uploads:
             print("\n".join(line for upload in uploads for line in _listing(upload)))

@@ -46,7 +46,7 @@ def _plan(settings: Prepare) -> str:
     earlier = Earlier.of(settings.folder)
     photos, unreadable = survey(settings.images, inputs.names)
     labeler = labeler_space(settings.labeler, settings.labeler_stuff) or LabelSpace([])
-    _, space = label_space(settings, labeler, inputs.custom)
+    _, space = label_space(settings, labeler, inputs.custom, inputs.colors)
     inputs = relabelled_inputs(settings, labeler, inputs)
     lines = [
         inputs.description,

@@ -186,7 +186,8 @@ class Inputs:
     """`names`: the photos that are to be used, in order; `marked`: those of them that have annotations, even none
     but an empty list; `unannotated`: the photos that have not, used or not; `problems`: what else is left out;
     `incomplete`: the used photos that nobody may have looked at, or not for each class and everywhere: see `parts`;
-    `folder`: where the photos lie; `prints`: where they are tiles, what the photo looks like that each was cut from.
+    `folder`: where the photos lie; `prints`: where they are tiles, what the photo looks like that each was cut from;
+    `colors`: of classes, where the tool tells them.
     """
 
     names: tuple[str, ...]
@@ -199,6 +200,7 @@ class Inputs:
     incomplete: frozenset[str] = frozenset()
     prints: Mapping[str, Fingerprint] = field(default_factory=dict)
     parts: Mapping[str, KnownPart] = field(default_factory=dict)
+    colors: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
 
     def unknown_on(self, photo: str) -> list[str]:
         """The person's classes that nobody may have looked for on a photo."""
@@ -320,7 +322,16 @@ def read_inputs(settings: Prepare) -> Inputs:
     left_out = tuple(name for name in unannotated if name not in wanted)
     incomplete = frozenset(names) - looked_at if custom else frozenset()
     return Inputs(
-        names, marked, left_out, tuple(problems), custom, description, settings.images, incomplete, parts=known
+        names,
+        marked,
+        left_out,
+        tuple(problems),
+        custom,
+        description,
+        settings.images,
+        incomplete,
+        parts=known,
+        colors=read.colors,
     )
 
 
@@ -525,10 +536,15 @@ def relabelled_inputs(settings: Prepare, labeler: LabelSpace, inputs: Inputs) ->
     return replace(inputs, marked=marked, custom=custom, parts=parts)
 
 
-def label_space(settings: Prepare, labeler: LabelSpace, names: Sequence[str]) -> tuple[Scheme, LabelSpace]:
+def label_space(
+    settings: Prepare,
+    labeler: LabelSpace,
+    names: Sequence[str],
+    colors: Mapping[str, tuple[int, int, int]] | None = None,
+) -> tuple[Scheme, LabelSpace]:
     """What becomes of the labeler's classes, and the dataset's label space: those, then the person's own.
 
-    `names`: the person's, as they marked them.
+    `names`: the person's, as they marked them, and `colors` of these.
     """
     from .schemes import Scheme, scheme
 
@@ -578,7 +594,8 @@ def label_space(settings: Prepare, labeler: LabelSpace, names: Sequence[str]) ->
     )
     kinds = {category.name: category.isthing for category in plain.space(labeler, LabelSpace([]))}
     decided = dict.fromkeys(settings.stuff, False) | dict.fromkeys(settings.things, True)
-    mine = LabelSpace(Category(name, decided.get(name, kinds.get(name, True))) for name in custom)
+    shown = {fate[name] or name: color for name, color in (colors or {}).items() if name in fate}
+    mine = LabelSpace(Category(name, decided.get(name, kinds.get(name, True)), shown.get(name)) for name in custom)
     space = orders.space(labeler, mine)
     if not space:
         raise LabelError("no class is left", fix="Keep some, or mark some.")

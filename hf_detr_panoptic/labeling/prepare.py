@@ -26,7 +26,7 @@ from ..panoptic_map import PanopticMap
 from ..parallel import default_threads, progress_bar, read_ahead
 from ..recipe import add_prepare_flags, prepare_settings
 from ..settings import Prepare
-from ..text import are, count_of, first_lines
+from ..text import are, count_of
 from ..tiles import photo_of
 from ..watch import watched
 from .inputs import (
@@ -274,17 +274,17 @@ def plain_settings(settings: Prepare) -> dict[str, Any]:
 def remarks_on(settings: Prepare, inputs: Inputs, labeler: LabelSpace) -> list[str]:
     """What the person should decide on: names that two classes carry, photos that nobody may have looked at, classes
     that are marked on some of the others only."""
-    from .schemes import namesakes, partly_marked
+    from .schemes import namesakes, partly_marked, said_of_namesakes, said_of_partly_marked
     from .tiling import whole_photos
 
     decided = {*settings.rename, *settings.drop, *(name for names in settings.merge.values() for name in names)}
-    same = [str(entry) for entry in namesakes(inputs.custom, labeler) if entry.labeler not in decided]
+    same = [entry for entry in namesakes(inputs.custom, labeler) if entry.labeler not in decided]
     looked_at = [photo for name, photo in inputs.marked.items() if name not in inputs.incomplete]
-    partly = [str(entry) for entry in partly_marked(whole_photos(looked_at))]
+    partly = said_of_partly_marked(partly_marked(whole_photos(looked_at)), _MOST)
     lines: list[str] = []
-    for remarks in (same, _unseen(inputs), partly):
+    for remarks in (said_of_namesakes(same, _MOST), _unseen(inputs), partly):
         if remarks:
-            lines += ["", *first_lines(remarks, _MOST, "more of this kind")]
+            lines += ["", *remarks]
     return lines
 
 
@@ -349,7 +349,7 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
             where=str(settings.images),
             fix=str(labelled.problems[0]) if labelled.problems else None,
         )
-    orders, space = label_space(settings, answers.space, inputs.custom)
+    orders, space = label_space(settings, answers.space, inputs.custom, inputs.colors)
     inputs = relabelled_inputs(settings, answers.space, inputs)
     names, rules = orders.mapping(answers.space), settings.rules
     earlier = Earlier.of(settings.folder)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from ..errors import RecipeError, did_you_mean
 from ..labels import LabelSpace
 from ..settings import SchemeName
+from ..text import count_of, first_lines
 
 if TYPE_CHECKING:
     from ..annotations.marks import MarkedPhoto
@@ -106,21 +107,31 @@ class Namesake:
     new_name: str
     near: bool = False
 
+    @property
+    def same(self) -> bool:
+        return self.custom == self.labeler
+
+    @property
+    def flag(self) -> str:
+        """What parts two that are one, or joins two that are parted."""
+        if self.near:
+            return shlex.join(["--merge", f"{self.custom}={self.labeler}"])
+        return f"--rename {shlex.quote(f'{self.labeler}={self.new_name if self.same else self.custom}')}"
+
     def __str__(self) -> str:
         if self.near:
-            order = shlex.join(["--merge", f"{self.custom}={self.labeler}"])
             return (
                 f"your '{self.custom}' and the labeler's '{self.labeler}' look alike, and stay two classes. "
-                f"If they are one: {order}"
+                f"If they are one: {self.flag}"
             )
-        if self.custom == self.labeler:
+        if self.same:
             return (
                 f"'{self.custom}' is your class and the labeler's: the two become one class. If yours is something "
-                f"else, part them with rename: {{{self.labeler}: {self.new_name}}}"
+                f"else, part them: {self.flag}"
             )
         return (
             f"your class '{self.custom}' and the labeler's '{self.labeler}' stay two classes. If they are one, "
-            f"join them with rename: {{{self.labeler}: {self.custom}}}"
+            f"join them: {self.flag}"
         )
 
 
@@ -154,6 +165,33 @@ def _stem(name: str) -> str:
     return " ".join(word[:-1] if word.endswith("s") and len(word) > 3 else word for word in telling)
 
 
+def said_of_namesakes(namesakes: Sequence[Namesake], most: int) -> list[str]:
+    """One in a sentence, several of a kind in a sentence and a table; nothing where there is none."""
+    lines: list[str] = []
+    for kind, what in (
+        (
+            (True, False),
+            "names are your classes and the labeler's: the two of a name become one. Part those that are not",
+        ),
+        (
+            (False, False),
+            "of your classes and the labeler's differ in spelling alone: they stay two. Join those that are one",
+        ),
+        ((False, True), "of your classes and the labeler's look alike: they stay two. Join those that are one"),
+    ):
+        alike = [entry for entry in namesakes if (entry.same, entry.near) == kind]
+        if len(alike) < 2:
+            lines += map(str, alike)
+        else:
+            lines += [f"{len(alike)} {what}:", *_rows([(entry.custom, entry.flag) for entry in alike], most)]
+    return lines
+
+
+def _rows(rows: Sequence[tuple[str, str]], most: int) -> list[str]:
+    width = max(len(name) for name, _ in rows[:most])
+    return first_lines((f"  {name:<{width}}  {rest}" for name, rest in rows), most, "more classes")
+
+
 def _spelling(name: str) -> str:
     return "".join(letter for letter in name.casefold() if letter.isalnum())
 
@@ -166,12 +204,9 @@ class PartlyMarked:
     marked: int
     unmarked: tuple[str, ...]
 
-    def __str__(self) -> str:
-        return (
-            f"'{self.name}' is marked on {self.marked} of {self.marked + len(self.unmarked)} photos. If it stands "
-            "unmarked on others, the model is taught there that it is something else: mark it there, or let a model "
-            "that knows it propose it (prepare --labeler RUN/final)"
-        )
+    @property
+    def photos(self) -> int:
+        return self.marked + len(self.unmarked)
 
 
 def partly_marked(photos: Sequence[MarkedPhoto]) -> list[PartlyMarked]:
@@ -184,3 +219,19 @@ def partly_marked(photos: Sequence[MarkedPhoto]) -> list[PartlyMarked]:
         if unmarked:
             partly.append(PartlyMarked(name, len(names) - len(unmarked), unmarked))
     return partly
+
+
+def said_of_partly_marked(classes: Sequence[PartlyMarked], most: int) -> list[str]:
+    """One in a sentence, several in a sentence and a table; nothing where there is none."""
+    if not classes:
+        return []
+    one = len(classes) == 1
+    advice = (
+        f"Where {'it stands' if one else 'one of them stands'} unmarked, the model is taught that it is something "
+        "else: mark it there, or let a model that knows it propose it (prepare --labeler RUN/final)"
+    )
+    photos = count_of(classes[0].photos, "photo")
+    if one:
+        return [f"'{classes[0].name}' is marked on {classes[0].marked:,} of {photos}. {advice}"]
+    rows = [(entry.name, f"on {entry.marked:,}, not on {len(entry.unmarked):,}") for entry in classes]
+    return [f"{len(classes)} of your classes are marked on some of {photos}. {advice}:", *_rows(rows, most)]

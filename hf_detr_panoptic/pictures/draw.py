@@ -7,6 +7,7 @@ import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -47,9 +48,12 @@ def words(text: str, size: int, ink: Color = WHITE, paper: Color = DARK) -> Pixe
     font = _font(size)
     ascent, descent = font.getmetrics()
     margin = max(2, round(size * 0.25))
-    width = math.ceil(font.getlength(text)) + 2 * margin
-    plate = Image.new("RGB", (width, ascent + descent + 2), paper)
-    ImageDraw.Draw(plate).text((margin, 1), text, font=font, fill=ink)
+    # The font's own space is too narrow to be seen between figures: "0.94 truck" becomes "0.94truck".
+    parts, space = text.split(" "), math.ceil(0.28 * size)
+    ends = list(accumulate(font.getlength(part) + space for part in parts))
+    plate = Image.new("RGB", (math.ceil(ends[-1]) - space + 2 * margin, ascent + descent + 2), paper)
+    for part, left in zip(parts, [0.0, *ends], strict=False):
+        ImageDraw.Draw(plate).text((margin + left, 1), part, font=font, fill=ink)
     pixels = np.array(plate)
     pixels.flags.writeable = False
     return pixels
@@ -310,13 +314,14 @@ def draw(
     opacity: float = 0.5,
     labels: bool = True,
     legend: bool = True,
+    letters: int | None = None,
 ) -> Image.Image:
     """The photo with its segments filled, outlined and named, and below it a legend.
 
     Each class has its colour, each instance its shade of it; void is hatched. What the person marked has a white
     contour on a dark one, what the labeler added a dashed one, what a model predicted a plain one. Segments without
     room for their name carry their class's number, label + 1 as in COCO's files. Lines and letters grow with the
-    photo.
+    photo; `letters` is their height in pixels where another one is wanted, as on a picture that is shown small.
     """
     upright = open_image(photo)
     if upright.size != (map.width, map.height):
@@ -332,7 +337,7 @@ def draw(
     pixels = np.array(Image.blend(upright, _filled(numbers, fills, longest), opacity))
     ranks = np.array([0, *(RANKS[segment.source] for segment, _ in ordered)], dtype=np.uint8)
     paint_contours(pixels, numbers, ranks, line)
-    size = max(11, round(longest / 50))
+    size = letters or max(11, round(longest / 50))
     if labels:
         _paint_labels(pixels, numbers, map.space, ordered, fills, size)
     if legend:
@@ -342,8 +347,33 @@ def draw(
 
 
 def class_color(space: LabelSpace, label: int) -> Color:
-    """The colour that a class is drawn in."""
-    return space[label].color or default_color(label)
+    """The colour that a class is drawn in: its own, unless that is a shade of another thing's."""
+    return _class_colors(tuple((category.color, category.isthing, category.source) for category in space))[label]
+
+
+@functools.lru_cache(maxsize=64)
+def _class_colors(classes: tuple[tuple[Color | None, bool, str], ...]) -> list[Color]:
+    """Instances of a thing are shades of its colour: COCO's truck is a dark car. Such a later one gets another colour
+    where there is one left; what a person marks keeps its own."""
+    colors = [color or default_color(label) for label, (color, _, _) in enumerate(classes)]
+    things = [label for label, (_, isthing, _) in enumerate(classes) if isthing]
+    taken: list[Color] = []
+    for label in sorted(things, key=lambda label: classes[label][2] != "custom"):
+        if classes[label][2] != "custom" and any(_alike(colors[label], one) for one in taken):
+            rest = [*colors[:label], *colors[label + 1 :]]
+            others = (default_color(turn) for turn in range(label, label + 60))
+            free = [color for color in others if not any(_alike(color, one) for one in taken)]
+            apart = {color: min(math.dist(color, one) for one in rest) for color in free}
+            colors[label] = max(free, key=lambda color: apart[color], default=colors[label])
+        taken.append(colors[label])
+    return colors
+
+
+def _alike(one: Color, other: Color) -> bool:
+    pairs = ((one, _shade(other, amount)) for amount in _SHADES[:3])
+    return any(math.dist(*pair) < 40 for pair in pairs) or any(
+        math.dist(_shade(one, amount), other) < 40 for amount in _SHADES[:3]
+    )
 
 
 def _by_size(panoptic: PanopticMap) -> list[tuple[Segment, int]]:

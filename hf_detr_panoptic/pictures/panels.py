@@ -66,11 +66,12 @@ def difference(
     prediction: PanopticMap,
     matched: Mapping[int, int],
     excused: Collection[int] = (),
+    letters: int | None = None,
 ) -> Image.Image:
     """The photo in grey, and over it the faults, each with its colour, its pattern and the class it is about.
 
     matched: id in the truth → id in the prediction; excused: ids in the prediction that lie on what nobody knows.
-    What is right stays grey; void and crowds of the truth are darker.
+    What is right stays grey; void and crowds of the truth are darker. `letters`: as of `draw`.
     """
     if not photo.size == (truth.width, truth.height) == (prediction.width, prediction.height):
         raise ImageError(
@@ -95,6 +96,7 @@ def difference(
     size = max(10, round(max(photo.size) / 40))
     for kind, (_, color, pattern) in FAULTS.items():
         _fill(pixels, kinds == kind, color, pattern, max(5, size // 2))
+    size = letters or size
     _name(pixels, kinds, true_indices, predicted_indices, (true_ids, predicted_ids), truth, prediction, size)
     return Image.fromarray(pixels)
 

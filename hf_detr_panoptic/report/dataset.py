@@ -24,7 +24,7 @@ from ..parallel import progress_bar, read_ahead
 from ..pictures.draw import class_color, draw
 from ..text import count_of
 from .advice import dataset_advice
-from .thumbnails import Thumbnails
+from .thumbnails import Thumbnails, letters_on
 from .values import (
     DatasetClass,
     DatasetPage,
@@ -143,7 +143,8 @@ def _card(seen: _Looked, sizes: Thumbnails, both: bool) -> PhotoCard:
     try:
         photo = open_image(seen.record.photo)
         small, panoptic = shrunk(photo, seen.record.map(), sizes.side)
-        thumbnails = [sizes.encode("labels", draw(small, panoptic, opacity=0.45, legend=False))]
+        drawn = draw(small, panoptic, opacity=0.45, legend=False, letters=letters_on(small))
+        thumbnails = [sizes.encode("labels", drawn)]
         if both:
             thumbnails.insert(0, sizes.encode("photo", small))
     except HfDetrPanopticError as error:

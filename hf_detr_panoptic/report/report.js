@@ -51,11 +51,16 @@ window.addEventListener("beforeprint", () => {
     .forEach((card) => card.querySelectorAll("img[data-at]").forEach(load));
 });
 
-// One photo, large: arrows go on to the next.
+// One photo, large: buttons and arrows go on to the next.
 const viewer = document.getElementById("viewer");
 if (viewer) {
   const large = document.getElementById("large");
+  const steps = viewer.querySelectorAll("[data-step]");
   let at = null;
+  const beside = (step) => {
+    const listed = chosen();
+    return listed[listed.indexOf(at) + Number(step)];
+  };
   const show = (card) => {
     at = card;
     card.querySelectorAll("img[data-at]").forEach(load);
@@ -67,6 +72,8 @@ if (viewer) {
       return pictures;
     });
     large.replaceChildren(...copy);
+    document.getElementById("place").textContent = `${chosen().indexOf(card) + 1} of ${chosen().length}`;
+    steps.forEach((button) => (button.disabled = !beside(button.dataset.step)));
     if (!viewer.open) viewer.showModal();
   };
   document.getElementById("cards").addEventListener("click", (event) => {
@@ -77,12 +84,10 @@ if (viewer) {
   viewer.addEventListener("click", (event) => event.target === viewer && viewer.close());
   viewer.addEventListener("close", () => at && at.querySelector("button.pictures").focus());
   viewer.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (!step) return;
-    const listed = chosen();
-    const next = listed[listed.indexOf(at) + step];
+    const next = beside({ ArrowRight: 1, ArrowLeft: -1 }[event.key]);
     if (next) show(next);
   });
+  steps.forEach((button) => button.addEventListener("click", () => show(beside(button.dataset.step))));
 }
 
 // Tables by any column: the largest or the first word on top, the other way round at the next click, what is empty last.

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import DatasetError, HfDetrPanopticError, clear_errors
 from ..evaluation.table import YOURS
+from ..settings import YOURS_AND_ALL
 from ..text import duration, percent
 from .charts import Chart, line_chart
 from .pages import NOTHING, base64, templates
@@ -61,6 +62,7 @@ def run_report(run: RunPage) -> str:
     for kind, rows in run.precision.items():
         shown += [(row.values[0], f"{kind} AP, {YOURS}") for row in rows if row.name == YOURS]
         shown += [(row.values[0], f"{kind} AP") for row in rows if row.name != YOURS][:1]
+    measures, figures = _one_table(run)
     tiles = [(NOTHING if value is None else f"{percent(value)}%", what) for value, what in shown]
     spent = [stage.seconds for stage in run.stages if stage.seconds is not None]
     if spent:
@@ -71,10 +73,24 @@ def run_report(run: RunPage) -> str:
         of_run=True,
         kind="training run",
         tiles=tiles,
+        measures=measures,
+        figures=figures,
         ranked=sorted(measured, key=lambda pair: pair[1].pq or 0),
         stages=[(stage, ", ".join(_facts(stage)), _charts(stage)) for stage in run.stages],
         faults=[(name, color, *_FAULTS[name]) for name, color, _ in FAULTS.values()],
     )
+
+
+def _one_table(run: RunPage) -> tuple[list[str], list[tuple[str, list[float | None], int]]]:
+    """The measures, and of each group of classes its name, its figures and how many classes it has."""
+    parts = [(("PQ", "SQ", "RQ"), run.scores)] if run.scores else []
+    parts += [((f"{kind} AP", f"{kind} AP50", f"{kind} AP75"), rows) for kind, rows in run.precision.items()]
+    lines = []
+    for name in dict.fromkeys(row.name for _, rows in parts for row in rows):
+        found = [next((row for row in rows if row.name == name), None) for _, rows in parts]
+        values = [value for row in found for value in (row.values if row else (None, None, None))]
+        lines.append((name, values, next(row.n for row in found if row)))
+    return [measure for measures, _ in parts for measure in measures], lines
 
 
 def _html(page: DatasetPage | RunPage, **values: Any) -> str:
@@ -111,8 +127,15 @@ def _choices(
         yield "kind", "Reason", [(name, name, count) for name, count in kinds.most_common()]
 
 
+_MEASURES = {"box_ap": "box AP", "box_ap_yours": "box AP of your classes", "pq_yours": "PQ of your classes"}
+_MEASURES |= {
+    f"{whole}{YOURS_AND_ALL}": f"mean {name} of your classes and all"
+    for whole, name in (("box_ap", "box AP"), ("pq", "PQ"))
+}
+
+
 def _facts(stage: StageReport) -> Iterator[str]:
-    name = {"box_ap": "box AP"}.get(stage.metric, stage.metric.upper())
+    name = _MEASURES.get(stage.metric, stage.metric.upper())
     if stage.best is not None:
         yield f"best {name} {percent(stage.best)}" + (
             "" if stage.best_epoch is None else f" at epoch {stage.best_epoch:g}"

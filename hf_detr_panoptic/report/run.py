@@ -26,13 +26,13 @@ from ..parallel import progress_bar
 from ..pictures.draw import class_color, draw
 from ..pictures.panels import difference
 from .advice import run_advice
-from .thumbnails import Thumbnails
+from .thumbnails import Thumbnails, letters_on
 from .values import ConfusionTable, Curve, PhotoCard, RunClass, RunPage, Score, StageReport
 
 if TYPE_CHECKING:
     from ..dataset.batches import Row
     from ..recipe import Recipe
-    from ..training.run_folder import Run, StageEnd
+    from ..training.run_folder import Run
     from ..training.sampling import Splits
 
 _LOSSES = {"loss": "all", "loss_ce": "class", "loss_bbox": "box", "loss_giou": "GIoU", "loss_mask": "mask",
@@ -137,7 +137,7 @@ def _segment(final: Path, splits: Splits, limit: int, progress: bool) -> _Valida
     indices = np.unique(np.linspace(0, len(splits.val) - 1, count).round().astype(int)).tolist()
     rows = [splits.val[index] for index in indices]
     model = DetrForPanopticSegmentation.from_pretrained(final).to(PartialState().device).eval()  # type: ignore[arg-type]
-    sizes = Thumbnails(3 * len(rows))
+    sizes = Thumbnails(4 * len(rows))
     measured = Measured(splits.space)
     pages: list[tuple[float, PhotoCard]] = []
     done = segmented(model, rows, splits.space, batch_size=4)
@@ -160,12 +160,13 @@ def _card(row: Row, truth: PanopticMap, prediction: PanopticMap, sizes: Thumbnai
     photo = open_image(row.photo)
     small, small_truth = shrunk(photo, truth, sizes.side)
     _, small_prediction = shrunk(photo, prediction, sizes.side)
+    letters = letters_on(small)
+    faults = difference(small, small_truth, small_prediction, matching.matched, matching.excused, letters)
     pictures = (
-        sizes.encode("truth", draw(small, small_truth, opacity=0.45, legend=False)),
-        sizes.encode("prediction", draw(small, small_prediction, opacity=0.45, legend=False)),
-        sizes.encode(
-            "difference", difference(small, small_truth, small_prediction, matching.matched, matching.excused)
-        ),
+        sizes.encode("photo", small),
+        sizes.encode("truth", draw(small, small_truth, opacity=0.45, legend=False, letters=letters)),
+        sizes.encode("prediction", draw(small, small_prediction, opacity=0.45, legend=False, letters=letters)),
+        sizes.encode("difference", faults),
     )
     reasons = _faults(matching, truth, prediction)
     pq = quality["pq"]
@@ -314,7 +315,7 @@ def _stage(run: Run, name: str) -> StageReport:
         metric=metric,
         best=end.best if end else best[0],
         best_epoch=end.best_epoch if end else best[1],
-        last=(_at_the_end(end) if end.last is None else end.last) if end else (known[-1][0] if known else None),
+        last=(end.at_its_end if end.last is None else end.last) if end else (known[-1][0] if known else None),
         steps=end.steps if end else int(max((_number(row, "step") or 0 for row in rows), default=0)),
         losses=_curves(rows, _LOSSES),
         quality=_curves(rows, _QUALITY),
@@ -332,13 +333,6 @@ def _logged(folder: Path) -> list[dict[str, str]]:
     checkpoint = last_complete(folder)
     history = None if checkpoint is None else read_record(checkpoint / "trainer_state.json").get("log_history")
     return [{key: str(value) for key, value in row.items()} for row in history or () if "loss" in row]
-
-
-def _at_the_end(end: StageEnd) -> float | None:
-    """How good a stage that was not evaluated on its way is."""
-    box = end.result.get("box") or {"all": {"ap": None}}
-    value: float | None = box["all"]["ap"] if end.metric == "box_ap" else end.result.get(str(end.metric))
-    return value
 
 
 def _curves(rows: Sequence[Mapping[str, str]], names: Mapping[str, str]) -> list[Curve]:

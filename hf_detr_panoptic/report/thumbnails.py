@@ -39,6 +39,11 @@ class Thumbnails:
             picture = picture.resize((half[0], half[1]), Image.Resampling.LANCZOS)
 
 
+def letters_on(picture: Image.Image) -> int:
+    """The height of letters that are ten pixels high where a card shows the picture, some 250 pixels wide."""
+    return max(9, round(picture.width / 25))
+
+
 def _webp(picture: Image.Image, quality: int) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, "WEBP", quality=quality, method=2)

@@ -214,6 +214,18 @@ class StageEnd:
         except (KeyError, TypeError) as error:
             raise _damaged(marker, repr(error)) from error
 
+    @property
+    def at_its_end(self) -> float | None:
+        """Its own measure in the figures of its end."""
+        from ..evaluation.evaluate import eval_metrics
+
+        boxes = self.result.get("pq") is None
+        try:
+            figures = eval_metrics("boxes", self.result["box"]) if boxes else eval_metrics("maps", self.result)
+        except (KeyError, TypeError):  # of a run whose stages wrote less
+            return None
+        return figures.get(f"eval_{self.metric}")
+
     def mark(self) -> None:
         """Say that the stage is finished: its folder counts from now on."""
         content = {**vars(self), "rows": list(self.rows)}

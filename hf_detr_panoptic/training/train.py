@@ -260,16 +260,30 @@ def plan(recipe: Recipe) -> str:
     return "\n".join(lines)
 
 
+def stage_table(ends: Sequence[StageEnd]) -> list[str]:
+    """Best and last of each stage; where none was evaluated on its way, what it ended with."""
+    from ..text import percent
+
+    on_the_way = any(end.best is not None for end in ends)
+    titles = ["best", "at epoch", "last"] if on_the_way else ["at its end"]
+    wide = max(len(name) for name in ("measured by", *(end.metric or "" for end in ends)))
+    lines = [f"{'':10}  {'measured by':<{wide}}  {'  '.join(f'{title:>8}' for title in titles)}"]
+    for end in ends:
+        epoch = "" if end.best_epoch is None else f"{end.best_epoch:g}"
+        cells = [percent(end.best), epoch, percent(end.last)] if on_the_way else [percent(end.at_its_end)]
+        lines.append(
+            f"{end.name:10}  {end.metric or '':<{wide}}  "
+            + "  ".join(f"{cell:>{max(8, len(title))}}" for cell, title in zip(cells, titles, strict=True))
+        )
+    return lines
+
+
 def summary(ends: Sequence[StageEnd], recipe: Recipe) -> str:
-    """What each stage ended with, best and last, and what to type next."""
+    """What each stage ended with, and what to type next."""
     from ..evaluation.table import figures_of, headline, quality_groups
     from ..text import percent
 
-    lines = [f"{'':10}  {'measured by':<12}  {'best':>6}  {'at epoch':>8}  {'last':>6}"]
-    for end in ends:
-        epoch = "" if end.best_epoch is None else f"{end.best_epoch:g}"
-        row = f"{end.metric or '':<12}  {percent(end.best):>6}  {epoch:>8}  {percent(end.last):>6}"
-        lines.append(f"{end.name:10}  {row}")
+    lines = stage_table(ends)
     result = ends[-1].result
     if result.get("pq") is not None:
         told = ", ".join(f"{name} {percent(group.get('pq'))}" for name, group in quality_groups(result))

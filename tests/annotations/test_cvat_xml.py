@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from hf_detr_panoptic import LabelSpace
 from hf_detr_panoptic.annotations.read import read_annotations
 from hf_detr_panoptic.errors import AnnotationError
+from hf_detr_panoptic.labeling.inputs import label_space
+from hf_detr_panoptic.settings import Prepare
 
 
 @pytest.fixture
@@ -217,3 +220,21 @@ def test_a_frame_that_a_track_leaves_out_is_set_aside(photo, tmp_path):
     result = read_annotations(tmp_path / "annotations.xml", folder)
     assert [row.photo for row in result.skipped] == ["frame_000001.png", "frame_000003.png"]
     assert len(result.photos) == 3
+
+
+def test_colours_of_the_tool_are_kept(photo, tmp_path):
+    """And what is no colour is none; a class of theirs that the labeler has, too, is drawn as they draw it."""
+    labels = [("pipe", "#33ddFF"), ("person", "#010203"), ("crack", "red"), ("", "#000000")]
+    meta = "".join(f"<label><name>{name}</name><color>{color}</color></label>" for name, color in labels)
+    path = tmp_path / "annotations.xml"
+    path.write_text(
+        f"<annotations><version>1.1</version><meta><task><labels>{meta}</labels></task></meta>"
+        '<image id="4" name="a.jpg" width="8" height="6"><box label="pipe" xtl="1" ytl="2" xbr="4" ybr="5"/></image>'
+        "</annotations>"
+    )
+    read = read_annotations(path, photo("a.jpg"))
+    assert read.colors == {"pipe": (0x33, 0xDD, 0xFF), "person": (1, 2, 3)}
+    settings = Prepare(images=tmp_path, annotations=path)
+    _, space = label_space(settings, LabelSpace.coco(), ["pipe", "person", "crack"], read.colors)
+    drawn = {name: space[space.index(name)].color for name in ("pipe", "person", "crack", "car")}
+    assert drawn == {"pipe": (0x33, 0xDD, 0xFF), "person": (1, 2, 3), "crack": None, "car": (0, 0, 142)}

@@ -148,6 +148,11 @@ def test_a_bad_photo_is_answered_and_the_next_one_is_welcome(open_page, site, sc
     bad.write_text("not a photo at all")
     page.click("#photo button[aria-label='Clear']")
     page.wait_for_selector("#picture", state="hidden")
+    other = save_photo(tmp_path / "other.png", (WIDTH, HEIGHT), seed=5)
+    upload(page, other.rename(tmp_path / ".png"))  # a name that gradio takes for no image's
+    said(page, "3 segments")
+    page.click("#photo button[aria-label='Clear']")
+    page.wait_for_selector("#picture", state="hidden")
     upload(page, bad)
     page.wait_for_selector("#legend .problem")
     told = page.inner_text("#legend")
@@ -159,7 +164,7 @@ def test_a_bad_photo_is_answered_and_the_next_one_is_welcome(open_page, site, sc
     screenshot(page, "app_bad_photo")
     page.locator("#examples img").click()
     said(page, "3 segments")
-    assert model.photos[before:] == [(WIDTH, HEIGHT), (120, 90)]
+    assert model.photos[before:] == [(WIDTH, HEIGHT), (WIDTH, HEIGHT), (120, 90)]
 
 
 def test_two_visitors_do_not_see_each_other(open_page, site, tmp_path):

@@ -173,6 +173,14 @@ def test_a_photo_enlarged_by_keys(open_page, few: Path) -> None:
     assert page.inner_text("#viewer h3 bdi") == TITLES[0]
     page.keyboard.press("ArrowRight")
     assert page.inner_text("#viewer h3 bdi") == TITLES[1]
+    assert page.inner_text("#place") == "2 of 30"
+    page.click("#viewer [data-step='-1']")
+    assert page.inner_text("#viewer h3 bdi") == TITLES[0]
+    assert page.locator("#viewer [data-step='-1']").is_disabled()
+    page.click("#viewer [data-step='1']")
+    assert page.inner_text("#viewer h3 bdi") == TITLES[1]
+    close, text = (page.locator(place).bounding_box() for place in ("#close", "#large"))
+    assert close["y"] + close["height"] <= text["y"]  # it covers nothing
     small, large = (page.locator(place).bounding_box()["width"] for place in ("#photo-2 img", "#viewer img"))
     assert large > 1.5 * small
     page.keyboard.press("Escape")

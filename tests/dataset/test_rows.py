@@ -38,7 +38,8 @@ def assert_same_as_folder(loaded: PanopticDatasets, folder: Path) -> None:
         for row, stored, record in zip(rows, rows_of(rows, loaded.label_space), records, strict=True):
             assert (row["image_id"], row["file_name"]) == (record.image_id, record.file_name)
             assert to_panoptic_map(row, loaded.label_space) == stored.map() == record.map()
-            assert row["panoptic"] == record.png.read_bytes()
+            assert stored.png == record.png.read_bytes()
+            assert np.array_equal(np.asarray(row["panoptic"]), np.asarray(Image.open(record.png)))
             photo = stored.photo if isinstance(stored.photo, bytes) else stored.photo.read_bytes()
             assert photo == record.photo.read_bytes()
             assert np.array_equal(np.asarray(row["image"]), np.asarray(Image.open(record.photo)))
@@ -57,7 +58,7 @@ def test_the_columns_are_those_of_the_design(dataset: Path, space: LabelSpace) -
     features = load_panoptic(dataset)["train"].features
     assert list(features) == ["image", "image_id", "file_name", "panoptic", "segments"]
     assert isinstance(features["image"], datasets.Image)
-    assert features["panoptic"] == datasets.Value("binary")
+    assert features["panoptic"] == datasets.Image()
     row = load_panoptic(dataset)["train"][0]
     assert row["segments"] == [
         {"id": 1, "label": 0, "score": 1.0, "source": "custom", "iscrowd": 0},
@@ -81,6 +82,31 @@ def test_parquet_there_and_back_without_loss(dataset: Path, tmp_path: Path) -> N
     assert [c.color for c in back.label_space] == [c.color for c in loaded.label_space]
     assert_same_as_folder(back, dataset)
     assert isinstance(rows_of(back["train"], back.label_space)[0].photo, bytes)
+
+
+def test_parquet_of_before_is_read_and_written_anew(dataset: Path, tmp_path: Path) -> None:
+    """Its maps are a column of bytes."""
+    loaded = load_panoptic(dataset)
+    names = loaded.label_space.names
+    before = datasets.Features({**loaded["train"].features, "panoptic": datasets.Value("binary")})
+    for path in write_parquet(loaded, tmp_path / "hub"):
+        table = pq.read_table(path)
+        pngs = table["panoptic"].combine_chunks().field("bytes")
+        table = table.set_column(table.column_names.index("panoptic"), "panoptic", pngs)
+        pq.write_table(table.cast(before.arrow_schema), path)
+    old = load_panoptic(tmp_path / "hub")
+    assert old["train"].features["panoptic"] == datasets.Value("binary")
+    assert old["train"].features["segments"] == loaded["train"].features["segments"]
+    for split, records in read_dataset(dataset).items():
+        rows = old[{"val": "validation"}.get(split, split)]
+        for row, stored, record in zip(rows, rows_of(rows, old.label_space), records, strict=True):
+            assert row["panoptic"] == stored.png == record.png.read_bytes()
+            assert to_panoptic_map(row, old.label_space) == stored.map() == record.map()
+    write_parquet(old, tmp_path / "again")
+    again = load_panoptic(tmp_path / "again")
+    assert again["train"].features == loaded["train"].features
+    assert again.label_space.names == names
+    assert_same_as_folder(again, dataset)
 
 
 def test_plain_load_dataset_reads_the_parquet(dataset: Path, tmp_path: Path) -> None:
@@ -113,15 +139,16 @@ def test_parquet_of_others_is_not_overwritten(dataset: Path, tmp_path: Path) -> 
     assert theirs.read_bytes() == b"theirs"
 
 
-def test_parquet_names_no_files_of_this_machine(dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("column", "what"), [("image", "a photo"), ("panoptic", "a map")])
+def test_parquet_names_no_files_of_this_machine(dataset: Path, tmp_path: Path, column: str, what: str) -> None:
     write_parquet(load_panoptic(dataset), tmp_path / "hub")
     path = next((tmp_path / "hub").rglob("train-*.parquet"))
     table = pq.read_table(path)
     cells = [{"bytes": None, "path": str(dataset / "private.jpg")}] * table.num_rows
-    number = table.column_names.index("image")
-    changed = pa.array(cells, table.schema.field("image").type)
-    pq.write_table(table.set_column(number, table.schema.field("image"), changed), path)
-    with pytest.raises(DatasetError, match="a photo is not in the dataset, only a path"):
+    number = table.column_names.index(column)
+    changed = pa.array(cells, table.schema.field(column).type)
+    pq.write_table(table.set_column(number, table.schema.field(column), changed), path)
+    with pytest.raises(DatasetError, match=f"{what} is not in the dataset, only a path"):
         load_panoptic(tmp_path / "hub")
 
 

@@ -51,13 +51,15 @@ MIX = {
 
 class Trials:
     def __init__(self, root: Path, seed: int) -> None:
+        from stand_in import StandIn
+
+        self.seed, self.hub = seed, StandIn(root / "hub-home")
         from forked import start, warm, write_modules
         from made import tree
         from world import World
 
-        self.seed = seed
         warm()
-        self.world: World = World(root)
+        self.world: World = World(root, self.hub)
         self.world.make()
         self.commands: list[Command] = self.world.commands()
         self.undisturbed: dict[str, dict[str, bytes]] = {}
@@ -379,6 +381,8 @@ FAULTS: dict[str, Callable[[Trial], None]] = {
 
 
 def _suits(kind: str, command: Command) -> bool:
+    if command.faults:
+        return kind in command.faults
     if kind == "a photo changes":
         return command.photos is not None
     return command.ranks or kind != "a rank dies"
@@ -439,6 +443,7 @@ def main() -> None:
                 print(f"trial {number}: {kind}, {command}: {'; '.join(wrong) or 'right'}")
                 print("\n".join(f"    {each}" for each in ended), flush=True)
             failed += bool(wrong)
+        trials.hub.close()
     done = sum(kinds.values())
     print(json.dumps(kinds))
     print(f"{done} trials, {failed} failed, seed {options.seed}, {time.monotonic() - begin:.0f} s")

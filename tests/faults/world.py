@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 from forked import in_a_fork, start
 from made import SHAPES, recipe_of, save_site, save_tiny_labeler, tiny_model, tree, write_data, write_run, write_shapes
+from stand_in import StandIn
 
 EPOCH = 1_700_000_000_000_000_000  # when every input was last changed
 
@@ -28,6 +29,7 @@ class Command:
     differs: str = r"(?!)"  # files that hold times: a regular expression
     photos: Path | None = None  # one of these may change while it works
     ranks: bool = False  # several processes may share it
+    faults: tuple[str, ...] = ()  # only these; what it makes is then not in `out`
 
     def same(self, found: dict[str, bytes]) -> dict[str, bytes]:
         return {name: content for name, content in found.items() if not re.search(self.differs, name)}
@@ -36,8 +38,8 @@ class Command:
 class World:
     """Everything below `root`, readable alone but for `out`, where commands write."""
 
-    def __init__(self, root: Path) -> None:
-        self.root, self.out = root, root / "out"
+    def __init__(self, root: Path, hub: StandIn) -> None:
+        self.root, self.out, self.hub = root, root / "out", hub
         self.inputs = root / "in"
         self.site, self.labeler, self.model = (self.inputs / name for name in ("site", "labeler", "model"))
         self.shapes, self.data, self.run = (self.inputs / name for name in ("shapes", "data", "run"))
@@ -87,6 +89,7 @@ class World:
         )
         truth = "--truth", shapes / "annotations/panoptic_val.json", shapes / "annotations/panoptic_val"
         figures = "--json", out / "e.json", "--per-class", out / "e.csv"
+        push = "push", self.run, "anna/site", "--final-only", "--data", self.inputs / "run-data", "anna/photos"
         return [
             Command("prepare", (*self._prepare("prepare"), "--out", out), photos=photos, ranks=True),
             Command("autolabel", (*self._prepare("autolabel"), "--out", out), photos=photos, ranks=True),
@@ -106,15 +109,20 @@ class World:
             Command("predict", ("predict", model, shape, "--masks", "class", "--out", out), photos=shape),
             Command("trace", ("trace", model, next(iter(sorted(shape.rglob("*.png")))), "--out", out)),
             Command("recipe", ("recipe", "laptop", "--out", out / "mine.yaml")),
+            Command("push", push, faults=("killed", "asked to end", "nobody listens")),
         ]
 
     def clear(self, command: Command) -> None:
         """`out` as it is before the command, or nothing at all. On a mounted disk the folder itself stays."""
         empty(self.out)
+        if command.name == "push":
+            self.hub.clear()
         if command.begin:
             shutil.copytree(command.begin, self.out, dirs_exist_ok=True)
 
     def result(self, command: Command) -> dict[str, bytes]:
+        if command.name == "push":
+            return self.hub.files()
         return command.same(tree(self.out)) if self.out.is_dir() else {}
 
 

@@ -97,8 +97,8 @@ told["rows"] = {
 }
 told["plain rows"] = {
     split: [
-        [digest(row["image"]["bytes"]), digest(row["panoptic"]), row["segments"]]
-        for row in rows.cast_column("image", Image(decode=False))
+        [digest(row["image"]["bytes"]), digest(row["panoptic"]["bytes"]), row["segments"]]
+        for row in rows.cast_column("image", Image(decode=False)).cast_column("panoptic", Image(decode=False))
     ]
     for split, rows in load_dataset("anna/site-photos").items()
 }

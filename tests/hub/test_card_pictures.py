@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from made import speaking_model, write_data, write_run
+from made import speaking_model, tree, write_data, write_run
 from PIL import Image
 
 from hf_detr_panoptic.cli import main
@@ -109,6 +109,14 @@ def test_a_recipe_may_ask_for_pictures(signed_in: HubServer, tmp_path: Path) -> 
     assert len(signed_in.repository("anna/site").history("main")) == commits
     with pytest.raises(RecipeError, match="pictures"):
         Recipe.from_dict(content | {"push": {"repository": "anna/site", "pictures": 0}})
+
+
+def test_a_dry_run_draws_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run", write_data(tmp_path / "data"), model=True)
+    before = tree(run)
+    assert main(["push", str(run), "anna/site", "--final-only", "--pictures", "2", "--dry-run"]) == 0
+    assert "2 validation photos would be drawn first, into " in capsys.readouterr().out
+    assert tree(run) == before
 
 
 def test_data_that_is_gone(tmp_path: Path) -> None:

@@ -206,9 +206,12 @@ def test_a_local_base_model_is_not_named(tmp_path: Path, monkeypatch: pytest.Mon
     assert "checkpoints/tiny" not in card
     again = card.split("## How to do it again")[1]
     assert "hf-detr-panoptic train recipe.yaml --data anna/site-photos\n" in again
-    model = "`model` to a DETR checkpoint of yours, because this run's was a local one"
-    assert f"Set {model} in it first." in again
-    both = f"Set `data` to a dataset of yours in COCO panoptic format and {model} in it first."
+    local = "to the DETR checkpoint that it is to begin from: this run's own lay on the machine that trained it.\n"
+    assert f"\nSet `model` in it first, {local}" in again
+    both = (
+        "\nSet `data` and `model` in it first, the one to a dataset of yours in COCO panoptic format, the other "
+        + local
+    )
     (tmp_path / "data").mkdir()
     assert both in card_of(run, data=None)
 
@@ -226,6 +229,7 @@ def test_pictures_and_the_widget(tmp_path: Path) -> None:
         "example_title": "Photo 1",
         "output": {"url": "pictures/1-prediction.jpg"},
     }
+    assert card.index("## Pictures") < card.index("## How to use it")  # not below the code
     assert "Photos of the split val; predicted are segments with a score above 0.3." in card
     linked = [entry["src"] for entry in widget] + [entry["output"]["url"] for entry in widget]
     linked += re.findall(r"!\[[^\]]+\]\(([^)]+)\)", card)

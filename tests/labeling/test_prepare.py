@@ -307,7 +307,8 @@ def test_a_dry_run_needs_no_model_and_writes_nothing(site: Path, tmp_path: Path,
     assert "  pipe: thing, 6 marks" in said
     assert "  crack: stuff, 3 marks" in said
     assert "'person' is your class and the labeler's" in said
-    assert "'crack' is marked on 3 of 6 photos" in said
+    assert "2 of your classes are marked on some of 6 photos." in said
+    assert "  person  on 1, not on 5\n  crack   on 3, not on 3\n" in said
     assert "lost.jpg" in said
     assert "6 photos in 6 groups: train 5 (83%), val 1 (17%)" in said
 

@@ -9,7 +9,15 @@ import pytest
 from hf_detr_panoptic import Category, LabelSpace
 from hf_detr_panoptic.annotations.marks import Mark, MarkedPhoto
 from hf_detr_panoptic.errors import LabelError, RecipeError
-from hf_detr_panoptic.labeling.schemes import Scheme, namesakes, origins, partly_marked, scheme
+from hf_detr_panoptic.labeling.schemes import (
+    Scheme,
+    namesakes,
+    origins,
+    partly_marked,
+    said_of_namesakes,
+    said_of_partly_marked,
+    scheme,
+)
 
 COCO = LabelSpace.coco()
 CUSTOM = LabelSpace([Category("wheel_loader", True), Category("pipe", True)])
@@ -78,12 +86,13 @@ def test_a_scheme_that_nobody_knows_and_one_that_contradicts_itself_are_refused(
 def test_namesakes_offer_a_new_name():
     same, spelled = namesakes(["light", "Traffic_Light", "loader"], COCO)
     assert (same.custom, same.labeler, same.new_name) == ("light", "light", "light (other)")
-    assert "rename: {light: light (other)}" in str(same)
+    assert str(same).endswith("part them: --rename 'light=light (other)'")
     parted = COCO.merged(LabelSpace([Category("light", True)]), rename={"light": same.new_name})
     assert parted[parted.index("light")].isthing
     assert not parted[parted.index("light (other)")].isthing
     assert (spelled.custom, spelled.labeler) == ("Traffic_Light", "traffic light")
-    assert "rename: {traffic light: Traffic_Light}" in str(spelled)
+    assert str(spelled).endswith("join them: --rename 'traffic light=Traffic_Light'")
+    assert said_of_namesakes([same, spelled], 10) == [str(same), str(spelled)]
 
 
 @pytest.mark.parametrize(
@@ -121,8 +130,22 @@ def test_classes_that_some_photos_lack_are_reported_with_those_photos():
     ]
     (pipe,) = partly_marked(photos)
     assert (pipe.name, pipe.marked, pipe.unmarked) == ("pipe", 2, ("b.jpg", "d.jpg"))
-    assert "'pipe' is marked on 2 of 4 photos" in str(pipe)
+    (said,) = said_of_partly_marked([pipe], 10)
+    assert said.startswith("'pipe' is marked on 2 of 4 photos. Where it stands unmarked, the model is taught")
     assert partly_marked([]) == []
+
+
+def test_what_is_said_of_many_classes_is_said_once():
+    names = [f"class {number}" for number in range(12)]
+    photos = [marked("a.jpg", *names), marked("b.jpg", *names[2:]), marked("c.jpg")]
+    what, first, second, third, *rest = said_of_partly_marked(partly_marked(photos), 10)
+    assert what.startswith("12 of your classes are marked on some of 3 photos. Where one of them stands unmarked, the")
+    assert (first, second) == ("  class 0  on 1, not on 2", "  class 1  on 1, not on 2")
+    assert third == "  class 2  on 2, not on 1"
+    assert [len(rest), rest[-1]] == [8, "… and 2 more classes"]
+    what, bench, cat = said_of_namesakes(namesakes(["bench", "cat"], COCO), 10)
+    assert what.startswith("2 names are your classes and the labeler's")
+    assert (bench, cat) == ("  bench  --rename 'bench=bench (other)'", "  cat    --rename 'cat=cat (other)'")
 
 
 def test_what_a_start_model_calls_the_classes_of_a_dataset():

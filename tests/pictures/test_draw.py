@@ -13,6 +13,7 @@ from PIL import Image
 from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment, draw
 from hf_detr_panoptic.errors import ImageError
 from hf_detr_panoptic.panoptic_map import rgb_to_ids
+from hf_detr_panoptic.pictures.draw import class_color
 
 RED, BLUE = (200, 40, 40), (40, 40, 200)
 SPACE = LabelSpace([Category("pipe", isthing=True, color=RED), Category("sky", isthing=False, color=BLUE)])
@@ -50,6 +51,29 @@ def test_instances_of_a_thing_differ_and_pieces_of_stuff_do_not():
     assert np.abs(things[10, 5] - things[10, 35]).max() > 15
     stuff = drawn(halves(Segment(1, 1), Segment(2, 1)), **BARE)
     assert (stuff[10, 5] == stuff[10, 35]).all()
+
+
+def test_letters_are_as_high_as_is_asked():
+    def plate(**options) -> int:
+        pixels = drawn(halves(Segment(1, 1), Segment(2, 1), 300, 900), legend=False, **options)
+        rows = (pixels == DARK).all(axis=2).sum(axis=1) > 20  # the plate of the name
+        return int(rows.sum())
+
+    assert 20 < plate() < 30  # 18 pixels, and the font's own air
+    assert plate(letters=60) == pytest.approx(plate() * 60 / 18, rel=0.15)
+
+
+def test_no_thing_is_drawn_as_a_shade_of_another():
+    """Of COCO's palette a truck is what the second car is: cars go from (0, 0, 142) down to (0, 0, 88)."""
+    coco = LabelSpace.coco()
+    car, truck, sky = (coco.index(name) for name in ("car", "truck", "sky-other-merged"))
+    assert coco[truck].color == (0, 0, 70)
+    assert class_color(coco, car) == coco[car].color
+    assert class_color(coco, sky) == coco[sky].color
+    assert max(class_color(coco, truck)[:2]) > 60  # no blue
+    mine = LabelSpace([*coco, Category("crane", isthing=True, color=(0, 0, 140))])
+    assert class_color(mine, len(coco)) == (0, 0, 140)  # the person's stays, COCO's car gives way
+    assert class_color(mine, car) != (0, 0, 142)
 
 
 def test_void_is_hatched():

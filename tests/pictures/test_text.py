@@ -30,6 +30,15 @@ def test_what_the_font_lacks_is_known():
     assert not legible("")
 
 
+@pytest.mark.parametrize("size", [11, 14, 40])
+def test_a_space_is_seen(size: int):
+    """A quarter of the letters' height at least, which the font's own is not."""
+    plate = words("1 1", size)
+    inked = np.nonzero((plate != plate[0, 0]).any(axis=(0, 2)))[0]
+    assert np.diff(inked).max() - 1 >= size / 4
+    assert np.diff(inked).max() < size
+
+
 def test_words_are_as_wide_as_they_are_long_and_as_high_as_their_size():
     short, long, large = words("pi", 14), words("pipe rack", 14), words("pi", 60)
     assert short.shape[0] == long.shape[0] == words("日本", 14).shape[0]

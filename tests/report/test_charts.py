@@ -55,6 +55,12 @@ def test_a_best_epoch_beyond_the_last_has_no_mark() -> None:
     assert "best" not in drawn("loss", Curve("all", ((0, 10.0), (21, 0.0))), percent=False, best=30)
 
 
+def test_one_dot_is_no_curve() -> None:
+    chart = MACROS.figure(line_chart("quality", [Curve("PQ", ((3, 0.5),)), Curve("SQ", ((3, 0.75),))], True))  # type: ignore[attr-defined]
+    assert "<svg" not in chart
+    assert "once: PQ, epoch 3: 50.0 %; SQ, epoch 3: 75.0 %</p>" in chart
+
+
 def test_what_cannot_be_drawn_is_said() -> None:
     assert "nothing was written down" in drawn("loss", Curve("all", ((1, math.nan),)), percent=False)
     broken = drawn("loss", Curve("all", ((1, 2.0), (2, math.inf), (3, 1.0))), percent=False)

@@ -197,7 +197,8 @@ def test_a_run_by_numbers(run: Path, dataset: Path) -> None:
     assert page.environment == [("torch", "2.15.0"), ("device", "CPU")]
     assert page.measured == "On all 2 validation photos."
     assert {card.title for card in page.cards} == {NAMES[1], "plain.png"}
-    assert [thumbnail.caption for thumbnail in page.cards[0].thumbnails] == ["truth", "prediction", "difference"]
+    pictures = ["photo", "truth", "prediction", "difference"]
+    assert [thumbnail.caption for thumbnail in page.cards[0].thumbnails] == pictures
     assert {row.name: row.train_photos for row in page.classes} == {SPACE[0].name: 1, "sky": 4, "pipe": 3}
 
 
@@ -209,12 +210,14 @@ def test_a_stage_that_was_evaluated_at_its_end_alone(run: Path) -> None:
         log = [{"epoch": at / 60, "step": at, "loss": 700 / at, "loss_ce": 0.5} for at in range(60, step + 1, 60)]
         (checkpoint / "trainer_state.json").write_text(json.dumps({"log_history": [*log, {"train_loss": 9.0}]}))
         (checkpoint / "complete.json").write_text("{}")
-    box = {"all": {"ap": 0.25}}
-    told = {"result": {"pq": None, "box": box}, "metric": "box_ap", "best": None, "last": None, "best_epoch": None}
+    group = {"ap": 0.25, "ap50": 0.5, "ap75": 0.1}
+    box = {"all": group, "yours": group | {"ap": 0.75}, "things": group, "stuff": group}
+    told = {"result": {"pq": None, "box": box}, "metric": "box_ap_yours_and_all", "best": None, "best_epoch": None}
+    told |= {"last": None}
     StageEnd("detection", run / "1-detection", steps=120, trained="", rows=(), **told).mark()  # type: ignore[arg-type]
     shutil.rmtree(run / "final")
     detection, finetune = run_page(run, None, 0).stages
-    assert (detection.best, detection.last, detection.steps) == (None, 0.25, 120)
+    assert (detection.best, detection.last, detection.steps) == (None, 0.5, 120)  # of yours 75 %, of all 25 %
     assert [(curve.name, len(curve.points)) for curve in detection.losses] == [("all", 2), ("class", 2)]
     assert detection.losses[0].points[1] == (2.0, 700 / 120)
     assert (finetune.last, finetune.losses, finetune.steps) == (None, [], 0)

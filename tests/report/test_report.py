@@ -181,6 +181,10 @@ def test_the_run_says_its_numbers() -> None:
     assert "Agreement with the labeler" in page.texts["h2"]
     assert "best box AP 50.0 at epoch 2, last 40.0, 30 steps, 1 h 01 min, 2.0 GB at most" in said
     assert page.texts["b"][:3] == ["40.0%", "–", "31.0%"]
+    # One table of all measures, whichever group has which.
+    assert ["", "classes", "PQ", "SQ", "RQ", "box AP", "box AP50", "box AP75"] in page.rows
+    assert ["all", "2", "40.0", "80.0", "50.0", "31.0", "50.0", "30.0"] in page.rows
+    assert [SHOWN, "0", *"––––––"] in page.rows
     assert "1 more are on neither side" in said
     assert page.texts["pre"] == ["a: 1\nb: <2>"]
 
@@ -191,6 +195,8 @@ def test_a_stage_without_evaluations_says_how_it_ended() -> None:
     assert "<p>box AP 40.0 at its end, 30 steps, 1 h 01 min, 2.0 GB at most</p>" in said
     assert "<p>30 steps, 1 h 01 min, 2.0 GB at most</p>" in said
     assert said.count("<figure>") == 1
+    measured = run_report(replace(a_run(), stages=[replace(ended, metric="pq_yours_and_all")]))
+    assert "<p>mean PQ of your classes and all 40.0 at its end, 30 steps" in measured
     assert said.count("No curve was written down.") == 1
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_detr_panoptic.report.thumbnails import BUDGET, Thumbnails
+from hf_detr_panoptic.report.thumbnails import BUDGET, Thumbnails, letters_on
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8))
 
@@ -39,6 +39,11 @@ def test_a_thumbnail_is_the_picture() -> None:
 
 def test_what_is_small_stays_as_it_is() -> None:
     assert Thumbnails(1).encode("", Image.new("RGB", (40, 30))).size == (40, 30)
+
+
+@pytest.mark.parametrize(("size", "letters"), [((640, 400), 26), ((300, 640), 12), ((64, 64), 9)])
+def test_letters_are_ten_pixels_high_on_a_card(size: tuple[int, int], letters: int) -> None:
+    assert letters_on(Image.new("RGB", size)) == letters
 
 
 def test_no_room_at_all_still_gives_a_picture() -> None:

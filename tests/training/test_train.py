@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from made import ACCELERATE, SHAPES, child_environment, run_python, save_photo, 
 from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.errors import LabelError
 from hf_detr_panoptic.recipe import Recipe
-from hf_detr_panoptic.training.train import launch_command, splits_of
+from hf_detr_panoptic.training.run_folder import StageEnd
+from hf_detr_panoptic.training.train import launch_command, splits_of, stage_table
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +166,22 @@ def test_the_script_on_two_processes_and_a_signal(folder: Path, root: Path, tmp_
     assert "detection: finished before" in again.stdout
     assert "mask_head: resumed from" in again.stdout
     assert (tmp_path / "run" / "final" / "model.safetensors").is_file()
+
+
+def test_what_is_said_of_stages_that_were_not_evaluated_on_their_way() -> None:
+    def end(name: str, metric: str, result: dict[str, Any], *found: float | None) -> StageEnd:
+        return StageEnd(name, Path(name), result, metric, *(found or (None, None, None)), 9, "all", ())  # type: ignore[arg-type]
+
+    thing = {"pq": 0.2, "sq": None, "rq": None, "things": {"pq": 0.2}, "stuff": {"pq": None}, "yours": {"pq": 0.4}}
+    box = {"all": {"ap": 0.25, "ap50": 0.5, "ap75": 0.1}, "things": {"ap": 0.25}, "stuff": {"ap": None}}
+    ends = [
+        end("detection", "box_ap", {"pq": None, "box": box}),
+        end("finetune", "pq_yours_and_all", thing),  # the mean of 20 and 40
+    ]
+    assert stage_table(ends) == [
+        "            measured by       at its end",
+        "detection   box_ap                  25.0",
+        "finetune    pq_yours_and_all        30.0",
+    ]
+    ends[1] = end("finetune", "pq_yours_and_all", thing, 0.35, 0.31, 4.0)
+    assert stage_table(ends)[-1].split() == ["finetune", "pq_yours_and_all", "35.0", "4", "31.0"]
