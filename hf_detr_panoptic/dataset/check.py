@@ -32,7 +32,7 @@ from .coco_panoptic import (
     parse_split,
     read_ids,
 )
-from .copies import Fingerprint, fingerprint, near_pairs
+from .copies import Fingerprint, fingerprint, nearest_across
 
 _EXAMPLES = 5
 _ROWS = 60
@@ -404,12 +404,12 @@ def _across(seen: Mapping[str, list[_Checked]], report: Report) -> None:
             if other != name:
                 report.tell("id-across", f"image {image.record.image_id}", f"in {other} and {name}")
     known = [(name, image, image.print) for name, images in seen.items() for image in images if image.print]
-    for i, j, distance in near_pairs([entry for _, _, entry in known]):
+    for i, j, distance in nearest_across([entry for _, _, entry in known], [name for name, _, _ in known]):
         (one, left, _), (other, right, _) = known[i], known[j]
         detail = f"{left.record.file_name} ({one}) and {right.record.file_name} ({other})"
         if known[i][2].digest == known[j][2].digest:
             report.tell("copy-across" if one != other else "copy-within", "", detail)
-        elif one != other:
+        else:
             report.tell("near-copy-across", "", f"{detail}, {distance} of 256 bits apart")
 
 
