@@ -28,6 +28,7 @@ _FLAT = 2.0  # grey levels: below this spread, bits are noise and every blank wa
 _TIE = 0.02  # correlation of brightness with a direction: a copy changes it by less
 _TOLD = 0.5  # of the cells; where fewer differ from their neighbours, a drawing's empty paper decides
 _FRAME = 4.0  # grey levels: what JPEG makes of a frame of one colour
+_BITS = 256
 _IDLE = 8  # photos that gather next to nothing, and then everything is compared with everything
 # What is cut off two opposite sides, in shares, and which of these are cut off left and right, above and below.
 _CUTS = ((0.0, 0.0), (0.025, 0.025), (0.05, 0.05), (0.05, 0.0), (0.0, 0.05))
@@ -189,32 +190,27 @@ def _blocks(
         return
     rows, mine = rows.of(label)
     columns, theirs = columns.of(label)
-    signs = _signs(columns.bits)
-    least = signs.shape[1] - 2 * threshold  # the product of two rows is agreeing minus differing bits
-    step = max(1, (1 << 22) // len(signs))
+    signs = np.ascontiguousarray(_signs(columns.bits).T)
+    step = max(1, (1 << 22) // len(theirs))
     for top in range(0, len(mine), step):
-        labels = mine[top : top + step]
-        ranges = [(0, len(signs))]
+        block, labels = _signs(rows.bits[top : top + step]), mine[top : top + step]
+        ranges = [(0, len(theirs))]
         if labels[0] == labels[-1]:  # a fixed camera's are passed over without a look
-            ranges = [
-                (0, np.searchsorted(theirs, labels[0])),
-                (np.searchsorted(theirs, labels[0], "right"), len(signs)),
-            ]
+            own = np.searchsorted(theirs, labels[0]), np.searchsorted(theirs, labels[0], "right")
+            ranges = [(0, own[0]), (own[1], len(theirs))]
         for first, last in ranges:
             if first == last:
                 continue
-            agreement = _signs(rows.bits[top : top + step]) @ signs[first:last].T
-            near = agreement >= least
-            if len(ranges) == 1:
-                near &= labels[:, None] != theirs[first:last]
+            agreement = block @ signs[:, first:last]  # agreeing minus differing bits
             if nearest:
-                column = np.where(near, agreement, -1e3).argmax(axis=1)
-                row = np.flatnonzero(near[np.arange(len(labels)), column])
-                column = column[row]
+                if len(ranges) == 1:
+                    agreement[labels[:, None] == theirs] = -_BITS
+                row, column = np.arange(len(block)), agreement.argmax(axis=1)
             else:
-                row, column = np.nonzero(near)
-            distance = (signs.shape[1] - agreement[row, column].astype(np.int64)) // 2
-            yield rows.photo[top + row], columns.photo[first + column], distance
+                row, column = np.divmod(np.flatnonzero(agreement >= _BITS - 2 * threshold), last - first)
+            distance = (_BITS - agreement[row, column].astype(np.int64)) // 2
+            kept = np.flatnonzero((distance <= threshold) & (labels[row] != theirs[first + column]))
+            yield rows.photo[top + row[kept]], columns.photo[first + column[kept]], distance[kept]
 
 
 def _links(prints: Sequence[Fingerprint], photos: Sequence[int], threshold: int) -> Iterator[tuple[int, int, int]]:
