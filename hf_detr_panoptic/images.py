@@ -37,7 +37,7 @@ _PLAIN_FORMATS = frozenset({"JPEG", "MPO", "PNG", "WEBP", "BMP"})
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
 
 _ORIENTATION = 0x0112
-_UPRIGHT = {
+UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -57,7 +57,7 @@ def open_image(source: Source | Image.Image, *, max_pixels: int = MAX_PIXELS) ->
     """
     with _reading(source, max_pixels) as image:
         image.load()
-        method = _UPRIGHT.get(_orientation(image))
+        method = UPRIGHT.get(_orientation(image))
         rgb = _rgb(image)
         upright = rgb.transpose(method) if method is not None else rgb
         if upright is image or type(upright) is not Image.Image:
@@ -87,6 +87,12 @@ def image_size(source: Source) -> tuple[int, int]:
         return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
 
 
+def orientation_of(source: Source) -> int:
+    """EXIF's number, 1 for upright, without decoding the photo; `UPRIGHT` has the turn."""
+    with _reading(source, None) as image:
+        return _orientation(image)
+
+
 def exif_of(source: Source) -> Image.Exif:
     """What a photo's EXIF says, without decoding it; nothing where it is damaged."""
     with _reading(source, None) as image:
@@ -113,7 +119,7 @@ def needs_reencoding(source: Source) -> bool:
         if image.format not in _PLAIN_FORMATS or image.mode != "RGB" or image.has_transparency_data:
             return True
         animated = getattr(image, "is_animated", False) and image.format != "MPO"  # to everyone else an MPO is a JPEG
-        return animated or _orientation(image) in _UPRIGHT
+        return animated or _orientation(image) in UPRIGHT
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ImageError
-from ..images import image_size, list_images, open_lazily
+from ..images import UPRIGHT, image_size, list_images, orientation_of
 from ..labels import Category, LabelSpace
 from ..panoptic_map import PanopticMap, Segment
 from ..parallel import progress_bar, read_ahead
@@ -33,6 +32,7 @@ from .coco_panoptic import (
     read_ids,
 )
 from .copies import Fingerprint, fingerprint, nearest_across
+from .upright import turn_of
 
 _EXAMPLES = 5
 _ROWS = 60
@@ -254,6 +254,8 @@ def _look(record: Record, size: tuple[int, int], instances: _Instances | None) -
     except FaultError as error:
         seen.tell(error.kind, error.detail)
         return seen
+    if photo_size is not None:
+        photo_size = _size_beside(seen, ids, photo_size)
     sizes = {"JSON": record.size, "PNG": (int(ids.shape[0]), int(ids.shape[1])), "photo": photo_size}
     known = {name: f"{name} {value[1]}×{value[0]}" for name, value in sizes.items() if value is not None}
     if len({value for value in sizes.values() if value is not None}) > 1:
@@ -275,11 +277,18 @@ def _look_at_photo(seen: _Checked) -> tuple[int, int] | None:
     except ImageError as error:
         seen.tell("photo-unreadable", f"{seen.record.file_name}: {error.what}")
         return None
-    with contextlib.suppress(Exception), open_lazily(seen.photo) as image:
-        turn = image.getexif().get(0x0112, 1) if image.format != "PNG" else 1
-        if turn in range(2, 9):
-            seen.tell("photo-rotated", f"{seen.record.file_name}, orientation {turn}")
     return height, width
+
+
+def _size_beside(seen: _Checked, ids: npt.NDArray[np.int32], size: tuple[int, int]) -> tuple[int, int]:
+    """The photo's size as its map lies: that of the file's pixels, where EXIF turns both."""
+    orientation = orientation_of(seen.photo) if seen.photo else 1
+    if orientation not in UPRIGHT:
+        return size
+    turn = turn_of(ids, seen.photo)
+    lies = "as the photo is seen" if turn is None else "as the pixels of its file do, and is turned with them"
+    seen.tell("photo-rotated", f"{seen.record.file_name}, orientation {orientation}: its map lies {lies}")
+    return size if turn is None or orientation < 5 else size[::-1]
 
 
 def _compare(seen: _Checked, ids: npt.NDArray[np.int32], instances: _Instances | None) -> None:

@@ -25,6 +25,7 @@ from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap, Segment, rgb_to_ids
 from .builder import PanopticBuilder
 from .photos import bare_photo
+from .upright import upright
 
 SPACE_FILE = "label_space.json"
 
@@ -107,7 +108,8 @@ class StoredRow:
     def map(self) -> PanopticMap:
         try:
             with open_lazily(self.png) as image:
-                return PanopticMap(rgb_to_ids(np.asarray(image)), self.segments, self.space)
+                ids = rgb_to_ids(np.asarray(image))
+            return PanopticMap(upright(ids, self.photo), self.segments, self.space)
         except (OSError, UnidentifiedImageError, SyntaxError) as error:
             raise DatasetError(f"its PNG cannot be read ({error})", where=self.where, fix="Write it again.") from error
         except (MapError, LabelError) as error:

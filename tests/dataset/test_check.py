@@ -164,12 +164,17 @@ def test_files_missing_extra_broken_or_of_another_kind(dataset: Path) -> None:
 def test_a_photo_of_another_size_or_turned(dataset: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.radial_gradient("L").resize((60, 40)).convert("RGB").save(dataset / "images/p0.jpg", exif=exif)
+    turned = Image.radial_gradient("L").resize((60, 40)).convert("RGB")
+    turned.save(dataset / "images/p0.jpg", exif=exif)
+    turned.crop((0, 0, 58, 40)).save(dataset / "images/p1.jpg", exif=exif)
     report = check_dataset(dataset)
     assert report.findings["size"].examples == [
-        ("panoptic_train.json, image 1", "JSON 60×40, PNG 60×40, photo 40×60")
+        ("panoptic_train.json, image 2", "JSON 60×40, PNG 60×40, photo 40×58")
     ]  # fmt: skip
-    assert report.findings["photo-rotated"].count == 1
+    assert [detail for _, detail in report.findings["photo-rotated"].examples] == [
+        "p0.jpg, orientation 6: its map lies as the pixels of its file do, and is turned with them",
+        "p1.jpg, orientation 6: its map lies as the photo is seen",
+    ]
 
 
 def test_names_that_lead_out_and_links(dataset: Path, tmp_path: Path) -> None:
