@@ -334,7 +334,7 @@ class Record:
         )
 
     def map(self) -> PanopticMap:
-        """The id map and its segments as the photo is seen. Where JSON and PNG disagree, that is an error (`check`)."""
+        """The id map and its segments as the photo is seen. Where JSON and PNG disagree, that is an error."""
         try:
             ids = upright(read_ids(self.png, self.size), self.files.find_photo(self.file_name))
             return PanopticMap(ids, self.segments, self.space)
