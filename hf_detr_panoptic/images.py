@@ -281,11 +281,13 @@ def _png_exif(file: BinaryIO) -> bytes | None:
 
 def pixels_of(photo: Image.Image) -> npt.NDArray[np.uint8]:
     """[H, W, 3] of an RGB photo, in bands: Pillow's own way to an array makes a second copy of it on the way."""
+    if photo.width * photo.height <= _BAND:
+        return np.array(photo)
     pixels = np.empty((photo.height, photo.width, 3), dtype=np.uint8)
     rows = max(1, _BAND // max(1, photo.width))
     for top in range(0, photo.height, rows):
         bottom = min(top + rows, photo.height)
-        pixels[top:bottom] = photo.crop((0, top, photo.width, bottom))
+        pixels[top:bottom] = np.asarray(photo.crop((0, top, photo.width, bottom)))
     return pixels
 
 
