@@ -424,7 +424,8 @@ def _across(seen: Mapping[str, list[_Checked]], report: Report) -> None:
         if known[i][2].digest == known[j][2].digest:
             report.tell("copy-across" if one != other else "copy-within", "", detail)
         else:
-            report.tell("near-copy-across", "", f"{detail}, {distance} of 256 bits apart")
+            turned = "" if known[i][2].distance(known[j][2]) == distance else ", once turned or cropped"
+            report.tell("near-copy-across", "", f"{detail}, {distance} of 256 bits apart{turned}")
 
 
 def _classes(report: Report) -> None:

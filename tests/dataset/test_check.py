@@ -202,6 +202,17 @@ def test_the_same_photo_on_two_sides(dataset: Path) -> None:
     assert not report.ok
 
 
+def test_a_mirrored_photo_on_the_other_side(dataset: Path) -> None:
+    rng = np.random.default_rng(0)
+    pixels = np.repeat(np.linspace(40, 200, 40)[:, None, None] + rng.normal(0, 30, (40, 60, 1)), 3, axis=2)
+    photo = Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).resize((60, 40), Image.Resampling.BICUBIC)
+    photo.save(dataset / "images/p0.jpg")
+    photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(dataset / "images/p3.jpg")
+    (near,) = check_dataset(dataset).findings["near-copy-across"].examples
+    assert near[1].startswith("p0.jpg (train) and p3.jpg (val), ")
+    assert near[1].endswith(" of 256 bits apart, once turned or cropped")
+
+
 def test_the_same_id_on_two_sides(dataset: Path) -> None:
     def renumber(content) -> None:
         content["images"][0]["id"] = content["annotations"][0]["image_id"] = 1
