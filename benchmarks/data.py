@@ -25,7 +25,7 @@ from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment
 from hf_detr_panoptic.annotations.marks import Mark
 from hf_detr_panoptic.dataset.check import check_dataset
 from hf_detr_panoptic.dataset.coco_panoptic import read_split
-from hf_detr_panoptic.dataset.copies import Fingerprint, fingerprint, near_pairs
+from hf_detr_panoptic.dataset.copies import Fingerprint, fingerprint, near_pairs, nearest_across
 from hf_detr_panoptic.dataset.writer import DatasetWriter, encode_ids, encode_map
 from hf_detr_panoptic.labeling.overlay import overlay
 from hf_detr_panoptic.panoptic_map import ids_to_rgb
@@ -190,9 +190,19 @@ def reading(dataset: Path, photos: list[Path], rounds: int) -> None:
 
 def copies(rounds: int) -> None:
     rng = np.random.default_rng(0)
-    prints = [Fingerprint(str(place), rng.bytes(32)) for place in range(10_000)]
-    seconds = interleaved({"near": lambda: list(near_pairs(prints))}, min(rounds, 5))
-    print(f"near copies among 10,000 photos: {duration(seconds['near'])}")
+    distinct = [Fingerprint(str(place), rng.bytes(32), rng.bytes(32), rng.bytes(320)) for place in range(10_000)]
+    one_camera = [Fingerprint(str(place), b"\1" * 32, b"\2" * 32, b"\3" * 320) for place in range(10_000)]
+    sides = ["train"] * 8_000 + ["val"] * 2_000
+    seconds = interleaved(
+        {
+            "groups of near copies, all different": lambda: list(near_pairs(distinct, links=True)),
+            "groups of near copies, a fixed camera": lambda: list(near_pairs(one_camera, links=True)),
+            "nearest on the other side, all different": lambda: list(nearest_across(distinct, sides)),
+            "nearest on the other side, a fixed camera": lambda: list(nearest_across(one_camera, sides)),
+        },
+        min(rounds, 3),
+    )
+    print_table(["10,000 photos", "time"], [[name, duration(values)] for name, values in seconds.items()])
 
 
 if __name__ == "__main__":

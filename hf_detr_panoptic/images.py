@@ -24,6 +24,7 @@ Source = str | os.PathLike[str] | bytes | BinaryIO
 
 # Where Pillow itself gives up, unless Image.MAX_IMAGE_PIXELS was changed: 512 MiB of RGB.
 MAX_PIXELS = 178_956_970
+_BAND = 1 << 22  # pixels
 MOST_BYTES = 2**31  # twice what as many pixels of 16 bits take
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
@@ -37,7 +38,7 @@ _PLAIN_FORMATS = frozenset({"JPEG", "MPO", "PNG", "WEBP", "BMP"})
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
 
 _ORIENTATION = 0x0112
-_UPRIGHT = {
+UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -48,20 +49,27 @@ _UPRIGHT = {
 }
 
 
-def open_image(source: Source | Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(source: Source | Image.Image, *, max_pixels: int = MAX_PIXELS, copied: bool = True) -> Image.Image:
     """The photo as a person sees it: upright RGB, the first frame, fully read and free of its file.
 
     Transparency lies on white, as in transformers. Greyscale of 16 bits is scaled, not clipped; so are floats and
     32-bit integers, from 0–1, 0–255 or 0–65535 if they keep to it, else from their own minimum to their maximum. The
-    colour profile is kept in `info`, EXIF is not: it would turn the photo once more.
+    colour profile is kept in `info`, EXIF is not: it would turn the photo once more. Not `copied`: a photo in memory
+    that is all this comes back itself, for who does not change it.
     """
     with _reading(source, max_pixels) as image:
         image.load()
-        method = _UPRIGHT.get(_orientation(image))
+        method = UPRIGHT.get(_orientation(image))
         rgb = _rgb(image)
         upright = rgb.transpose(method) if method is not None else rgb
-        if upright is image or type(upright) is not Image.Image:
+        if upright is image and isinstance(source, Image.Image):
+            if not copied and type(image) is Image.Image:
+                return image
             upright = upright.copy()
+        elif type(upright) is not Image.Image:
+            upright = upright._new(
+                upright.im
+            )  # not copied: a second one of a large photo's pixels would weigh as much
         profile = image.info.get("icc_profile") if image.mode.startswith(("RGB", "P")) else None
         upright.info = {"icc_profile": profile} if profile else {}
         return upright
@@ -85,6 +93,12 @@ def image_size(source: Source) -> tuple[int, int]:
         if image.format == "TIFF":  # Pillow swaps a TIFF's edges before or after decoding, by release: the tags stay
             width, height = image.tag_v2[256], image.tag_v2[257]  # type: ignore[attr-defined]
         return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
+
+
+def orientation_of(source: Source) -> int:
+    """EXIF's number, 1 for upright, without decoding the photo; `UPRIGHT` has the turn."""
+    with _reading(source, None) as image:
+        return _orientation(image)
 
 
 def exif_of(source: Source) -> Image.Exif:
@@ -113,7 +127,7 @@ def needs_reencoding(source: Source) -> bool:
         if image.format not in _PLAIN_FORMATS or image.mode != "RGB" or image.has_transparency_data:
             return True
         animated = getattr(image, "is_animated", False) and image.format != "MPO"  # to everyone else an MPO is a JPEG
-        return animated or _orientation(image) in _UPRIGHT
+        return animated or _orientation(image) in UPRIGHT
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
@@ -263,6 +277,18 @@ def _png_exif(file: BinaryIO) -> bytes | None:
             return file.read(length)
         file.seek(length + 4, os.SEEK_CUR)
     return None
+
+
+def pixels_of(photo: Image.Image) -> npt.NDArray[np.uint8]:
+    """[H, W, 3] of an RGB photo, in bands: Pillow's own way to an array makes a second copy of it on the way."""
+    if photo.width * photo.height <= _BAND:
+        return np.array(photo)
+    pixels = np.empty((photo.height, photo.width, 3), dtype=np.uint8)
+    rows = max(1, _BAND // max(1, photo.width))
+    for top in range(0, photo.height, rows):
+        bottom = min(top + rows, photo.height)
+        pixels[top:bottom] = np.asarray(photo.crop((0, top, photo.width, bottom)))
+    return pixels
 
 
 def _rgb(image: Image.Image) -> Image.Image:

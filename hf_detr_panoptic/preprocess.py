@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tvf
 
 from .errors import ImageError, ModelError
+from .images import pixels_of
 
 if TYPE_CHECKING:
     from transformers import DetrImageProcessor
@@ -156,7 +157,7 @@ def as_pixels(photo: Photo) -> torch.Tensor:
             raise ImageError(
                 f"the photo is {photo.mode}, not RGB", fix="Open it with hf_detr_panoptic.images.open_image."
             )
-        photo = np.array(photo)
+        photo = pixels_of(photo)
     if isinstance(photo, np.ndarray):
         if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
             raise ImageError(

@@ -23,7 +23,7 @@ from hf_detr_panoptic.dataset.photos import same_bytes
 from hf_detr_panoptic.errors import HfDetrPanopticError, ImageError
 from hf_detr_panoptic.evaluation.metric.annotations import words_of_png
 from hf_detr_panoptic.hub.handler import read_photo
-from hf_detr_panoptic.images import exif_of, image_size, list_images, needs_reencoding, open_image
+from hf_detr_panoptic.images import exif_of, image_size, list_images, needs_reencoding, open_image, pixels_of
 from hf_detr_panoptic.labeling.inputs import photo_bytes
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -590,3 +590,29 @@ def test_a_file_of_gigabytes_is_not_read(tmp_path: Path) -> None:
         photo_bytes(tmp_path, "a.jpg")
     with pytest.raises(ImageError, match=r"is a file of 5\.0 GB"):
         same_bytes(photo, "digest")
+
+
+def test_a_large_photo_is_in_memory_once(tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "large.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "copy", lambda _: pytest.fail("a second copy"))
+        photo = open_image(tmp_path / "large.png")
+        assert open_image(photo, copied=False) is photo
+    assert type(photo) is Image.Image
+    np.testing.assert_array_equal(np.asarray(photo), pixels)
+    assert open_image(photo) is not photo
+    monkeypatch.setattr("hf_detr_panoptic.images._BAND", 210)  # 3 rows of 70
+    monkeypatch.setattr(Image.Image, "tobytes", at_most(210 * 3))
+    np.testing.assert_array_equal(pixels_of(photo), pixels)
+
+
+def at_most(size):
+    whole = Image.Image.tobytes
+
+    def tobytes(image, *args, **options):
+        content = whole(image, *args, **options)
+        assert len(content) <= size
+        return content
+
+    return tobytes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import re
 import shlex
 from collections import Counter
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ImageError
-from ..images import image_size, list_images, open_lazily
+from ..images import UPRIGHT, image_size, list_images, orientation_of
 from ..labels import Category, LabelSpace
 from ..panoptic_map import PanopticMap, Segment
 from ..parallel import progress_bar, read_ahead
@@ -34,8 +33,9 @@ from .coco_panoptic import (
     parse_split,
     read_ids,
 )
-from .copies import Fingerprint, fingerprint, near_pairs, of_photo
+from .copies import Fingerprint, fingerprint, nearest_across, of_photo
 from .surroundings import always_on_one, around
+from .upright import turn_of
 from .validation import ON_TRAIN, validates_on_train
 
 _EXAMPLES = 5
@@ -306,6 +306,8 @@ def _look(record: Record, size: tuple[int, int], instances: _Instances | None) -
     except FaultError as error:
         seen.tell(error.kind, error.detail)
         return seen
+    if photo_size is not None:
+        photo_size = _size_beside(seen, ids, photo_size)
     sizes = {"JSON": record.size, "PNG": (int(ids.shape[0]), int(ids.shape[1])), "photo": photo_size}
     known = {name: f"{name} {value[1]}×{value[0]}" for name, value in sizes.items() if value is not None}
     if len({value for value in sizes.values() if value is not None}) > 1:
@@ -327,11 +329,18 @@ def _look_at_photo(seen: _Checked) -> tuple[int, int] | None:
     except ImageError as error:
         seen.tell("photo-unreadable", f"{seen.record.file_name}: {error.what}")
         return None
-    with contextlib.suppress(Exception), open_lazily(seen.photo) as image:
-        turn = image.getexif().get(0x0112, 1) if image.format != "PNG" else 1
-        if turn in range(2, 9):
-            seen.tell("photo-rotated", f"{seen.record.file_name}, orientation {turn}")
     return height, width
+
+
+def _size_beside(seen: _Checked, ids: npt.NDArray[np.int32], size: tuple[int, int]) -> tuple[int, int]:
+    """The photo's size as its map lies: that of the file's pixels, where EXIF turns both."""
+    orientation = orientation_of(seen.photo) if seen.photo else 1
+    if orientation not in UPRIGHT:
+        return size
+    turn = turn_of(ids, seen.photo)
+    lies = "as the photo is seen" if turn is None else "as the pixels of its file do, and is turned with them"
+    seen.tell("photo-rotated", f"{seen.record.file_name}, orientation {orientation}: its map lies {lies}")
+    return size if turn is None or orientation < 5 else size[::-1]
 
 
 def _compare(seen: _Checked, ids: npt.NDArray[np.int32], instances: _Instances | None) -> None:
@@ -464,13 +473,14 @@ def _across(seen: Mapping[str, list[_Checked]], report: Report) -> None:
             if other != name:
                 report.tell("id-across", f"image {image.record.image_id}", f"in {other} and {name}")
     known = [(name, image, image.print) for name, images in seen.items() for image in images if image.print]
-    for i, j, distance in near_pairs([entry for _, _, entry in known]):
+    for i, j, distance in nearest_across([entry for _, _, entry in known], [name for name, _, _ in known]):
         (one, left, _), (other, right, _) = known[i], known[j]
         detail = f"{left.record.file_name} ({one}) and {right.record.file_name} ({other})"
         if known[i][2].digest == known[j][2].digest:
             report.tell("copy-across" if one != other else "copy-within", "", detail)
-        elif one != other:
-            report.tell("near-copy-across", "", f"{detail}, {distance} of 256 bits apart")
+        else:
+            turned = "" if known[i][2].distance(known[j][2]) == distance else ", once turned or cropped"
+            report.tell("near-copy-across", "", f"{detail}, {distance} of 256 bits apart{turned}")
 
 
 def _classes(report: Report) -> None:

@@ -19,6 +19,7 @@ from ..files import content_of, parse_json
 from ..images import open_lazily
 from ..labels import LabelSpace
 from ..panoptic_map import MAX_ID, SEGMENT_SOURCES, PanopticMap, Segment, rgb_to_ids
+from .upright import upright
 from .validation import MARK_MORE
 
 # --- what can be wrong
@@ -64,7 +65,7 @@ KINDS = {
     "png-unreadable": Fault("error", "a PNG cannot be read", "Write it again."),
     "png-mode": Fault("error", "a PNG is not RGB", "Save id maps as 8-bit RGB, id = R + 256·G + 256²·B."),
     "size": Fault("error", "JSON, PNG and photo differ in size", "Scale marks and photo together."),
-    "photo-rotated": Fault("warning", "a photo is turned by EXIF", "Store photos upright: not every tool turns them."),
+    "photo-rotated": Fault("warning", "a photo is turned by EXIF", "Store it and its map upright: tools differ."),
     "photo-extra": Fault("warning", "a photo is in no list", "Annotate it or take it away."),
     "png-extra": Fault("warning", "a PNG is in no list", "Take it away."),
     # pixels
@@ -346,9 +347,10 @@ class Record:
         )
 
     def map(self) -> PanopticMap:
-        """The id map and its segments. Where JSON and PNG disagree, that is an error: `check` lists them all."""
+        """The id map and its segments as the photo is seen. Where JSON and PNG disagree, that is an error."""
         try:
-            return PanopticMap(read_ids(self.png, self.size), self.segments, self.space)
+            ids = upright(read_ids(self.png, self.size), self.files.find_photo(self.file_name))
+            return PanopticMap(ids, self.segments, self.space)
         except MapError as error:
             raise DatasetError(error.what, where=f"{self.where} ({self.png_name})", fix=error.fix) from error
 

@@ -23,6 +23,7 @@ from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap, Segment
 from .builder import PanopticBuilder
 from .photos import bare_photo
+from .upright import upright
 from .validation import KEY, says_train, validates_on_train
 from .writer import decode_ids
 
@@ -104,7 +105,7 @@ class StoredRow:
         return f"{self.file_name}, image {self.image_id}"
 
     def map(self) -> PanopticMap:
-        return _map(self.png, self.segments, self.space, self.where)
+        return _map(self.png, self.segments, self.space, self.where, self.photo)
 
 
 def _segments(row: Mapping[str, Any]) -> tuple[Segment, ...]:
@@ -114,9 +115,13 @@ def _segments(row: Mapping[str, Any]) -> tuple[Segment, ...]:
     )
 
 
-def _map(png: Any, segments: tuple[Segment, ...], space: LabelSpace, where: str) -> PanopticMap:
+def _map(
+    png: Any, segments: tuple[Segment, ...], space: LabelSpace, where: str, photo: bytes | None = None
+) -> PanopticMap:
+    """Laid as the photo is seen, where its file is at hand."""
     try:
-        return PanopticMap(decode_ids(png), segments, space)
+        ids = decode_ids(png)
+        return PanopticMap(ids if photo is None else upright(ids, photo), segments, space)
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
         raise DatasetError(f"its PNG cannot be read ({error})", where=where, fix="Write it again.") from error
     except (MapError, LabelError) as error:

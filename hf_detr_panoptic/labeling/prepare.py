@@ -495,7 +495,7 @@ def _unlike(
         return list(foreign), []
     prints = [*measured, *read_ahead(lambda record: fingerprint(record.photo), foreign)]
     groups = Groups(range(len(prints)))
-    for i, j, _ in near_pairs(prints):
+    for i, j, _ in near_pairs(prints, links=True):
         groups.join(i, j)
     known = {groups.find(number) for number in range(len(measured))}
     alike = [groups.find(len(measured) + number) in known for number in range(len(foreign))]

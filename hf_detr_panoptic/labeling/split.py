@@ -52,8 +52,9 @@ def ties(
 ) -> Iterator[Tie]:
     """Every reason not to part two photos; enough of them to join each group."""
     known = [(name, entry) for name, entry in zip(names, prints, strict=True) if entry is not None]
-    for i, j, distance in near_pairs([entry for _, entry in known], links=True):
-        yield Tie(known[i][0], known[j][0], "same photo" if distance == 0 else "near copy")
+    for i, j, _ in near_pairs([entry for _, entry in known], links=True):
+        (one, left), (other, right) = known[i], known[j]
+        yield Tie(one, other, "same photo" if left.digest == right.digest else "near copy")
     yield from _by_key(names, variant_keys(names), "same name")
     tiles = [name for name in names if photo_of(name) is not None]
     yield from _by_key(tiles, [str(photo_of(name)) for name in tiles], "tiles of one photo")

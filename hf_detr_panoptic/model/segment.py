@@ -301,7 +301,7 @@ def _photos(images: Any) -> Iterator[Photo]:
         fix = "Give a PIL image, an array, a tensor, a path, bytes, or a list."
         raise ModelError(f"{type(images).__name__} is not a photo", fix=fix) from None
     for image in each:
-        yield open_image(image) if isinstance(image, _FILES) else image
+        yield open_image(image, copied=False) if isinstance(image, _FILES) else image
 
 
 def _batches(

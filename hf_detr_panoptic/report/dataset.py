@@ -12,7 +12,7 @@ from typing import Any
 from .. import __version__
 from ..dataset.check import Report, check_dataset
 from ..dataset.coco_panoptic import KINDS, Record, find_splits, parse_split
-from ..dataset.copies import Fingerprint, fingerprint, near_pairs, of_photo
+from ..dataset.copies import Fingerprint, fingerprint, nearest_across, of_photo
 from ..dataset.photos import shrunk
 from ..errors import DatasetError, HfDetrPanopticError
 from ..files import content_of, parse_json, read_csv, shown_path, without_paths
@@ -163,17 +163,17 @@ def _card(seen: _Looked, sizes: Thumbnails, both: bool) -> PhotoCard:
 def _pairs(looked: Sequence[_Looked]) -> list[Pair]:
     known = [(seen, seen.print) for seen in looked if seen.print is not None]
     pairs = []
-    for i, j, bits in near_pairs([mark for _, mark in known]):
+    # Two nearly equal photos on one side are a series, which does no harm.
+    for i, j, bits in nearest_across([mark for _, mark in known], [seen.part for seen, _ in known]):
         (one, left), (other, right) = known[i], known[j]
         exact = left.digest == right.digest
-        # Two nearly equal photos on one side are a series, which does no harm.
-        if exact or one.part != other.part:
-            pairs.append(Pair(one.title, one.part, other.title, other.part, exact, bits))
+        pairs.append(Pair(one.title, one.part, other.title, other.part, exact, bits))
     return sorted(pairs, key=lambda pair: (not pair.leak, not pair.exact, pair.bits, pair.first))
 
 
 def _tell_of_copies(looked: Sequence[_Looked], pairs: Iterable[Pair]) -> None:
-    by_title = {(seen.part, seen.title): seen for seen in looked}
+    """One sentence of a kind on each photo: a fixed camera's are like thousands of others."""
+    others: dict[tuple[str, str, str, bool], list[str]] = {}
     for pair in pairs:
         same = "the same photo as" if pair.exact else "nearly the same photo as"
         for me, mine, other, its in (
@@ -181,7 +181,11 @@ def _tell_of_copies(looked: Sequence[_Looked], pairs: Iterable[Pair]) -> None:
             (pair.second, pair.second_part, pair.first, pair.first_part),
         ):
             text = f"{same} {other}" + (f", which is in {its}" if pair.leak else "")
-            by_title[mine, me].reasons.append(Reason("copy", 0.8 if pair.leak else 0.3, text))
+            others.setdefault((mine, me, same, pair.leak), []).append(text)
+    by_title = {(seen.part, seen.title): seen for seen in looked}
+    for (mine, me, _, leak), texts in others.items():
+        more = f" ({len(texts) - 1:,} more are like it)" if len(texts) > 1 else ""
+        by_title[mine, me].reasons.append(Reason("copy", 0.8 if leak else 0.3, texts[0] + more))
 
 
 def _classes(space: LabelSpace, looked: Sequence[_Looked], report: Report) -> list[DatasetClass]:

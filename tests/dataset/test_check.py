@@ -164,12 +164,17 @@ def test_files_missing_extra_broken_or_of_another_kind(dataset: Path) -> None:
 def test_a_photo_of_another_size_or_turned(dataset: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.radial_gradient("L").resize((60, 40)).convert("RGB").save(dataset / "images/p0.jpg", exif=exif)
+    turned = Image.radial_gradient("L").resize((60, 40)).convert("RGB")
+    turned.save(dataset / "images/p0.jpg", exif=exif)
+    turned.crop((0, 0, 58, 40)).save(dataset / "images/p1.jpg", exif=exif)
     report = check_dataset(dataset)
     assert report.findings["size"].examples == [
-        ("panoptic_train.json, image 1", "JSON 60×40, PNG 60×40, photo 40×60")
+        ("panoptic_train.json, image 2", "JSON 60×40, PNG 60×40, photo 40×58")
     ]  # fmt: skip
-    assert report.findings["photo-rotated"].count == 1
+    assert [detail for _, detail in report.findings["photo-rotated"].examples] == [
+        "p0.jpg, orientation 6: its map lies as the pixels of its file do, and is turned with them",
+        "p1.jpg, orientation 6: its map lies as the photo is seen",
+    ]
 
 
 def test_names_that_lead_out_and_links(dataset: Path, tmp_path: Path) -> None:
@@ -195,6 +200,17 @@ def test_the_same_photo_on_two_sides(dataset: Path) -> None:
     (near,) = report.findings["near-copy-across"].examples
     assert near[1].startswith("p1.jpg (train) and p4.jpg (val), ")
     assert not report.ok
+
+
+def test_a_mirrored_photo_on_the_other_side(dataset: Path) -> None:
+    rng = np.random.default_rng(0)
+    pixels = np.repeat(np.linspace(40, 200, 40)[:, None, None] + rng.normal(0, 30, (40, 60, 1)), 3, axis=2)
+    photo = Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).resize((60, 40), Image.Resampling.BICUBIC)
+    photo.save(dataset / "images/p0.jpg")
+    photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(dataset / "images/p3.jpg")
+    (near,) = check_dataset(dataset).findings["near-copy-across"].examples
+    assert near[1].startswith("p0.jpg (train) and p3.jpg (val), ")
+    assert near[1].endswith(" of 256 bits apart, once turned or cropped")
 
 
 def test_the_same_id_on_two_sides(dataset: Path) -> None:
