@@ -11,26 +11,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from ..dataset.card import Markdown, render
-from ..errors import HfDetrPanopticError, ModelError, clear_errors, did_you_mean
+from ..errors import ModelError, clear_errors, did_you_mean
 from ..evaluation.evaluate import evaluate_model, loaded_model
 from ..files import write_bytes, write_json, write_text
 from ..labels import default_color
 from ..lock import LOCK, locked
-from ..model.postprocess import Kept
 from ..text import count_of
-from .runtime import DETECTOR, FORMAT, INSTALL, MASKS, RECORD, OnnxModel, run, session
+from .folder import DETECTOR, DIFFERS, FORMAT, INSTALL, MASKS, ONE_GRAPH, RECORD
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
-
     from ..model.modeling import DetrForPanopticSegmentation
-    from ..preprocess import Preprocess
 
-ONE_GRAPH = "onnx/model.onnx"
 
 PRECISIONS = ("fp16", "fp32", "int8")
 _STORED = {
@@ -39,15 +31,8 @@ _STORED = {
     "int8": "Weights are stored in 8 bits with a scale for each channel; all arithmetic is float32.",
 }
 
-# Of the range of what is compared. Sums in another order differ by about a tenth of this.
-LIMIT = 1e-5
 MOST_PQ_LOST = 0.3  # in percent
 
-# How the maps of transformers.js differ from ours; it stands on cards, too.
-DIFFERS = (
-    "Its maps are its own: it resizes photos without antialiasing and enlarges small ones, leaves stuff of one class "
-    "in pieces, and gives every pixel to some mask."
-)
 LEFT_OUT = (
     "This leaves out what `segment` also does where a model remembers it: small segments (`min_area`) and doubles "
     "(`duplicate`) stay, and `fill` is void."
@@ -91,9 +76,11 @@ def export(
         raise ModelError(
             "int8 changes maps, and only photos with truth say how much", fix="Give --data DATASET, or take fp16."
         )
-    _check_installed()
     folder = Path(out)
     _check_free(folder)
+    check_installed()
+    from .verify import verified_graphs
+
     loaded = loaded_model(of_run(model), None)
     graphs, figures, sizes = verified_graphs(loaded, precision, one_graph=one_graph, say=say)
     if data is not None:
@@ -114,146 +101,12 @@ def of_run(model: Any) -> Any:
     return model
 
 
-def verified_graphs(
-    model: DetrForPanopticSegmentation,
-    precision: str = "fp16",
-    *,
-    one_graph: bool = False,
-    say: Callable[[str], None] = lambda line: None,
-) -> tuple[dict[str, bytes], dict[str, Any], list[tuple[int, int]]]:
-    """(graphs by file name, figures, sizes compared at). What differs from the model raises."""
-    from . import graphs as writing
-
-    _check_installed()
-    import onnxruntime
-
-    reference = writing.reference(model, precision)
-    sizes = _sizes(model.preprocess)
-    figures: dict[str, Any] = {"onnxruntime": onnxruntime.__version__}
-    written: dict[str, bytes] = {}
-
-    def compared(name: str, graph: ModelProto) -> bytes:
-        """What is compared; that of int8 is no model's equal, so that its graph is compared before."""
-        plain = graph.SerializeToString() if precision == "int8" else b""
-        written[name] = writing.stored(graph, precision).SerializeToString()
-        return plain or written[name]
-
-    say("writing the detector and the masks")
-    graphs = _as_graphs(reference)
-    whole = writing.one_graph(*graphs) if one_graph else None
-    detector, masks = map(compared, (DETECTOR, MASKS), graphs)
-    say("comparing them with the model, in onnxruntime")
-    space, preprocess, settings = reference.label_space, reference.preprocess, reference.settings
-    pair = OnnxModel(detector, masks, space, preprocess, settings)
-    figures["two_graphs"] = _compare(reference, sizes, pair.detect, pair.masks)
-    if whole is not None:
-        say("comparing the graph for transformers.js")
-        both = session(compared(ONE_GRAPH, whole), ONE_GRAPH)
-        figures["one_graph"] = _compare(
-            reference,
-            sizes,
-            lambda pixels: run(both, {"pixel_values": pixels}),
-            lambda found, image, queries: found["pred_masks"][image, queries],
-        )
-    return written, figures, sizes
-
-
-def _as_graphs(model: DetrForPanopticSegmentation) -> tuple[ModelProto, ModelProto]:
-    """What a backbone does that no graph for every size can say, torch raises in many ways."""
-    from . import graphs as writing
-
-    try:
-        return writing.two_graphs(model)
-    except HfDetrPanopticError:
-        raise
-    except Exception as error:
-        lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
-        raise ModelError(
-            f"the model cannot be written as ONNX ({type(error).__name__}: {(lines or [''])[0][:200]})",
-            where=f"backbone {_backbone(model)}",
-            fix="Backbones that work: ResNets, also dilated. Use this one with torch.",
-        ) from error
-
-
-def _backbone(model: DetrForPanopticSegmentation) -> str:
-    config = model.config.backbone_config
-    return str(getattr(config, "backbone", None) or getattr(config, "model_type", "of an unknown kind"))
-
-
-def _sizes(preprocess: Preprocess) -> list[tuple[int, int]]:
-    """Height and width of what is compared: a wide photo, a high one, and a smaller one whose sides halve unevenly."""
-    height, width = preprocess.output_size(960, 1280)
-    return [(height, width), (width, height), (height * 3 // 4 | 1, width * 5 // 8 | 1)]
-
-
-def _pictures(preprocess: Preprocess, count: int, height: int, width: int) -> Tensor:
-    """Normalised random photos [count, 3, height, width]: large areas with noise on them."""
-    random = torch.Generator().manual_seed(height * 10_000 + width)
-    areas = torch.rand(count, 3, height // 24 + 2, width // 24 + 2, generator=random)
-    smooth = torch.nn.functional.interpolate(areas, (height, width), mode="bilinear")
-    noisy = smooth * 235 + torch.rand(count, 3, height, width, generator=random) * 20
-    return preprocess.normalize(noisy.to(torch.uint8))
-
-
-@torch.no_grad()
-def _compare(
-    reference: DetrForPanopticSegmentation,
-    sizes: Sequence[tuple[int, int]],
-    detect: Callable[[Tensor], dict[str, Tensor]],
-    masks_of: Callable[[dict[str, Tensor], int, Tensor], Tensor],
-) -> dict[str, float]:
-    """The largest difference from the model of logits, boxes and masks, each as a share of its range."""
-    worst = dict.fromkeys(("logits", "boxes", "masks"), 0.0)
-
-    def note(what: str, found: Tensor, expected: Tensor, size: tuple[int, int]) -> None:
-        span = 1.0 if what == "boxes" else float(expected.max() - expected.min())
-        same_shape = found.shape == expected.shape
-        share = float((found - expected).abs().max()) / (span or 1.0) if same_shape else float("inf")
-        if not share <= LIMIT:
-            raise ModelError(
-                f"in onnxruntime {what} differ by {share:.1e} of their range at {size[1]}×{size[0]} pixels, and "
-                f"{LIMIT:g} is rounding",
-                where=f"backbone {_backbone(reference)}",
-                fix="Nothing was written. Use this model with torch.",
-            )
-        worst[what] = max(worst[what], share)
-
-    for number, (height, width) in enumerate(sizes):
-        size = (height, width)
-        # Of the smallest two at a time: a batch is one more axis that must be free.
-        pixels = _pictures(reference.preprocess, 2 if number == len(sizes) - 1 else 1, height, width)
-        expected = reference(pixels, output_masks=False)
-        try:
-            found = detect(pixels)
-        except Exception as error:
-            raise ModelError(
-                f"the graph does not run at {width}×{height} pixels ({str(error).splitlines()[0][:200]})",
-                where=f"backbone {_backbone(reference)}",
-                fix="Nothing was written. Use this model with torch.",
-            ) from error
-        note("logits", found["logits"], expected.logits, size)
-        note("boxes", found["pred_boxes"], expected.pred_boxes, size)
-        for image, (kept, masks) in enumerate(reference.chosen_masks(pixels, _surest)):
-            for queries in (kept.queries, kept.queries[:1]):
-                note("masks", masks_of(found, image, queries), masks[: len(queries)], size)
-    return worst
-
-
-def _surest(logits: Tensor, most: int = 8) -> list[Kept]:
-    """The queries of each image that are least "no object", whatever threshold they pass."""
-    scores, labels = logits.softmax(-1)[..., :-1].max(-1)
-    best = scores.topk(min(most, scores.shape[1])).indices.sort().values
-    return [
-        Kept(queries, tuple(labels[image, queries].tolist()), tuple(scores[image, queries].tolist()))
-        for image, queries in enumerate(best)
-    ]
-
-
 def _pq(
     model: DetrForPanopticSegmentation, graphs: dict[str, bytes], data: Any, split: str, say: Callable[[str], None]
 ) -> dict[str, float]:
     """In percent. Raises where the graphs are worse than may be."""
     from ..dataset.coco_panoptic import PanopticSplit, read_split
+    from .runtime import OnnxModel
 
     read = data if isinstance(data, PanopticSplit) else read_split(data, split)
     say(f"measuring both on {count_of(len(read.records), 'photo')}")
@@ -309,6 +162,18 @@ def _write(
 def for_transformers_js(config: dict[str, Any]) -> dict[str, Any]:
     """A browser would ask for a file of 8 bits, model_quantized.onnx, unless the configuration names this one."""
     return {**config, "transformers.js_config": {"dtype": "fp32"}}
+
+
+def files_for_transformers_js(checkpoint: Path) -> dict[str, bytes]:
+    """What a repository of this checkpoint has besides, or in another form: the verified graph, and config.json."""
+    check_installed()
+    from ..model.modeling import DetrForPanopticSegmentation
+    from .verify import verified_graphs
+
+    model = DetrForPanopticSegmentation.from_pretrained(checkpoint)
+    graphs, _, _ = verified_graphs(model, one_graph=True)
+    config = for_transformers_js(json.loads((checkpoint / "config.json").read_bytes()))
+    return {ONE_GRAPH: graphs[ONE_GRAPH], "config.json": (json.dumps(config, indent=2) + "\n").encode()}
 
 
 def python_source() -> str:
@@ -372,7 +237,8 @@ def _check_free(folder: Path) -> None:
         raise ModelError("the folder is not empty, and no exported model", where=str(folder), fix="Give a new --out.")
 
 
-def _check_installed() -> None:
+def check_installed() -> None:
+    """Raises where the extra is not there."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(name) is None:
             raise ModelError(f"writing ONNX needs {name}", fix=INSTALL)

@@ -21,11 +21,7 @@ from ..model.postprocess import Kept
 from ..panoptic_map import PanopticMap
 from ..preprocess import Preprocess
 from ..settings import Postprocess
-
-DETECTOR, MASKS, RECORD = "detector.onnx", "masks.onnx", "export.json"
-FORMAT = 1
-
-INSTALL = 'Type: pip install "hf-detr-panoptic[export]".'
+from .folder import DETECTOR, FORMAT, INSTALL, MASKS, RECORD
 
 
 class OnnxModel:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..browser.folder import ONE_GRAPH
 from ..errors import DatasetError, HfDetrPanopticError, HubError, RunError, clear_errors
 from ..files import write_bytes, write_text, write_yaml
 from ..lock import LOCK, locked
@@ -56,13 +57,16 @@ def push(
     metric: str | None = None,
     demo: str | None = None,
     license: str | None = None,
+    onnx: bool = False,
     say: Say = print,
 ) -> list[str]:
     """A run's model to `repository`, and a dataset (folder, name), the metric and a demo if they are named.
 
-    Returns the addresses. `private` is for repositories that are new; what is public is not added to in private.
+    `onnx` adds the graph for transformers.js. Returns the addresses. `private` is for repositories that are new; what
+    is public is not added to in private.
     """
-    with planned(run, repository, stages=stages, data=data, metric=metric, demo=demo, license=license) as uploads:
+    wanted = {"stages": stages, "data": data, "metric": metric, "demo": demo, "license": license, "onnx": onnx}
+    with planned(run, repository, **wanted) as uploads:
         hub = Hub()
         hub.sign_in()
         hub.make_ready(uploads, private=private)
@@ -118,6 +122,7 @@ class PushAsItTrains:
                 stages=self.push.stages,
                 data=self.data,
                 license=self.push.license,
+                onnx=self.push.onnx,
             ) as uploads:
                 self.hub.make_ready(uploads, private=self.push.private)
                 for upload in uploads:
@@ -160,6 +165,7 @@ def planned(
     metric: str | None = None,
     demo: str | None = None,
     license: str | None = None,
+    onnx: bool = False,
 ) -> Iterator[list[Upload]]:
     """What would be sent, in this order; nothing is asked of the network. Files made for it are gone afterwards."""
     if (run is None) != (repository is None):
@@ -180,7 +186,7 @@ def planned(
             whole = finished_run(run)
             names = whole.stages if stages else ()
             uploads += [_stage_upload(whole, name, repository, data, license) for name in names]
-            uploads.append(_final_upload(whole, repository, data, license))
+            uploads.append(_final_upload(whole, repository, data, license, onnx))
         if metric:
             uploads.insert(0, _metric_upload(Path(scratch) / "metric", metric))
         if data:
@@ -233,8 +239,8 @@ def _stage_upload(run: Run, stage: str, repository: str, data: Data | None, lice
     return Upload(repository, files, f"Stage {stage}", revision=stage, replaces=OLD_WEIGHTS)
 
 
-def _final_upload(run: Run, repository: str, data: Data | None, license: str | None) -> Upload:
-    """The final model with its card, for main."""
+def _final_upload(run: Run, repository: str, data: Data | None, license: str | None, onnx: bool = False) -> Upload:
+    """The final model with its card, for main; its graph for transformers.js if wanted."""
     from .cards import handler_source, model_card_files
 
     final, stages = run.folder / "final", [stage.name for stage in run.recipe.stages.to_run]
@@ -245,13 +251,19 @@ def _final_upload(run: Run, repository: str, data: Data | None, license: str | N
     if not _alike(files, model_files(run.last, run.folder)):
         last = run.last.relative_to(run.folder).as_posix()
         raise RunError(f"final/ is not what {last}/ ended with", where=str(run.folder), fix=again)
+    if onnx:
+        from ..browser.export import files_for_transformers_js
+
+        files |= files_for_transformers_js(final)
     figures = {name: run.folder / name for name in _FIGURES if (run.folder / name).is_file()}
     check_inside(figures.values(), run.folder)
     files |= figures
     files["handler.py"] = handler_source().encode()
     files["recipe.yaml"] = published_recipe(run.recipe, data)
-    files |= model_card_files(run.folder, repository, license=license, data_repository=data[1] if data else None)
-    return Upload(repository, files, f"The final model, after {', '.join(stages)}", replaces=OLD_WEIGHTS)
+    known = data[1] if data else None
+    files |= model_card_files(run.folder, repository, license=license, data_repository=known, onnx=onnx)
+    old = (*OLD_WEIGHTS, ONE_GRAPH)  # a graph of other weights, too
+    return Upload(repository, files, f"The final model, after {', '.join(stages)}", replaces=old)
 
 
 def _alike(files: Files, others: Files) -> bool:
@@ -364,6 +376,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="N validation photos with truth and prediction on the card; they go up",
     )
+    parser.add_argument("--onnx", action="store_true", help="also onnx/model.onnx, for transformers.js")
     who = parser.add_mutually_exclusive_group()
     who.add_argument("--private", action="store_true", help="only you can see what is new (this is the default)")
     who.add_argument("--public", action="store_true", help="everybody can see what is new")
@@ -389,6 +402,7 @@ def main(args: argparse.Namespace) -> int:
         "metric": args.metric,
         "demo": args.demo,
         "license": args.license,
+        "onnx": args.onnx,
     }
     if args.pictures is not None:
         from .pictures import draw_card_pictures
