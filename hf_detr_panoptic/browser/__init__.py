@@ -1,0 +1,1 @@
+"""The model without Python: verified ONNX graphs, and the page that runs them in a browser."""
