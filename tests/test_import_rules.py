@@ -33,6 +33,7 @@ LINE = [
     "evaluation",
     "labeling",
     "training",
+    "browser",
     "predict",
     "report",
     "trace",

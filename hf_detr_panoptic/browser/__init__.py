@@ -1,1 +1,1 @@
-"""The model without Python: verified ONNX graphs, and the page that runs them in a browser."""
+"""The model without Python: ONNX graphs, what runs and verifies them, and the page that anybody opens."""

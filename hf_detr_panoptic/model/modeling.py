@@ -220,6 +220,16 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         if is_main_process:
             self.image_processor.save_pretrained(save_directory)
 
+    def save_settings(self, save_directory: str | os.PathLike[str]) -> None:
+        """config.json and preprocessor_config.json alone, as `save_pretrained` writes them, without the weights."""
+        self._take_auxiliary_flag()
+        self._remember()
+        config = deepcopy(self.config)
+        vars(config).pop("keys_to_ignore_at_inference", None)
+        config.architectures = [DetrForSegmentation.__name__]
+        config.save_pretrained(save_directory)
+        self.image_processor.save_pretrained(save_directory)
+
     def carry_classes(
         self,
         label_space: LabelSpace,
