@@ -99,8 +99,7 @@ ready.then(
 // --- a photo
 
 let shown = null; // what the last look gave
-let name = "";
-let took = 0;
+let seen = null; // of the photo: name, width, height, milliseconds
 
 async function open(file, called = file.name || "pasted photo") {
   tell(`Looking at ${visible(called)} …`);
@@ -110,8 +109,7 @@ async function open(file, called = file.name || "pasted photo") {
     $("result").hidden = true;
     shown = null;
     [selected, hovered] = [null, null];
-    const seen = await ask("photo", { file, name: called });
-    [name, took] = [called, seen.milliseconds];
+    seen = await ask("photo", { file, name: called });
     $("result").hidden = false;
     await look();
   } catch (error) {
@@ -164,8 +162,10 @@ function look() {
         const stage = $("stage").clientWidth;
         const side = Math.min(1600, Math.max(800, Math.round(stage * Math.min(devicePixelRatio, 2))));
         const threshold = Number($("threshold").value);
-        // Letters of 13 pixels of the screen, whatever the picture is enlarged or shrunk by.
-        const letters = Math.round(13 * Math.max(1, side / stage));
+        // Letters of 13 pixels of the screen, whatever the picture is shrunk by.
+        const shrunk = Math.min(1, side / Math.max(seen.width, seen.height));
+        const fits = Math.min(stage / seen.width, (0.78 * innerHeight) / seen.height);
+        const letters = Math.round(13 * Math.max(1, shrunk / fits));
         show(await ask("look", { threshold, side, letters, plain: $("plain").checked }));
       }
     } finally {
@@ -183,7 +183,8 @@ function show(answer) {
   shown.picture.close();
   const classes = new Set(segments.map(({ label }) => label)).size;
   const said = `${count(segments.length, "segment")} of ${count(classes, "class", "classes")}, ${percent(shown.voidArea / shown.pixels)} void`;
-  tell(`${visible(name)}: ${segments.length ? said : "no segment passes this threshold"}. ${(took / 1000).toFixed(2)} s.`);
+  const found = segments.length ? said : "no segment passes this threshold";
+  tell(`${visible(seen.name)}: ${found}. ${(seen.milliseconds / 1000).toFixed(2)} s.`);
   $("picture").setAttribute("aria-label", `The photo with ${said}`);
   fillTable();
   if (selected) selected = { ...selected, id: shown.ids[pixelAt(selected.x, selected.y)] };
@@ -234,9 +235,9 @@ function highlight() {
   shade.clearRect(0, 0, shown.width, shown.height);
   if (id !== null) {
     const image = shade.createImageData(shown.width, shown.height);
-    const [quiet, clear] = [0xa6000000, 0]; // ABGR
+    const quiet = hovered === null ? 0xa6000000 : 0x73000000; // dark, as alpha, blue, green, red
     const pixels = new Uint32Array(image.data.buffer);
-    for (let at = 0; at < pixels.length; at++) pixels[at] = shown.ids[at] === id ? clear : quiet;
+    for (let at = 0; at < pixels.length; at++) pixels[at] = shown.ids[at] === id ? 0 : quiet;
     shade.putImageData(image, 0, 0);
   }
   for (const line of $("segments").tBodies[0].rows) {
