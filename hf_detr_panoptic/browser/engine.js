@@ -2,7 +2,7 @@
 
 import { idPng, panopticJson, rgbPng, storedStem, zip } from "./coco.js";
 import { fillsOf, idsAt, paint, placedLabels } from "./drawing.js";
-import { MOST_PIXELS, normalized, orientationOf, outputSize, resized } from "./photo.js";
+import { MOST_PIXELS, normalized, outputSize, resized, turnOf, withoutTurn } from "./photo.js";
 import { above, chosenQueries, panopticMap } from "./segments.js";
 
 const MOST_CANVAS = 16e6; // pixels that a phone's browser draws on
@@ -108,28 +108,40 @@ function canvasOf(width, height) {
 async function open(file, name) {
   const bytes = new Uint8Array(await file.arrayBuffer());
   if (!bytes.length) throw new Problem(`${name} is empty. Copy or download it again.`);
+  const { orientation, bytes: unturned } = withoutTurn(bytes);
   let bitmap;
   try {
-    // Upright, as EXIF says, and without a look at colour profiles, as in training.
-    bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
+    // Without a look at colour profiles, as in training.
+    bitmap = await createImageBitmap(new Blob([unturned], { type: file.type }), { colorSpaceConversion: "none" });
   } catch {
     const fix = "Save it as JPEG or PNG.";
     throw new Problem(`${name} is no photo that this browser can open: damaged, too large, or of another format. ${fix}`);
   }
-  const { width, height } = bitmap;
-  const opened = { name, file, bytes, bitmap, width, height, turned: orientationOf(bytes) > 1, transparent: false };
+  const sides = [bitmap.width, bitmap.height];
+  const [width, height] = orientation > 4 ? sides.reverse() : sides;
+  const opened = { name, bytes, bitmap, orientation, width, height, transparent: false };
   if (width * height > MOST_PIXELS) throw new Problem(`${name} is ${sized(opened)}, too many. ${TOLD.tooLarge}`);
   return opened;
 }
 
+/** The photo upright onto a canvas, from a row on, as it is or of another size. */
+function put(context, { bitmap, orientation, width, height }, from = 0, newWidth = width, newHeight = height) {
+  context.imageSmoothingEnabled = newWidth !== width || newHeight !== height;
+  context.imageSmoothingQuality = "high";
+  context.setTransform(newWidth / width, 0, 0, newHeight / height, 0, -from);
+  context.transform(...turnOf(orientation, width, height));
+  context.drawImage(bitmap, 0, 0);
+  context.resetTransform();
+}
+
 /** `(from, to)` → RGBA bytes of these rows, on white where they are transparent. */
 function rowsOf(opened) {
-  const { bitmap, width, height } = opened;
+  const { width, height } = opened;
   const band = Math.max(1, Math.min(height, Math.floor(2 ** 22 / width)));
   const [, context] = canvasOf(width, band);
   return (from, to) => {
     context.clearRect(0, 0, width, band);
-    context.drawImage(bitmap, 0, from, width, to - from, 0, 0, width, to - from);
+    put(context, opened, from);
     const { data } = context.getImageData(0, 0, width, to - from);
     for (let at = 3; at < data.length; at += 4) {
       if (data[at] === 255) continue;
@@ -174,8 +186,7 @@ function drawn(width, height, letters, plain) {
   const [canvas, context] = canvasOf(width, height);
   context.fillStyle = "#fff";
   context.fillRect(0, 0, width, height);
-  context.imageSmoothingQuality = "high";
-  context.drawImage(photo.bitmap, 0, 0, width, height);
+  put(context, photo, 0, width, height);
   if (plain) return canvas;
   const ids = idsAt(map, width, height);
   const fills = fillsOf(map.segments, page.space);
@@ -205,11 +216,11 @@ const PLAIN = { jpg: [0xff, 0xd8, 0xff], png: [0x89, 0x50, 0x4e, 0x47] }; // wha
 /** [name, bytes] of the photo for a dataset: byte for byte where everybody sees the same in it, else written anew. */
 async function storedPhoto(stem) {
   const kind = Object.keys(PLAIN).find((suffix) => PLAIN[suffix].every((byte, at) => photo.bytes[at] === byte));
-  if (kind && !photo.turned && !photo.transparent) return [`${stem}.${kind}`, photo.bytes];
+  if (kind && photo.orientation === 1 && !photo.transparent) return [`${stem}.${kind}`, photo.bytes];
   const { width, height } = photo;
   if (kind === "jpg" && width * height <= MOST_CANVAS) {
     const [canvas, context] = canvasOf(width, height);
-    context.drawImage(photo.bitmap, 0, 0);
+    put(context, photo);
     const blob = await canvas.convertToBlob({ type: "image/jpeg", quality: 0.95 });
     return [`${stem}.jpg`, new Uint8Array(await blob.arrayBuffer())];
   }

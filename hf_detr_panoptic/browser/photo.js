@@ -141,45 +141,71 @@ export function normalized(bytes, preprocess) {
   return values;
 }
 
-/** EXIF's orientation in a JPEG, PNG or WebP: 1 where there is none. */
-export function orientationOf(file) {
-  const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
-  const block = exifBlock(view);
-  if (!block) return 1;
+/**
+ * A JPEG, PNG or WebP without what EXIF says of which way is up, and what it said: {orientation, bytes}.
+ * Browsers differ in whose EXIF they look at; like this none has anything to turn.
+ */
+export function withoutTurn(bytes) {
+  const upright = { orientation: 1, bytes };
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   try {
-    const little = view.getUint16(block) === 0x4949;
-    const directory = block + view.getUint32(block + 4, little);
+    const block = exifBlock(view);
+    if (!block) return upright;
+    const little = view.getUint16(block.at) === 0x4949;
+    const directory = block.at + view.getUint32(block.at + 4, little);
     const count = view.getUint16(directory, little);
     for (let entry = directory + 2; entry < directory + 2 + 12 * count; entry += 12) {
-      if (view.getUint16(entry, little) === 0x0112) return view.getUint16(entry + 8, little);
+      if (view.getUint16(entry, little) !== 0x0112) continue;
+      const orientation = view.getUint16(entry + 8, little);
+      if (orientation < 2 || orientation > 8) return upright;
+      if (block.end) return { orientation, bytes: cut(bytes, block.start, block.end) };
+      const copy = bytes.slice();
+      new DataView(copy.buffer).setUint16(entry + 8, 1, little);
+      return { orientation, bytes: copy };
     }
   } catch (error) {
     if (!(error instanceof RangeError)) throw error; // damaged EXIF does not damage the photo
   }
-  return 1;
+  return upright;
 }
 
-/** Where the TIFF header of a file's EXIF stands. */
+function cut(bytes, start, end) {
+  const rest = new Uint8Array(bytes.length - (end - start));
+  rest.set(bytes.subarray(0, start));
+  rest.set(bytes.subarray(end), start);
+  return rest;
+}
+
+/** Where the TIFF header of a file's EXIF stands; in a PNG also where its chunk does, which has a checksum. */
 function exifBlock(view) {
   const word = (at) => (at + 4 <= view.byteLength ? view.getUint32(at) : 0);
   const behind = (at) => (word(at) === 0x45786966 ? at + 6 : at); // "Exif\0\0"
-  if (view.byteLength < 16) return 0;
-  if (view.getUint16(0) === 0xffd8) {
-    for (let at = 2; at + 10 < view.byteLength && view.getUint8(at) === 0xff; ) {
-      if (view.getUint8(at + 1) === 0xda) return 0;
-      if (view.getUint8(at + 1) === 0xe1 && word(at + 4) === 0x45786966) return at + 10;
-      at += 2 + view.getUint16(at + 2);
+  if (word(0) >>> 16 === 0xffd8) {
+    for (let at = 2; word(at) >>> 24 === 0xff && word(at) >>> 16 !== 0xffda; at += 2 + view.getUint16(at + 2)) {
+      if (word(at) >>> 16 === 0xffe1 && word(at + 4) === 0x45786966) return { at: at + 10 };
     }
   } else if (word(0) === 0x89504e47) {
     for (let at = 8; at + 8 < view.byteLength; at += 12 + word(at)) {
-      if (word(at + 4) === 0x65584966) return behind(at + 8); // "eXIf"
+      if (word(at + 4) === 0x65584966) return { at: behind(at + 8), start: at, end: at + 12 + word(at) }; // "eXIf"
     }
   } else if (word(0) === 0x52494646 && word(8) === 0x57454250) {
-    for (let at = 12; at + 8 < view.byteLength; ) {
-      if (word(at) === 0x45584946) return behind(at + 8); // "EXIF"
-      const size = view.getUint32(at + 4, true);
-      at += 8 + size + (size % 2);
+    for (let at = 12; at + 8 < view.byteLength; at += 8 + 2 * Math.ceil(view.getUint32(at + 4, true) / 2)) {
+      if (word(at) === 0x45584946) return { at: behind(at + 8) }; // "EXIF"
     }
   }
-  return 0;
+  return null;
+}
+
+/** The transform of a canvas that turns a photo of EXIF's orientation upright: width and height are the upright's. */
+export function turnOf(orientation, width, height) {
+  return [
+    [1, 0, 0, 1, 0, 0],
+    [-1, 0, 0, 1, width, 0],
+    [-1, 0, 0, -1, width, height],
+    [1, 0, 0, -1, 0, height],
+    [0, 1, 1, 0, 0, 0],
+    [0, 1, -1, 0, width, 0],
+    [0, -1, -1, 0, width, height],
+    [0, -1, 1, 0, 0, height],
+  ][orientation - 1];
 }

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from hf_detr_panoptic.preprocess import Preprocess
 
@@ -56,25 +56,56 @@ def test_sizes_bytes_and_values_are_those_of_preprocess(node):
 
 
 ORIENTATION = """
-import { orientationOf } from "./photo.js";
-const run = (files) => files.map(orientationOf);
+import { withoutTurn } from "./photo.js";
+const run = (files) => files.map((file) => {
+  const { orientation, bytes } = withoutTurn(file);
+  return { orientation, bytes };
+});
 """
 
 
 def test_which_way_up_a_photo_is(node):
+    """A photo that has lost its turn opens everywhere as it lies; the turn itself is that of Pillow's transpose."""
+    lying = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8))
     expected, files = [], []
     for kind in ("JPEG", "PNG", "WEBP"):
-        for orientation in range(1, 9):
+        for orientation in (None, *range(1, 9)):
             exif = Image.Exif()
-            exif[0x0112] = orientation
+            if orientation:
+                exif[0x010E], exif[0x0112] = "a site", orientation
             stream = io.BytesIO()
-            Image.new("RGB", (8, 6)).save(stream, kind, exif=exif)
+            lying.save(stream, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
             files.append(stream.getvalue())
-            expected.append(orientation)
-        stream = io.BytesIO()
-        Image.new("RGB", (8, 6)).save(stream, kind)
-        files.append(stream.getvalue())
-        expected.append(1)
+            expected.append(orientation or 1)
+    whole = len(files)
     files += [b"", b"\xff\xd8", b"nothing of the kind, but long enough", files[5][:40]]
-    expected += [1, 1, 1, 1]
-    assert node(ORIENTATION, [np.frombuffer(file, np.uint8) for file in files]) == expected
+    told = node(ORIENTATION, [np.frombuffer(file, np.uint8) for file in files])
+    assert [answer["orientation"] for answer in told] == [*expected, 1, 1, 1, 1]
+    for file, orientation, answer in zip(files[:whole], expected, told, strict=False):
+        bare = answer["bytes"].tobytes()
+        assert (bare == file) is (orientation == 1)
+        with Image.open(io.BytesIO(file)) as before, Image.open(io.BytesIO(bare)) as after:
+            assert np.array_equal(np.asarray(after), np.asarray(before))
+            assert after.getexif().get(0x0112, 1) == 1
+
+
+def test_the_turn_is_that_of_exif(node):
+    lying = np.arange(600).reshape(20, 30)
+    for orientation, answer in enumerate(node(TURNS, list(range(1, 9))), start=1):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        stream = io.BytesIO()
+        Image.fromarray(lying.astype(np.int32)).save(stream, "TIFF", exif=exif)
+        upright = np.asarray(ImageOps.exif_transpose(Image.open(stream)))
+        height, width = upright.shape
+        a, b, c, d, e, f = answer[height > width]
+        y, x = np.mgrid[:20, :30] + 0.5
+        turned = np.zeros_like(upright)
+        turned[np.floor(b * x + d * y + f).astype(int), np.floor(a * x + c * y + e).astype(int)] = lying
+        assert np.array_equal(turned, upright), orientation
+
+
+TURNS = """
+import { turnOf } from "./photo.js";
+const run = (orientations) => orientations.map((one) => [turnOf(one, 30, 20), turnOf(one, 20, 30)]);
+"""
