@@ -30,7 +30,7 @@ const answers = {
       }
     };
     model = { ort, page, detector: await session(detector, "detector"), masks: await session(masks, "masks") };
-    return {};
+    return { threads: ort.env.wasm.numThreads };
   },
 
   /** A photo through the model, once. */

@@ -86,13 +86,16 @@ async function setUp() {
   const [runtime, wasm, detector, masks] = parts;
   const threads = globalThis.crossOriginIsolated ? Math.min(2, navigator.hardwareConcurrency || 1) : 1;
   const buffers = parts.map((bytes) => bytes.buffer);
-  await ask("start", { runtime, wasm, detector, masks, page, threads }, buffers);
+  return ask("start", { runtime, wasm, detector, masks, page, threads }, buffers);
 }
 
 tell("Setting the model up …");
 const ready = setUp();
 ready.then(
-  () => $("status").textContent.startsWith("Setting") && tell("Ready."),
+  ({ threads }) => {
+    const words = threads > 1 ? `Ready, with ${threads} threads.` : "Ready.";
+    if ($("status").textContent.startsWith("Setting")) tell(words);
+  },
   (error) => tell("", error.message),
 );
 
