@@ -7,6 +7,7 @@ import inspect
 import io
 import itertools
 import logging
+import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -28,10 +29,9 @@ if TYPE_CHECKING:
 
 OPSET = 18
 
-# Two photos and two queries: an axis of length one would be taken for a constant.
+# Two photos and three queries: an axis of length one would be taken for a constant.
 _EXAMPLE = (2, 3, 192, 256)
 _EXAMPLE_QUERIES = 3
-_PHOTOS = {0: "batch", 2: "height", 3: "width"}
 
 
 class Detector(nn.Module):
@@ -61,7 +61,7 @@ class Masks(nn.Module):
         self.mask_head, self.bbox_attention = model.mask_head, model.bbox_attention
 
     def forward(self, states: Tensor, keys: Tensor, conv1: Tensor, *stages: Tensor) -> Tensor:
-        head = self.mask_head
+        head: Any = self.mask_head
         heads = keys.shape[1]
         queries = (self.bbox_attention.q_proj(states) * self.bbox_attention.scaling).unflatten(-1, (heads, -1))
         attention = torch.matmul(queries.transpose(1, 2), keys).transpose(1, 2)  # [B, K, heads, h * w]
@@ -76,23 +76,28 @@ class Masks(nn.Module):
         return masks.unflatten(0, (keys.shape[0], -1))
 
 
-def _of_each_query(block: nn.Module, of_queries: Tensor, of_images: Tensor) -> Tensor:
+def _of_each_query(block: Any, of_queries: Tensor, of_images: Tensor) -> Tensor:
     """of_queries: [B * K, C, h, w], of_images: [B, C, h, w] → norm and activation of their sum, [B * K, C, h, w]."""
     both = of_queries.unflatten(0, (of_images.shape[0], -1)) + of_images[:, None]
     normed: Tensor = block.activation(block.norm(both.flatten(0, 1)))
     return normed
 
 
-class OneGraph(nn.Module):
-    """pixel_values [B, 3, H, W] → logits, pred_boxes and the masks of every query, as transformers.js asks for."""
+def reference(model: DetrForPanopticSegmentation, precision: str = "fp32") -> DetrForPanopticSegmentation:
+    """The model that graphs of this precision are made of and must equal: a copy, in float32 on the CPU.
 
-    def __init__(self, model: DetrForPanopticSegmentation) -> None:
-        super().__init__()
-        self.detector, self.masks = Detector(model), Masks(model)
-
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits, boxes, states, *shared = self.detector(pixel_values)
-        return logits, boxes, self.masks(states, *shared)
+    For fp16 its folded weights are rounded to what 16 bits hold, so that storing them so loses nothing more.
+    """
+    copy: Any = deepcopy(model)
+    copy = copy.to("cpu", torch.float32).eval().requires_grad_(False)
+    with quiet_transformers():
+        copy.set_attn_implementation("eager")  # plain products, whatever kernel the model uses
+    if precision == "fp16":
+        copy.detr.model.backbone = folded_trunk(copy.detr.model.backbone, channels_last=False)
+        for tensor in (*copy.parameters(), *copy.buffers()):
+            if tensor.is_floating_point() and (rounded := tensor.half()).isfinite().all():
+                tensor.copy_(rounded)
+    return copy  # type: ignore[no-any-return]
 
 
 def shared_names(stages: int = 3) -> list[str]:
@@ -101,40 +106,88 @@ def shared_names(stages: int = 3) -> list[str]:
 
 
 def two_graphs(model: DetrForPanopticSegmentation) -> tuple[ModelProto, ModelProto]:
-    """The detector and the masks, in float32."""
-    model = _plain(model)
+    """The detector and the masks of a `reference`, in float32."""
     names = shared_names(len(model.mask_head.fpn_stages))
     detector, masks = Detector(model).eval(), Masks(model).eval()
     photos = torch.zeros(_EXAMPLE)
     with torch.no_grad():
-        shared = [value[:1] for value in detector(photos)[3:]]
-        states = torch.zeros(1, _EXAMPLE_QUERIES, model.config.d_model)
-    maps = [{2: f"{name}_height", 3: f"{name}_width"} for name in names[1:]]
+        shared = detector(photos)[3:]
+        states = torch.zeros(len(photos), _EXAMPLE_QUERIES, model.config.d_model)
+    maps = [{0: "batch", 2: f"{name}_height", 3: f"{name}_width"} for name in names[1:]]
     return (
-        _written(detector, {"pixel_values": photos}, [_PHOTOS], ["logits", "pred_boxes", "states", *names]),
+        _written(
+            detector,
+            {"pixel_values": photos},
+            [{0: "batch", 2: "height", 3: "width"}],
+            ["logits", "pred_boxes", "states", *names],
+        ),
         _written(
             masks,
             dict(zip(["states", *names], [states, *shared], strict=True)),
-            [{1: "queries"}, {3: "cells"}, *maps],
+            [{0: "batch", 1: "queries"}, {0: "batch", 3: "cells"}, *maps],
             ["pred_masks"],
         ),
     )
 
 
-def one_graph(model: DetrForPanopticSegmentation) -> ModelProto:
-    """The graph with transformers.js' names, in float32."""
-    whole = OneGraph(_plain(model)).eval()
-    return _written(
-        whole, {"pixel_values": torch.zeros(_EXAMPLE)}, [_PHOTOS], ["logits", "pred_boxes", "pred_masks"]
-    )
+def one_graph(detector: ModelProto, masks: ModelProto) -> ModelProto:
+    """pixel_values → logits, pred_boxes and pred_masks of every query, as transformers.js asks for."""
+    from onnx import compose
+
+    below = compose.add_prefix(masks, "masks.", rename_inputs=False, rename_outputs=False)
+    handed = [(each.name, each.name) for each in masks.graph.input]
+    return compose.merge_models(detector, below, handed, outputs=["logits", "pred_boxes", "pred_masks"])
 
 
-def _plain(model: DetrForPanopticSegmentation) -> DetrForPanopticSegmentation:
-    """A copy on the CPU in float32, its attention in plain products whatever kernel the model uses."""
-    copy = deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
-    with quiet_transformers():
-        copy.set_attn_implementation("eager")
-    return copy
+# --- weights in fewer bits
+
+# Smaller ones are left as they are: biases, norms, what the positions are made of.
+_WORTH_STORING = 1024
+
+
+def stored(graph: ModelProto, precision: str) -> ModelProto:
+    """The graph with its weights stored in `precision`; all it computes stays float32.
+
+    fp16: those that 16 bits hold exactly, which are those of a `reference`. int8: a whole number and a scale for each
+    output channel. A session makes them float32 once, when it is loaded: no arithmetic of whole numbers is involved.
+    """
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    if precision == "fp32":
+        return graph
+    weights = {each.name: each for each in graph.graph.initializer}
+    convolved = {node.input[1] for node in graph.graph.node if node.op_type == "Conv"}
+    casts = []
+    for name, tensor in weights.items():
+        if tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) < _WORTH_STORING:
+            continue
+        values = numpy_helper.to_array(tensor)
+        small = f"{name}.{precision}"
+        if precision == "fp16":
+            with np.errstate(over="ignore"):
+                short = values.astype(np.float16)
+            if not np.array_equal(short, values):
+                continue
+            casts.append(helper.make_node("Cast", [small], [name], to=TensorProto.FLOAT))
+        else:
+            others = tuple(
+                axis for axis in range(values.ndim) if axis != (0 if name in convolved else values.ndim - 1)
+            )
+            scale = np.abs(values).max(others, keepdims=True) / np.float32(127)
+            scale[scale == 0] = 1
+            short = np.round(values / scale).astype(np.int8)
+            graph.graph.initializer.append(numpy_helper.from_array(scale, f"{name}.scale"))
+            casts.append(helper.make_node("Cast", [small], [f"{name}.whole"], to=TensorProto.FLOAT))
+            casts.append(helper.make_node("Mul", [f"{name}.whole", f"{name}.scale"], [name]))
+        tensor.CopyFrom(numpy_helper.from_array(short, small))
+    nodes = [*casts, *graph.graph.node]
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
+    return graph
+
+
+# --- how they are written
 
 
 def _written(
@@ -156,6 +209,7 @@ def _written(
             dynamic_shapes=tuple(axes),
             verbose=False,
         )
+    assert program is not None  # only the older exporter gives none
     return _bare(program.model_proto, dict(zip(inputs, free, strict=True)))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ from .criterion import Denominators, criterion, losses_of, take_coefficients
 from .detector import Detection, check_finite, check_pixels, classes_and_boxes, detect
 from .mask_head import SharedMaskFeatures, dense_masks, fast_layout, masks_for, owners_of, shared_mask_features
 from .matcher import MatchCosts, Matching, Predictions, match
+from .postprocess import Kept
 from .targets import Targets
 
 if TYPE_CHECKING:
@@ -455,6 +456,15 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         given |= {"fill": fill, "duplicate": duplicate}
         settings = self.settings.changed(**{name: value for name, value in given.items() if value is not None})
         return segment.segment(self, images, settings, precision=precision, batch_size=batch_size)
+
+    def chosen_masks(
+        self, pixel_values: Tensor, choose: Callable[[Tensor], list[Kept]], precision: str = "fp32"
+    ) -> list[tuple[Kept, Tensor]]:
+        """Image by image the queries that `choose` takes of the logits [B, Q, C + 1], and their mask logits [K, h, w].
+
+        pixel_values: float [B, 3, H, W], normalised and without padding.
+        """
+        return segment.chosen_masks(self, pixel_values, choose, precision)
 
     def _shared(self, detection: Detection) -> SharedMaskFeatures:
         return shared_mask_features(
