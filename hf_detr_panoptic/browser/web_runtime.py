@@ -90,10 +90,11 @@ def at_hand() -> WebRuntime | None:
 
 
 def cache_folder() -> Path:
-    """Beside what the Hub's client keeps."""
+    """Where the runtime is kept: in $HF_DETR_PANOPTIC_CACHE, or beside what the Hub's client keeps."""
     from huggingface_hub import constants
 
-    return Path(constants.HF_HOME) / "hf_detr_panoptic" / f"onnxruntime-web-{VERSION}"
+    own = os.environ.get("HF_DETR_PANOPTIC_CACHE")
+    return Path(own or Path(constants.HF_HOME) / "hf_detr_panoptic") / f"onnxruntime-web-{VERSION}"
 
 
 def _digest(content: bytes) -> str:

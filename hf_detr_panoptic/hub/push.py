@@ -327,9 +327,7 @@ def _app_upload(repository: str, model: str, photos: Files) -> Upload:
     return Upload(repository, files, "The demo", kind="space", replaces=_APP, holds="*.whl", sdk="gradio")
 
 
-def _page_upload(
-    repository: str, model: str, run: Run, scratch: Path, photos: Files, license: str | None
-) -> Upload:
+def _page_upload(repository: str, model: str, run: Run, scratch: Path, photos: Files, license: str | None) -> Upload:
     from ..browser.export import export
     from .space import static_space_files
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import http.server
-
 import json
 import os
 import threading
@@ -20,7 +19,7 @@ import pytest
 from PIL import Image
 
 from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment, draw
-from hf_detr_panoptic.browser.page import one_file, served_files, write_page
+from hf_detr_panoptic.browser.page import one_file, served_files
 from hf_detr_panoptic.browser.web_runtime import NoRuntimeError, WebRuntime, web_runtime
 from hf_detr_panoptic.dataset.coco_panoptic import read_split
 from hf_detr_panoptic.preprocess import Preprocess
@@ -50,9 +49,7 @@ def graphs() -> dict[str, bytes]:
     colors = helper.make_tensor_value_info("shared_colors", TensorProto.FLOAT, ["B", 3, "H", "W"])
     known = {"logits": logits, "pred_boxes": np.full((1, 5, 4), 0.5, np.float32), "states": states}
     nodes = [helper.make_node("Identity", ["pixel_values"], ["shared_colors"])]
-    nodes += [
-        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(v)) for name, v in known.items()
-    ]
+    nodes += [helper.make_node("Constant", [], [name], value=numpy_helper.from_array(v)) for name, v in known.items()]
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, v.shape) for name, v in known.items()]
     detector = helper.make_graph(nodes, "detector", [image], [*outputs, colors])
 
@@ -116,6 +113,7 @@ def runtime() -> WebRuntime:
     """From the cache, or fetched once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("HF_HUB_OFFLINE", raising=False)
+        patch.delenv("HF_DETR_PANOPTIC_CACHE")
         try:
             return web_runtime(os.environ.get("RUNTIME_FILE"))
         except NoRuntimeError as error:
@@ -132,7 +130,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, runtime: WebRuntime) -> P
     (folder / "config.json").write_text(json.dumps(config))
     fits = Preprocess(None, None, fit_within=(HEIGHT, WIDTH), mean=(0, 0, 0), std=(1, 1, 1))
     fits.to_image_processor().save_pretrained(folder)
-    write_page(folder, title="Pipes & <sky>")
+    (folder / "model.html").write_bytes(one_file(folder, runtime, "Pipes & <sky>"))
     return folder
 
 
