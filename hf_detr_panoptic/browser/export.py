@@ -19,6 +19,8 @@ from ..labels import default_color
 from ..lock import LOCK, locked
 from ..text import count_of
 from .folder import DETECTOR, DIFFERS, FORMAT, INSTALL, MASKS, ONE_GRAPH, RECORD
+from .page import TITLE, page_or_how
+from .web_runtime import VERSION
 
 if TYPE_CHECKING:
     from ..model.modeling import DetrForPanopticSegmentation
@@ -258,6 +260,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--one-graph", action="store_true", help=f"also {ONE_GRAPH}, for transformers.js")
     parser.add_argument("--data", metavar="DATASET", help="measure PQ of model and graphs on it")
     parser.add_argument("--split", default="val", help="which part of --data (%(default)s)")
+    parser.add_argument("--title", help=f"what stands above the page ({TITLE})")
+    parser.add_argument("--no-page", action="store_true", help="no page that runs the graphs in a browser")
+    parser.add_argument(
+        "--runtime-file",
+        metavar="FILE",
+        help=f"the page's runtime, onnxruntime-web-{VERSION}.tgz; without, it is fetched once",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -267,8 +276,9 @@ def main(args: argparse.Namespace) -> int:
       hf-detr-panoptic export runs/site/final --out site-onnx --one-graph
       hf-detr-panoptic export runs/site --out site-onnx --precision int8 --data data/site
 
-    --out then holds detector.onnx (a whole photo), masks.onnx (the queries that pass), the settings, and README.md
-    with the figures and thirty lines of Python. Needs: pip install "hf-detr-panoptic[export]".
+    --out then holds detector.onnx (a whole photo), masks.onnx (the queries that pass), the settings, README.md with
+    the figures and thirty lines of Python, and model.html: one file that opens in any browser without a network (of a
+    large model index.html, to be served with its folder). Needs: pip install "hf-detr-panoptic[export]".
     """
     done = export(
         args.model,
@@ -280,5 +290,7 @@ def main(args: argparse.Namespace) -> int:
         say=print,
     )
     print(done)
+    if not args.no_page:
+        print(page_or_how(done.folder, title=args.title, runtime_file=args.runtime_file))
     print(f"next: hf-detr-panoptic predict {done.folder} PHOTOS --runtime onnx --out predictions")
     return 0

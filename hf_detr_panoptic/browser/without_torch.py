@@ -32,7 +32,8 @@ def panoptic(photo: Image.Image, folder: str) -> tuple[Any, list[dict[str, Any]]
         return np.zeros(photo.size[::-1], np.int64), []
     shared = {each.name: found[each.name] for each in masks_of.get_inputs() if each.name != "states"}
     masks = masks_of.run(None, {"states": found["states"][:, sure], **shared})[0][0]
-    whole = np.stack([Image.fromarray(mask).resize(photo.size, Image.Resampling.BILINEAR) for mask in masks])
+    enlarged = [Image.fromarray(mask).resize(photo.size, Image.Resampling.BILINEAR) for mask in masks]
+    whole = np.stack([np.asarray(mask) for mask in enlarged])
     claimed = whole.max(0) > np.log(settings["mask_threshold"] / (1 - settings["mask_threshold"]))
     first = {columns[q]: n for n, q in reversed(list(enumerate(sure, 1))) if not classes[columns[q]]["isthing"]}
     numbers = np.array([first.get(columns[q], n) for n, q in enumerate(sure, 1)])  # stuff of a class is one segment
