@@ -243,6 +243,9 @@ class Augmentation(Settings):
     """
 
     flip: float = setting(0.5, "how often it is mirrored", ge=0, le=1)
+    flip_pairs: Annotated[dict[str, str], BeforeValidator(as_pairs)] = setting(
+        {}, "classes that are each other's mirror image, such as `left mirror: right mirror`"
+    )
     short_sides: Sides | None = setting(
         None,
         "its short side is drawn from these, unless that makes the long one exceed `longest`; "
@@ -289,6 +292,9 @@ class Augmentation(Settings):
     def _can_be_drawn(self) -> Self:
         if self.crop and () in (self.crop_sides, self.short_sides):
             raise wrong("crop needs short_sides and crop_sides", "Write `crop: 0` to do without.", "crop")
+        paired = [*self.flip_pairs, *self.flip_pairs.values()]
+        if twice := [name for name in paired if paired.count(name) > 1]:
+            raise wrong(f"flip_pairs names {twice[0]!r} twice", "A class has one mirror image.", "flip_pairs")
         for key in ("crop_window", "scale_jitter", "paste_scale"):
             pair = getattr(self, key)
             if pair and not 0 < pair[0] <= pair[1]:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from PIL import Image
 from transformers import DetrConfig
 
 from hf_detr_panoptic import Category, DetrForPanopticSegmentation, LabelSpace, PanopticMap, Segment
+from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
 from hf_detr_panoptic.dataset.writer import DatasetWriter
 from hf_detr_panoptic.preprocess import Preprocess
 from hf_detr_panoptic.recipe import Recipe
@@ -87,6 +89,23 @@ def write_shapes(folder: Path, train: int = 7, val: int = 3, same_size: bool = F
             size = (64, 96) if same_size or index % 2 else (72, 64)
             photo, truth = shapes(index, *size)
             writer.add("train" if index < train else "val", f"p{index}.png", photo, truth)
+    return folder
+
+
+def write_half_marked(source: Path, folder: Path) -> Path:
+    """Every second photo of a set has no marks: all of it is the labeler's, and who learns from it lacks the discs.
+
+    Discs are seldom at the border.
+    """
+    read = read_dataset(source)
+    with DatasetWriter(folder, read["train"].space) as writer:
+        for split, rows in read.items():
+            for place, row in enumerate(rows):
+                whole, marked = row.map(), not place % 2
+                segments = [replace(each, source="custom" if marked else "auto") for each in whole.segments]
+                incomplete = ["disc"] if split == "train" and not marked else []
+                map = PanopticMap(whole.ids, segments, whole.space)
+                writer.add(split, row.file_name, row.photo, map, incomplete=incomplete)
     return folder
 
 

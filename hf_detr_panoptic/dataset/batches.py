@@ -15,7 +15,7 @@ from ..panoptic_map import PanopticMap, Segment
 from ..preprocess import Preprocess, pad
 from ..settings import Augmentation
 from .paste import Donors
-from .transforms import Draw, make_labels, pixels_of, rng_of
+from .transforms import Draw, make_labels, mirror_images, mirrored, pixels_of, rng_of
 
 
 class Row(Protocol):
@@ -87,14 +87,16 @@ class PanopticDataset(Dataset[dict[str, Any]]):
         rng = rng_of(self.seed, epoch, image_id)
         draw = Draw.of(self.augmentation, panoptic.height, panoptic.width, self.preprocess, rng)
         ids = draw.ids(panoptic.ids)
+        twins = mirror_images(panoptic.space, self.augmentation.flip_pairs) if draw.flip else {}
+        unknown = [panoptic.space.index(name) for name in incomplete]
         return {
             "pixel_values": draw.photo(pixels, self.preprocess),
             "labels": make_labels(
                 ids,
-                panoptic.segments,
+                mirrored(panoptic.segments, twins),
                 image_id=image_id,
                 where=where,
-                incomplete=[panoptic.space.index(name) for name in incomplete],
+                incomplete=[twins.get(label, label) for label in unknown],
                 things=panoptic.space.thing_labels,
             ),
         }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from .coco_panoptic import (
     read_ids,
 )
 from .copies import Fingerprint, fingerprint, near_pairs
+from .surroundings import always_on_one, around
 
 _EXAMPLES = 5
 _ROWS = 60
@@ -227,6 +229,7 @@ def check_dataset(
     _extra_files(splits, seen, report)
     _across(seen, report)
     _classes(report)
+    _habits([found for images in seen.values() for image in images for found in image.around], report)
     return report
 
 
@@ -240,6 +243,7 @@ class _Checked:
     print: Fingerprint | None = None
     areas: dict[int, int] = field(default_factory=dict)  # of the listed segments
     void: int = 0
+    around: list[tuple[int, Counter[int]]] = field(default_factory=list)  # of the person's things
 
     def tell(self, kind: str, detail: str, segment: int | None = None) -> None:
         where = self.record.where if segment is None else f"{self.record.where}, segment {segment}"
@@ -289,6 +293,7 @@ def _compare(seen: _Checked, ids: npt.NDArray[np.int32], instances: _Instances |
     pixels = PanopticMap(ids, [Segment(segment_id, 0) for segment_id in there if segment_id], _ONE_CLASS)
     areas, boxes = pixels.areas(), pixels.boxes()
     seen.void = pixels.void_area
+    seen.around = around(ids, seen.record.segments, boxes, seen.record.space.thing_labels)
     listed = {entry["id"]: entry for entry in seen.record.entries}
     for segment_id in areas.keys() - listed.keys():
         seen.tell("id-unlisted", f"{areas[segment_id]} px", segment_id)
@@ -431,6 +436,32 @@ def _classes(report: Report) -> None:
         often, rare = ranked[0], ranked[-1]
         detail = f"{often[1]} × {report.space[often[0]].name}, {rare[1]} × {report.space[rare[0]].name}"
         report.tell("imbalance", "", detail)
+
+
+def _habits(found: Iterable[tuple[int, Counter[int]]], report: Report) -> None:
+    """What augmentation should know of the classes."""
+    if report.space is None:
+        return
+    pixels = sum((split.pixels for split in report.splits.values()), Counter[int]())
+    for name, below, share in always_on_one(found, pixels, report.space):
+        report.tell("one-background", "", f"{share:.0%} of what is around {name} is {below}")
+    for one, other in sided(report.space.names):
+        report.tell("left-and-right", "", f"{one}, {other}")
+
+
+_SIDES = {"left": "right", "l": "r", "port": "starboard"}
+_WORDS = re.compile(r"[a-z]+|[0-9]+")
+
+
+def sided(names: Collection[str]) -> list[tuple[str, str]]:
+    """Pairs of names that differ by a side alone."""
+    known = {tuple(_WORDS.findall(name.lower())): name for name in names}
+    pairs = []
+    for words, name in known.items():
+        other = known.get(tuple(_SIDES.get(word, word) for word in words))
+        if other not in (None, name):
+            pairs.append((name, str(other)))
+    return pairs
 
 
 def _text(counts: str | bytes) -> str:

@@ -89,6 +89,16 @@ KINDS = {
     ),
     "class-unmeasured": Fault("warning", "a class is in train, but not in val", "Split again, or label more photos."),
     "imbalance": Fault("warning", "classes are far from balanced", "Label more of the rare, or merge classes."),
+    "one-background": Fault(
+        "warning",
+        "a class that people marked lies on one other class alone",
+        "Pasted elsewhere it would teach what never is: leave it out of augmentation.paste_classes.",
+    ),
+    "left-and-right": Fault(
+        "warning",
+        "classes differ by their side alone, and training mirrors photos",
+        "Write augmentation.flip_pairs, one: other; or flip: 0.",
+    ),
     "copy-across": Fault("error", "the same photo is in two splits", "Split again: quality would be flattered."),
     "copy-within": Fault("warning", "the same photo is there twice", "Keep one."),
     "near-copy-across": Fault("warning", "nearly the same photo is in two splits", "Split again with groups."),

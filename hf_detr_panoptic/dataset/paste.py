@@ -19,7 +19,7 @@ from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap, Segment
 from ..preprocess import Size
 from ..settings import Augmentation
-from .transforms import centres, pixels_of
+from .transforms import centres, mirror_images, mirrored, pixels_of
 
 if TYPE_CHECKING:
     from .batches import Row
@@ -115,12 +115,14 @@ class Donors:
                 continue
             cut = pixels_of(open_image(row.photo), panoptic, row.where)[:, top:bottom, left:right]
             cut = tvf.resize(cut, list(new), antialias=True)
+            twins = mirror_images(panoptic.space, settings.flip_pairs) if flip else {}
+            (segment,) = mirrored([panoptic.segment(donor.segment_id)], twins)
             # Things stand on the ground: how far down a thing reaches is what makes its place plausible.
             foot = round((bottom / panoptic.height + shift) * size[0])
             return _Patch(
                 pixels=tvf.horizontal_flip(cut) if flip else cut,
                 mask=mask,
-                segment=panoptic.segment(donor.segment_id),
+                segment=segment,
                 top=min(max(foot - new[0], 0), size[0] - new[0]),
                 left=int(aside * (size[1] - new[1] + 1)),
             )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as tvf
 
-from ..errors import DatasetError
+from ..errors import DatasetError, LabelError, did_you_mean
+from ..labels import LabelSpace
 from ..panoptic_map import SEGMENT_SOURCES, PanopticMap, Segment, boxes_of_ids
 from ..preprocess import Preprocess, Size, as_pixels
 from ..settings import Augmentation
@@ -144,6 +145,24 @@ def centres(old: int, new: int) -> npt.NDArray[np.int64]:
     the map against the photo by up to half a pixel, to the right and downwards.
     """
     return (2 * np.arange(new, dtype=np.int64) + 1) * old // (2 * new)
+
+
+def mirror_images(space: LabelSpace, pairs: Mapping[str, str]) -> dict[int, int]:
+    """Label → the label that it has in a mirrored photo, for both classes of each pair."""
+    for name in (*pairs, *pairs.values()):
+        if name not in space.names:
+            raise LabelError(
+                f"the dataset has no class {name!r}",
+                where="augmentation.flip_pairs",
+                fix=did_you_mean(name, space.names),
+            )
+    both = [(space.index(one), space.index(other)) for one, other in pairs.items()]
+    return {label: twin for one, other in both for label, twin in ((one, other), (other, one))}
+
+
+def mirrored(segments: Iterable[Segment], twins: Mapping[int, int]) -> list[Segment]:
+    """What they are called in a mirrored photo."""
+    return [replace(segment, label=twins.get(segment.label, segment.label)) for segment in segments]
 
 
 def pixels_of(photo: Image.Image, panoptic: PanopticMap, where: str) -> torch.Tensor:

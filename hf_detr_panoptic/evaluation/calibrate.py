@@ -2,13 +2,15 @@
 
 Both are added to the bias of the class head, one to "no object", one to the person's classes. All queries' logits are
 shifted by just that, so `pipeline`, the widget and `segment` see the same model. They are chosen on validation photos,
-fold by fold by the other folds: what the folds choose is told by photos that had no part in it.
+fold by fold by the other folds: what the folds choose is told by photos that had no part in it. Where these are few,
+what is likely counts beside them.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -42,6 +44,12 @@ _MOST = 200  # photos: two numbers want no more, and each takes a hundred maps
 _SIDE = 640  # of larger photos smaller maps are compared: they say as well which segments are found
 _NO_OBJECT = np.arange(-4.0, 1.01, 0.5)
 _YOURS = np.arange(-1.0, 3.01, 0.5)
+# Few photos choose by luck, and so are drawn to what is likely (benchmarks/RESULTS.md): 0.7 was the best threshold of
+# models of few marks, a little less that of their own classes. So much PQ it costs to be one away from there, over
+# the number of photos that choose.
+_BEST = 0.7
+_YOURS_LIKELY = 0.5
+_DRAWN = 0.25
 _REFERENCES = tuple(np.arange(30, 96, 5) / 100)  # where the best threshold of the model as it is, is looked for
 
 Shift = tuple[float, float]
@@ -135,7 +143,7 @@ def calibrate(
         return found.counted(cases, truth, space, model.settings)
 
     counted = list(_measured(model, rows, batch_size, find, reduce, progress).values())
-    chosen = _choice(counted, shifts, len(thresholds), min(folds, len(counted)), space)
+    chosen = _choice(counted, shifts, thresholds, min(folds, len(counted)), space)
     calibration = Calibration(thresholds=tuple(thresholds), photos=len(counted), **chosen)
     if calibration.changes:
         shift_logits(model, calibration.no_object, calibration.yours)
@@ -264,9 +272,10 @@ def _shared(of_photo: Sequence[Kept], reached: Kept, masks: Tensor, by_score: bo
 
 
 def _choice(
-    counted: Sequence[_Counted], shifts: Sequence[Shift], times: int, folds: int, space: LabelSpace
+    counted: Sequence[_Counted], shifts: Sequence[Shift], thresholds: Sequence[float], folds: int, space: LabelSpace
 ) -> dict[str, Any]:
     """What `Calibration` says, but for the photos. The cases are shifts × thresholds, then the references."""
+    times, likely = len(thresholds), _likely(thresholds)
     shape = (folds, len(counted[0].of_case), len(space), 4)
     by_fold = np.zeros(shape)
     for place, (counts, of_case) in enumerate(counted):
@@ -278,26 +287,43 @@ def _choice(
     def of_shift(totals: npt.NDArray[np.float64], index: int) -> npt.NDArray[np.float64]:
         return totals[index * times : (index + 1) * times]
 
-    def chosen(totals: npt.NDArray[np.float64]) -> int:
-        objectives = [round(figures(of_shift(totals, index)).objective, 9) for index in range(len(shifts))]
-        return objectives.index(max(objectives))
+    def drawn(shift: Shift, photos: int) -> float:
+        return float(_DRAWN / photos * np.square(np.subtract(shift, likely)).sum())
+
+    def chosen(totals: npt.NDArray[np.float64], photos: int) -> int:
+        objectives = [
+            figures(of_shift(totals, index)).objective - drawn(shift, photos) for index, shift in enumerate(shifts)
+        ]
+        return int(np.argmax(np.round(objectives, 9)))
 
     references = [figures(row[None]) for row in whole[end:]]
     best = max(range(len(references)), key=lambda place: references[place].objective)
     before = figures(of_shift(whole, shifts.index((0.0, 0.0))))
     result: dict[str, Any] = {"folds": folds, "before": before, "best": references[best]}
     result["best_threshold"] = float(_REFERENCES[best])
-    votes = [chosen(whole - by_fold[fold]) for fold in range(folds)] if folds > 1 else []
+    photos = [len(counted) - len(counted[fold::folds]) for fold in range(folds)]
+    votes = [chosen(whole - by_fold[fold], photos[fold]) for fold in range(folds)] if folds > 1 else []
     held_out = sum((of_shift(by_fold[fold], vote) for fold, vote in enumerate(votes)), np.zeros((times, *shape[2:])))
     out_of_fold = figures(held_out)
-    if not votes or out_of_fold.objective <= before.objective:
-        return {**result, "no_object": 0.0, "yours": 0.0, "in_fold": before, "out_of_fold": before}
+    unshifted = {**result, "no_object": 0.0, "yours": 0.0, "in_fold": before, "out_of_fold": before}
+    if not votes:
+        return unshifted
     middle = np.mean([shifts[vote] for vote in votes], axis=0)
     # The nearest that was counted: the figures are then those of what is baked in.
     nearest = min(range(len(shifts)), key=lambda index: float(np.abs(np.subtract(shifts[index], middle)).sum()))
     no_object, yours = shifts[nearest]
+    gained = out_of_fold.objective - before.objective
     in_fold = figures(of_shift(whole, nearest))
+    likelier = drawn((0.0, 0.0), len(counted)) - drawn(shifts[nearest], len(counted))
+    if gained + likelier <= 0 or in_fold.objective <= before.objective:
+        return unshifted
     return {**result, "no_object": no_object, "yours": yours, "in_fold": in_fold, "out_of_fold": out_of_fold}
+
+
+def _likely(thresholds: Sequence[float]) -> Shift:
+    """What brings the best threshold to the middle of these."""
+    odds = [math.log(threshold / (1 - threshold)) for threshold in (*thresholds, _BEST)]
+    return odds[-1] - sum(odds[:-1]) / len(thresholds), _YOURS_LIKELY
 
 
 def _figures(totals: npt.NDArray[np.float64], space: LabelSpace) -> Figures:

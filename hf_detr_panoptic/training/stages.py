@@ -21,6 +21,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ..dataset.batches import PanopticDataset
 from ..dataset.paste import labels_to_paste
+from ..dataset.transforms import mirror_images
 from ..errors import DatasetError, HfDetrPanopticError, RecipeError, did_you_mean, says_a_full_disk
 from ..evaluation.calibrate import Calibration, calibrate, shift_logits
 from ..evaluation.evaluate import box_precision, panoptic_quality
@@ -220,6 +221,7 @@ def run_stages(
     check_splits(splits, chosen)
     check_sizes(splits.val)
     labels_to_paste(splits.space, recipe.augmentation.paste_classes)
+    mirror_images(splits.space, recipe.augmentation.flip_pairs)
     check_arguments(chosen, state.device)
     if estimate:
         with tempfile.TemporaryDirectory() as scratch:  # a Trainer makes its folder at once

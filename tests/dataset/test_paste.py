@@ -265,3 +265,30 @@ def test_classes_that_cannot_be_pasted(name: str, said: str) -> None:
 def test_a_scale_that_falls_is_refused() -> None:
     with pytest.raises(RecipeError, match="paste_scale goes from 1.2 to 0.8"):
         Augmentation(paste_scale=(1.2, 0.8))
+
+
+def test_a_pair_changes_names_in_a_mirrored_photo_and_when_pasted_mirrored() -> None:
+    """PIPE and CRANE stand in for a left and a right mirror; the incomplete class is mirrored, too."""
+    pairs = {"pipe": "crane"}
+    photo = with_thing(1, (10, 10, 20, 12))
+    for flip, label in ((0.0, PIPE), (1.0, CRANE)):
+        dataset = PanopticDataset([photo], AS_IT_IS, Augmentation.none().changed(flip=flip, flip_pairs=pairs))  # type: ignore[list-item]
+        labels = dataset.item(Image.open(io.BytesIO(photo.photo)), photo.map(), 1, "a test", 0, ("pipe",))["labels"]
+        assert sorted(labels["class_labels"].tolist()) == sorted([label, SKY])
+        assert labels["incomplete"].tolist() == [label]
+    rows = [sky(1), with_thing(2, (10, 10, 20, 12))]
+    seen = set()
+    for epoch in range(20):
+        pixels, labels = pasted(rows, 0, ALWAYS.changed(flip_pairs=pairs), epoch)
+        columns = np.flatnonzero((pixels[..., 0] == 2).any(0))
+        seen |= set(labels["class_labels"].tolist()) - {SKY} if len(columns) else set()
+    assert seen == {PIPE, CRANE}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"),
+    [({"left pipe": "crane"}, "no class 'left pipe'"), ({"pipe": "pipe"}, "names 'pipe' twice")],
+)
+def test_pairs_that_cannot_be(pairs: dict[str, str], words: str) -> None:
+    with pytest.raises((LabelError, RecipeError), match=words):
+        pasted([with_thing(1, (10, 10, 20, 12))], 0, Augmentation.none().changed(flip=1.0, flip_pairs=pairs))

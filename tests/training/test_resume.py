@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from made import run_python
+from made import run_python, write_half_marked
 from safetensors.torch import load_file
-
-from hf_detr_panoptic import PanopticMap
-from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
-from hf_detr_panoptic.dataset.writer import DatasetWriter
 
 pytestmark = pytest.mark.bits
 
@@ -55,16 +50,7 @@ def check_alike(found: Path, expected: Path) -> None:
 
 @pytest.fixture
 def half_marked(shapes_folder: Path, tmp_path: Path) -> Path:
-    """Every second photo of the shapes has no marks: all of it is the labeler's. Discs are seldom at the border."""
-    read = read_dataset(shapes_folder)
-    with DatasetWriter(tmp_path / "half-marked", read["train"].space) as writer:
-        for split, rows in read.items():
-            for place, row in enumerate(rows):
-                whole = row.map()
-                source = "auto" if place % 2 else "custom"
-                segments = [replace(segment, source=source) for segment in whole.segments]
-                writer.add(split, row.file_name, row.photo, PanopticMap(whole.ids, segments, whole.space))
-    return tmp_path / "half-marked"
+    return write_half_marked(shapes_folder, tmp_path / "half-marked")
 
 
 def test_a_killed_run_ends_as_if_undisturbed(half_marked: Path, model_folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Two processes learn and measure what one with the same global batch does, whatever the number of photos."""
+"""Two processes learn and measure what one with the same global batch does, whatever the number of photos.
+
+Every second photo to learn from has no marks, and is incomplete for one class: what is for such photos is on.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made import run_by_one_and_by_two
+from made import run_by_one_and_by_two, write_half_marked
 
 pytestmark = pytest.mark.bits
 
@@ -18,7 +21,8 @@ STAGES = ("detection", "mask_head", "finetune")
 def runs(even_folder: Path, still_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """(one process, two processes) with five photos: a step of four, and one that leaves a process without any."""
     folder = tmp_path_factory.mktemp("runs")
-    return run_by_one_and_by_two(SCRIPT, even_folder, still_model_folder, folder=folder)
+    half_marked = write_half_marked(even_folder, folder / "half-marked")
+    return run_by_one_and_by_two(SCRIPT, half_marked, still_model_folder, folder=folder)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -41,8 +41,13 @@ def main(data, model, out):
         data,
         model,
         out.with_suffix(".run"),
-        every={"per_device_train_batch_size": 4 // state.num_processes, "max_grad_norm": 0.0},
-        augmentation={"short_sides": [], "crop": 0.0},
+        every={
+            "per_device_train_batch_size": 4 // state.num_processes,
+            "max_grad_norm": 0.0,
+            "marked_share": 0.5,
+        },
+        augmentation={"short_sides": [], "crop": 0.0, "paste": 0.8},
+        losses={"partial_things": True},
         postprocess={"threshold": 0.0, "fill": "argmax"},
     )
     gradients, counted = {}, []
