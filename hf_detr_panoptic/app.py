@@ -468,6 +468,7 @@ def _shown_name(model: str) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a DETR panoptic checkpoint, a folder or on the Hub")
     parser.add_argument("photos", metavar="PHOTO", nargs="*", help="examples to click: files, or folders")
+    parser.add_argument("--no-examples", action="store_true", help="no synthetic photos where none are given")
     parser.add_argument("--title", default="Panoptic segmentation", help="above the page (%(default)s)")
     parser.add_argument("--port", type=int, help="where to listen (the first free one from 7860 on)")
     parser.add_argument("--stuff", metavar="A,B", help="the model's stuff classes, if its configuration does not say")
@@ -487,8 +488,9 @@ def main(args: argparse.Namespace) -> int:
 
     stuff = None if args.stuff is None else [name.strip() for name in args.stuff.split(",") if name.strip()]
     with tempfile.TemporaryDirectory() as scratch:
-        given: Sequence[str | Path] = args.photos or [save_example_photos(Path(scratch))]
-        examples, problems = find_photos(given)
+        synthetic = [] if args.no_examples else [save_example_photos(Path(scratch))]
+        given: Sequence[str | Path] = args.photos or synthetic
+        examples, problems = find_photos(given) if given else ({}, [])
         if problems:
             raise problems[0]
         for path in examples.values():

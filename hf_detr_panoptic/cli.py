@@ -37,6 +37,7 @@ COMMANDS = {
         "a model shifted so that the thresholds of plain clients show your classes",
     ),
     "report": ("report.report", "a dataset or a run as one HTML file: tables, curves, photos, the worst first"),
+    "export": ("browser.export", "a model as ONNX, verified: for machines without torch, and for the browser"),
     "predict": ("predict", "a model on photos: overlays, COCO panoptic files, masks"),
     "trace": ("trace.page", "how a model sees one photo: DETR's seven moves, with true shapes and pictures"),
     "app": ("app", "a model in the browser: a photo in, its segments out, with a threshold slider"),

@@ -303,6 +303,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--masks", choices=["segment", "class"], help="also a black and white PNG a segment or a class"
     )
+    parser.add_argument(
+        "--runtime",
+        choices=["torch", "onnx"],
+        default="torch",
+        help="onnx: MODEL is a folder that `export` wrote, run by onnxruntime (%(default)s)",
+    )
     add_segment_flags(parser)
     add_tile_flags(parser)
 
@@ -314,6 +320,7 @@ def main(args: argparse.Namespace) -> int:
       hf-detr-panoptic predict runs/site/final a.jpg b.jpg --out predictions --masks class
       hf-detr-panoptic predict runs/site/final large.jpg --tile 800 --out predictions
       hf-detr-panoptic predict runs/site/final data/site/images --truth data/site --out predictions
+      hf-detr-panoptic predict site-onnx photos/ --runtime onnx --out predictions
 
     Photos may be files or folders. --out then holds predictions.png (photo | truth where known | prediction),
     overlays/, predictions.json with predictions/*.png in COCO panoptic format, and masks/.
@@ -321,9 +328,17 @@ def main(args: argparse.Namespace) -> int:
     from .errors import clear_errors
 
     folder = PredictionFolder(Path(args.out), args.masks, args.overwrite)
+    model = args.model
+    if args.runtime == "onnx":
+        from .browser.runtime import OnnxModel
+
+        if args.precision != "fp32" or args.stuff is not None:
+            fix = "Leave --precision and --stuff out: both were settled when the model was exported."
+            raise HfDetrPanopticError("an exported model takes neither --precision nor --stuff", fix=fix)
+        model = OnnxModel.from_folder(args.model)
     with clear_errors(folder.path):
         problems = predict(
-            args.model,
+            model,
             args.photos,
             folder,
             truth=args.truth,
@@ -339,8 +354,9 @@ def main(args: argparse.Namespace) -> int:
         print("\n".join(f"  {line}" for line in first_lines(map(str, problems), _SHOWN)))
     if not folder.predicted:
         return 1
-    how_good = f"hf-detr-panoptic evaluate --model {args.model} --data {args.truth or 'DATASET'}"
-    print(f"next: look at {folder.path / 'predictions.png'}, then {how_good}")
+    look = f"next: look at {folder.path / 'predictions.png'}"
+    how_good = f", then hf-detr-panoptic evaluate --model {args.model} --data {args.truth or 'DATASET'}"
+    print(look if args.runtime == "onnx" else look + how_good)
     return 0
 
 

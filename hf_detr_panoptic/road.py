@@ -105,7 +105,14 @@ def _train(
         ends = run_recipe(recipe, start, stop, estimate=estimate, price=price, at_stage_end=stage_ended)
         if pushing:
             pushing.finished()
-        return ends, after_training(recipe.output) if ends and main else ""
+        if not (ends and main):
+            return ends, ""
+        said = [after_training(recipe.output)]
+        if (Path(recipe.output) / "final").is_dir():
+            from .browser.run_page import after_run
+
+            said.append(after_run(recipe.output))
+        return ends, "\n".join(said)
 
 
 # --- the commands

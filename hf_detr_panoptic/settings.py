@@ -420,6 +420,7 @@ class Push(Settings):
     pictures: Side | None = setting(
         None, "so many validation photos with truth and prediction on the model's card; null: none"
     )
+    onnx: bool = setting(False, "whether onnx/model.onnx goes along, for transformers.js; needs the extra `export`")
 
     @model_validator(mode="after")
     def _are_names(self) -> Self:

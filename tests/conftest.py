@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a network
+# Nor on what was fetched here before: with the page's runtime at hand each run would end with an export.
+os.environ["HF_DETR_PANOPTIC_CACHE"] = os.devnull
 
 ROOT = Path(__file__).resolve().parents[1]
 

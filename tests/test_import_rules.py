@@ -34,6 +34,7 @@ LINE = [
     "evaluation",
     "labeling",
     "training",
+    "browser",
     "predict",
     "report",
     "trace",

@@ -116,7 +116,7 @@ def _segments(row: Mapping[str, Any]) -> tuple[Segment, ...]:
 
 
 def _map(
-    png: Any, segments: tuple[Segment, ...], space: LabelSpace, where: str, photo: bytes | None = None
+    png: Any, segments: tuple[Segment, ...], space: LabelSpace, where: str, photo: Path | bytes | None = None
 ) -> PanopticMap:
     """Laid as the photo is seen, where its file is at hand."""
     try:

@@ -407,6 +407,7 @@ def measure(model: Path, held_out: Path) -> dict[str, Any]:
 
 def look(recipe: Recipe, place: Place) -> dict[str, Any]:
     """Pictures, the reports of data and run, and whether plain transformers loads the model."""
+    from ..browser.run_page import after_run
     from ..model.modeling import DetrForPanopticSegmentation
     from ..report.report import write_report
     from .figures import draw_pictures
@@ -417,6 +418,7 @@ def look(recipe: Recipe, place: Place) -> dict[str, Any]:
         print(path)
     for folder, photos in ((place.data, 60), (place.run, 24)):
         print(write_report(folder, limit=photos))
+    print(after_run(place.run))
     labels = found_by_pipeline(final, next(iter(sorted((place.held_out / "images").iterdir()))))
     print(f'pipeline("image-segmentation", "{final}") finds {len(labels)} segments on the first held-out photo')
     return {"pipeline": labels}
@@ -450,6 +452,7 @@ def table(title: str, rows: Mapping[str, Mapping[str, float | None]]) -> str:
 
 def conclusion(place: Place, parts: Parts) -> str:
     """The figures in one table, what took how long, and what to type next."""
+    from ..browser.run_page import PAGE
     from .figures import PASTED, RULED
 
     merged = parts.figures("merged")
@@ -460,6 +463,7 @@ def conclusion(place: Place, parts: Parts) -> str:
     }
     seconds = {name: part["seconds"] for name, part in parts.done.items()}
     spent = ", ".join(f"{name} {taken:.0f}" for name, taken in seconds.items())
+    page = place.run / PAGE / "model.html"
     return "\n".join(
         [
             table("PQ against the truth", rows),
@@ -469,6 +473,7 @@ def conclusion(place: Place, parts: Parts) -> str:
             f"            {place.pictures / 'held-out.png'}",
             f"            {place.data / 'report.html'}",
             f"            {place.run / 'report.html'}",
+            *([f"            {page}"] if page.exists() else []),
             f"The model   {place.run / 'final'}",
             f"The data    {place.data}",
             "",

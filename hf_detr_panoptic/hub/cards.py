@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..browser.folder import DIFFERS
 from ..dataset.card import PACKAGE, Contents, Markdown, dataset_card, render
 from ..dataset.photos import bare_photo
 from ..errors import HfDetrPanopticError, HubError
@@ -40,19 +41,19 @@ def checked_license(license: str | None) -> str | None:
 
 
 def model_card_files(
-    folder: Path, repository: str, *, license: str | None, data_repository: str | None
+    folder: Path, repository: str, *, license: str | None, data_repository: str | None, onnx: bool = False
 ) -> dict[str, bytes | Path]:
     """What stands in the repository beside the model: README.md, its pictures, what the endpoint handler needs.
 
     Path in the repository → content. `folder` is a finished run's; `data_repository` is the dataset's name on the
-    Hub, if it is there.
+    Hub, if it is there; `onnx`: whether onnx/model.onnx is.
     """
     for name in filter(None, (repository, data_repository)):
         check_name(name)
     run, pictures = Run(folder), CardPictures.read(folder)
     data = data_repository or public_name(run.recipe.data)
     files: dict[str, bytes | Path] = {
-        "README.md": _model_card(run, repository, checked_license(license), data, pictures).encode()
+        "README.md": _model_card(run, repository, checked_license(license), data, pictures, onnx).encode()
     }
     for picture in pictures.pictures:
         for path in (picture.photo, picture.prediction, picture.panel):
@@ -115,7 +116,9 @@ def _panoptic_source() -> str:
     return "\n".join(source.splitlines()[first - 1 : function.end_lineno])
 
 
-def _model_card(run: Run, repository: str, license: str | None, data: str | None, pictures: CardPictures) -> str:
+def _model_card(
+    run: Run, repository: str, license: str | None, data: str | None, pictures: CardPictures, onnx: bool
+) -> str:
     from huggingface_hub import ModelCard, ModelCardData
 
     name, base = repository.split("/")[1], public_name(run.recipe.model)
@@ -167,6 +170,7 @@ def _model_card(run: Run, repository: str, license: str | None, data: str | None
         base=base and Markdown(base),
         data=data and Markdown(data),
         license=license,
+        graph_differs=Markdown(DIFFERS) if onnx else None,
         pipeline_threshold=PIPELINE_THRESHOLD,
         panoptic_source=Markdown(_panoptic_source()),
         package=Markdown(PACKAGE),

@@ -8,11 +8,13 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
+from ..browser.folder import ONE_GRAPH
+from ..dataset.photos import bare_photo
 from ..errors import DatasetError, HfDetrPanopticError, HubError, RunError, clear_errors
 from ..files import write_bytes, write_text, write_yaml
 from ..lock import LOCK, locked
@@ -42,6 +44,12 @@ SIBLINGS = ("annotations.py", "counting.py")
 # Of a run, beside the model; what is not there is left out.
 _FIGURES = ("metrics.json", "results.csv", "per_class.csv", "environment.json")
 
+MOST_EXAMPLES = 12
+# What an earlier demo of that kind has left.
+_APP = ("*.whl", "examples/*")
+_PAGE = ("*.onnx", "*.gz", "examples/*")
+
+DemoKind = Literal["gradio", "static"]
 Say = Callable[[str], None]
 Data = tuple[str | Path, str]  # a dataset's folder, and its name on the Hub
 
@@ -55,14 +63,20 @@ def push(
     data: Data | None = None,
     metric: str | None = None,
     demo: str | None = None,
+    demo_kind: DemoKind = "gradio",
+    examples: Sequence[str | Path] = (),
     license: str | None = None,
+    onnx: bool = False,
     say: Say = print,
 ) -> list[str]:
     """A run's model to `repository`, and a dataset (folder, name), the metric and a demo if they are named.
 
-    Returns the addresses. `private` is for repositories that are new; what is public is not added to in private.
+    A demo is an app of `gradio`, or a `static` page that brings the model; `examples`: your photos, which go up for
+    its visitors to click. `onnx` adds the graph for transformers.js. Returns the addresses. `private` is for
+    repositories that are new; what is public is not added to in private.
     """
-    with planned(run, repository, stages=stages, data=data, metric=metric, demo=demo, license=license) as uploads:
+    what: dict[str, Any] = {"data": data, "metric": metric, "demo": demo, "demo_kind": demo_kind, "examples": examples}
+    with planned(run, repository, stages=stages, license=license, onnx=onnx, **what) as uploads:
         hub = Hub()
         hub.sign_in()
         hub.make_ready(uploads, private=private)
@@ -118,6 +132,7 @@ class PushAsItTrains:
                 stages=self.push.stages,
                 data=self.data,
                 license=self.push.license,
+                onnx=self.push.onnx,
             ) as uploads:
                 self.hub.make_ready(uploads, private=self.push.private)
                 for upload in uploads:
@@ -159,13 +174,19 @@ def planned(
     data: Data | None = None,
     metric: str | None = None,
     demo: str | None = None,
+    demo_kind: DemoKind = "gradio",
+    examples: Sequence[str | Path] = (),
     license: str | None = None,
+    onnx: bool = False,
 ) -> Iterator[list[Upload]]:
     """What would be sent, in this order; nothing is asked of the network. Files made for it are gone afterwards."""
     if (run is None) != (repository is None):
         raise HubError("a run and a name go together", fix="Give both, such as `push runs/site user/site`.")
     if demo and repository is None:
         raise HubError("a demo shows a model", fix="Name the run and the model's repository too.")
+    if examples and not demo:
+        raise HubError("examples are of a demo", where="--examples", fix="Name its Space too: --demo USER/NAME.")
+    photos = _example_photos(examples)
     for name in (repository, data and data[1], metric, demo):
         if name is not None:
             check_name(name)
@@ -180,13 +201,15 @@ def planned(
             whole = finished_run(run)
             names = whole.stages if stages else ()
             uploads += [_stage_upload(whole, name, repository, data, license) for name in names]
-            uploads.append(_final_upload(whole, repository, data, license))
+            uploads.append(_final_upload(whole, repository, data, license, onnx))
         if metric:
             uploads.insert(0, _metric_upload(Path(scratch) / "metric", metric))
         if data:
             uploads.insert(0, _data_upload(Path(scratch) / "data", Path(data[0]), data[1], license))
-        if demo and repository:
-            uploads.append(_demo_upload(demo, repository))
+        if demo and repository and demo_kind == "static":
+            uploads.append(_page_upload(demo, repository, whole, Path(scratch) / "page", photos, license))
+        elif demo and repository:
+            uploads.append(_app_upload(demo, repository, photos))
         if not uploads:
             raise HubError("nothing to push is named", fix="Such as `hf-detr-panoptic push runs/site user/site`.")
         yield uploads
@@ -233,8 +256,8 @@ def _stage_upload(run: Run, stage: str, repository: str, data: Data | None, lice
     return Upload(repository, files, f"Stage {stage}", revision=stage, replaces=OLD_WEIGHTS)
 
 
-def _final_upload(run: Run, repository: str, data: Data | None, license: str | None) -> Upload:
-    """The final model with its card, for main."""
+def _final_upload(run: Run, repository: str, data: Data | None, license: str | None, onnx: bool = False) -> Upload:
+    """The final model with its card, for main; its graph for transformers.js if wanted."""
     from .cards import handler_source, model_card_files
 
     final, stages = run.folder / "final", [stage.name for stage in run.recipe.stages.to_run]
@@ -245,13 +268,19 @@ def _final_upload(run: Run, repository: str, data: Data | None, license: str | N
     if not _alike(files, model_files(run.last, run.folder)):
         last = run.last.relative_to(run.folder).as_posix()
         raise RunError(f"final/ is not what {last}/ ended with", where=str(run.folder), fix=again)
+    if onnx:
+        from ..browser.export import files_for_transformers_js
+
+        files |= files_for_transformers_js(final)
     figures = {name: run.folder / name for name in _FIGURES if (run.folder / name).is_file()}
     check_inside(figures.values(), run.folder)
     files |= figures
     files["handler.py"] = handler_source().encode()
     files["recipe.yaml"] = published_recipe(run.recipe, data)
-    files |= model_card_files(run.folder, repository, license=license, data_repository=data[1] if data else None)
-    return Upload(repository, files, f"The final model, after {', '.join(stages)}", replaces=OLD_WEIGHTS)
+    known = data[1] if data else None
+    files |= model_card_files(run.folder, repository, license=license, data_repository=known, onnx=onnx)
+    old = (*OLD_WEIGHTS, ONE_GRAPH)  # a graph of other weights, too
+    return Upload(repository, files, f"The final model, after {', '.join(stages)}", replaces=old)
 
 
 def _alike(files: Files, others: Files) -> bool:
@@ -302,12 +331,40 @@ def _metric_upload(scratch: Path, repository: str) -> Upload:
     return Upload(repository, files, "The metric", kind="space", holds=SIBLINGS[-1], sdk="static")
 
 
-def _demo_upload(repository: str, model: str) -> Upload:
-    from ..app import example_photos
+def _app_upload(repository: str, model: str, photos: Files) -> Upload:
     from .space import space_files
 
-    files: Files = space_files(model, model.split("/")[1], example_photos())
-    return Upload(repository, files, "The demo", kind="space", replaces=("*.whl",), holds="*.whl", sdk="gradio")
+    files: Files = space_files(model, model.split("/")[1], photos)
+    return Upload(repository, files, "The demo", kind="space", replaces=_APP, holds="*.whl", sdk="gradio")
+
+
+def _page_upload(repository: str, model: str, run: Run, scratch: Path, photos: Files, license: str | None) -> Upload:
+    from ..browser.export import export
+    from .space import static_space_files
+
+    export(run.folder / "final", scratch)
+    files: Files = static_space_files(scratch, model, model.split("/")[1], photos, license)
+    return Upload(repository, files, "The demo", kind="space", replaces=_PAGE, holds="detector.onnx", sdk="static")
+
+
+def _example_photos(given: Sequence[str | Path]) -> Files:
+    """Photos for whoever sees the demo: the picture alone, and not even its name."""
+    from ..predict import find_photos
+
+    if not given:
+        return {}
+    paths, problems = find_photos(given)
+    if problems:
+        raise problems[0]
+    if len(paths) > MOST_EXAMPLES:
+        fix = f"Give up to {MOST_EXAMPLES}: everybody who sees the Space sees them."
+        raise HubError(f"{len(paths)} photos are too many examples", where="--examples", fix=fix)
+    photos: Files = {}
+    for number, path in enumerate(paths.values(), start=1):
+        content = bare_photo(path.read_bytes(), str(path)).content
+        suffix = ".png" if content.startswith(b"\x89PNG") else path.suffix.lower()
+        photos[f"photo_{number}{suffix}"] = content
+    return photos
 
 
 def export_metric(folder: str | Path, name: str | None = None) -> Path:
@@ -357,6 +414,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--metric", metavar="USER/NAME", help="also the metric, for `evaluate.load`")
     parser.add_argument("--demo", metavar="USER/NAME", help="also a Space where people try the model")
+    parser.add_argument(
+        "--demo-kind",
+        choices=["gradio", "static"],
+        default="gradio",
+        help="an app on a server, or a page that runs the model in the visitor's browser (%(default)s)",
+    )
+    parser.add_argument(
+        "--examples",
+        nargs="+",
+        default=[],
+        metavar="PHOTO",
+        help="your own photos, up to 12, for visitors of the demo to click; they go up: who is on them must agree",
+    )
     parser.add_argument("--license", metavar="ID", help="the licence that the cards state, such as apache-2.0")
     parser.add_argument(
         "--pictures",
@@ -364,6 +434,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="N validation photos with truth and prediction on the card; they go up",
     )
+    parser.add_argument("--onnx", action="store_true", help="also onnx/model.onnx, for transformers.js")
     who = parser.add_mutually_exclusive_group()
     who.add_argument("--private", action="store_true", help="only you can see what is new (this is the default)")
     who.add_argument("--public", action="store_true", help="everybody can see what is new")
@@ -378,6 +449,7 @@ def main(args: argparse.Namespace) -> int:
       hf-detr-panoptic push runs/site anna/site --license apache-2.0 --data data/site anna/site-data
       hf-detr-panoptic push runs/site anna/site --pictures 4
       hf-detr-panoptic push runs/site anna/site --public --metric anna/panoptic-quality --demo anna/site-demo
+      hf-detr-panoptic push runs/site anna/site --demo anna/site-demo --demo-kind static --examples yard.jpg
 
     The token is that of `hf auth login`, or HF_TOKEN. Only model files, cards, figures and the recipe go up: no
     optimizer, no checkpoints, and no path of this machine; of a photo's file only the picture, not where or by whom it
@@ -388,7 +460,10 @@ def main(args: argparse.Namespace) -> int:
         "data": tuple(args.data) if args.data else None,
         "metric": args.metric,
         "demo": args.demo,
+        "demo_kind": args.demo_kind,
+        "examples": args.examples,
         "license": args.license,
+        "onnx": args.onnx,
     }
     if args.pictures is not None:
         from .pictures import draw_card_pictures
@@ -408,7 +483,9 @@ def main(args: argparse.Namespace) -> int:
         return 0
     addresses = push(args.run, args.repository, private=not args.public, **wanted)
     print("\n".join(addresses))
-    if args.demo and not args.public:
+    if args.demo and args.demo_kind == "static":
+        print("The Space holds the model itself, as ONNX: who may see the page may keep it.")
+    elif args.demo and not args.public:
         print("The Space needs a token to read a private model: set HF_TOKEN in its settings, under Secrets.")
     if args.repository:
         print(f"Next: hf-detr-panoptic predict {args.repository} PHOTOS --out predictions")

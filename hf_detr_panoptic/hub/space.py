@@ -1,4 +1,4 @@
-"""The demo Space: what its repository holds. The package goes with it as a wheel: no index has it."""
+"""The demo Space: what its repository holds. An app brings the package as a wheel; a page brings the model itself."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from ..errors import HubError
 Content = bytes | Path
 
 EXAMPLES = "examples"
+# Where the Hub may send a page for the large files of its own repository.
+_FILES_OF_THE_HUB = ("https://*.hf.co", "https://*.huggingface.co")
 _DISTRIBUTION = "hf-detr-panoptic"
 _PACKAGE = "hf_detr_panoptic"
 _TESTED_GRADIO = "6.31.0"
@@ -29,12 +31,9 @@ _SUFFIXES = frozenset((".md", ".py", ".typed", ".yaml", ".html", ".j2", ".css", 
 def space_files(model_repository: str, title: str, photos: Mapping[str, Content] | None = None) -> dict[str, Content]:
     """Path in the Space's repository → content. `photos`: file name → photo, the examples that a visitor can click.
 
-    Without photos the app offers synthetic ones.
+    Without photos the app offers none: synthetic ones are of a site that the model may never have seen.
     """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model_repository):
-        raise HubError(
-            f"{model_repository!r} is no model on the Hub", fix="A Space loads its model by name: user/name."
-        )
+    _check_model(model_repository)
     wheel = f"{_PACKAGE}-{__version__}-py3-none-any.whl"
     files: dict[str, Content] = {
         "README.md": _readme(model_repository, title, wheel).encode(),
@@ -42,11 +41,55 @@ def space_files(model_repository: str, title: str, photos: Mapping[str, Content]
         "requirements.txt": "".join(f"{line}\n" for line in _requirements()).encode(),
         wheel: _wheel(),
     }
-    for name, content in (photos or {}).items():
+    return files | _examples(photos)
+
+
+def static_space_files(
+    exported: Path,
+    model_repository: str,
+    title: str,
+    photos: Mapping[str, Content] | None = None,
+    license: str | None = None,
+) -> dict[str, Content]:
+    """The same of a Space that is a page. `exported`: the folder of the model's graphs, which visitors get."""
+    from huggingface_hub import SpaceCard, SpaceCardData
+
+    from ..browser.page import served_files
+    from ..browser.web_runtime import web_runtime
+
+    _check_model(model_repository)
+    examples = _examples(photos)
+    data = SpaceCardData(
+        title=title,
+        emoji="🏗️",
+        colorFrom="blue",
+        colorTo="gray",
+        sdk="static",
+        app_file="index.html",
+        license=license,
+        models=[model_repository],
+        # Only a page that is isolated like this may start a second thread.
+        custom_headers={
+            "cross-origin-embedder-policy": "require-corp",
+            "cross-origin-opener-policy": "same-origin",
+            "cross-origin-resource-policy": "cross-origin",
+        },
+    )
+    card = render(SpaceCard, data, __package__, "static_space_card.md.j2", model=Markdown(model_repository))
+    page = served_files(exported, web_runtime(), title, list(examples), hosts=_FILES_OF_THE_HUB)
+    return {"README.md": card.encode(), **page, **examples}
+
+
+def _check_model(repository: str) -> None:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise HubError(f"{repository!r} is no model on the Hub", fix="A Space loads its model by name: user/name.")
+
+
+def _examples(photos: Mapping[str, Content] | None) -> dict[str, Content]:
+    for name in photos or {}:
         if name != Path(name).name or name.startswith("."):
             raise HubError(f"{name!r} is no plain file name", fix="Name example photos like a.jpg.")
-        files[f"{EXAMPLES}/{name}"] = content
-    return files
+    return {f"{EXAMPLES}/{name}": content for name, content in (photos or {}).items()}
 
 
 def app_script(model_repository: str, title: str, wheel: str, examples: bool) -> str:
@@ -55,7 +98,7 @@ def app_script(model_repository: str, title: str, wheel: str, examples: bool) ->
     The wheel is put on the path and not into requirements.txt: a gradio Space installs those before the repository's
     other files are there.
     """
-    words = ["app", model_repository, *([EXAMPLES] if examples else []), "--title", title]
+    words = ["app", model_repository, EXAMPLES if examples else "--no-examples", "--title", title]
     return (
         f"import sys; sys.path.insert(0, {json.dumps(wheel)})\n"
         f"from {_PACKAGE}.cli import main\n"

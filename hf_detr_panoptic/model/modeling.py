@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ from .criterion import Denominators, criterion, losses_of, take_coefficients
 from .detector import Detection, check_finite, check_pixels, classes_and_boxes, detect
 from .mask_head import SharedMaskFeatures, dense_masks, fast_layout, masks_for, owners_of, shared_mask_features
 from .matcher import MatchCosts, Matching, Predictions, match
+from .postprocess import Kept
 from .targets import Targets
 
 if TYPE_CHECKING:
@@ -219,6 +220,16 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
             self._tell_trainers()
         if is_main_process:
             self.image_processor.save_pretrained(save_directory)
+
+    def save_settings(self, save_directory: str | os.PathLike[str]) -> None:
+        """config.json and preprocessor_config.json alone, as `save_pretrained` writes them, without the weights."""
+        self._take_auxiliary_flag()
+        self._remember()
+        config = deepcopy(self.config)
+        vars(config).pop("keys_to_ignore_at_inference", None)
+        config.architectures = [DetrForSegmentation.__name__]
+        config.save_pretrained(save_directory)
+        self.image_processor.save_pretrained(save_directory)
 
     def carry_classes(
         self,
@@ -456,6 +467,15 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         return segment.segment(
             self, images, settings, precision=precision, batch_size=batch_size, tile=tile, overlap=overlap
         )
+
+    def chosen_masks(
+        self, pixel_values: Tensor, choose: Callable[[Tensor], list[Kept]], precision: str = "fp32"
+    ) -> list[tuple[Kept, Tensor]]:
+        """Image by image the queries that `choose` takes of the logits [B, Q, C + 1], and their mask logits [K, h, w].
+
+        pixel_values: float [B, 3, H, W], normalised and without padding.
+        """
+        return segment.chosen_masks(self, pixel_values, choose, precision)
 
     def _shared(self, detection: Detection) -> SharedMaskFeatures:
         return shared_mask_features(

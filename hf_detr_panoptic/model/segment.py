@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from PIL import Image
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, did_you_mean
 from ..images import open_image
+from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
-from ..preprocess import Photo, as_pixels
+from ..preprocess import Photo, Preprocess, as_pixels
 from ..settings import Postprocess
 from ..tiles import segment_in_tiles
 from .detector import Detection, detect, folded_trunk
@@ -162,8 +163,26 @@ def _switches() -> object:
     return *rounding, torch.is_inference_mode_enabled()
 
 
+class Segmenter(Protocol):
+    """Whatever finds queries and their masks: a model, or its graphs in another runtime."""
+
+    training: bool
+
+    @property
+    def label_space(self) -> LabelSpace: ...
+
+    @property
+    def preprocess(self) -> Preprocess: ...
+
+    def chosen_masks(
+        self, pixel_values: Tensor, choose: Callable[[Tensor], list[Kept]], precision: str = "fp32"
+    ) -> list[tuple[Kept, Tensor]]: ...
+
+    def train(self, mode: bool = True) -> Any: ...
+
+
 def segment(
-    model: DetrForPanopticSegmentation,
+    model: Segmenter,
     images: Any,
     settings: Postprocess,
     *,
@@ -188,7 +207,7 @@ def segment(
         return joined
     maps: dict[int, PanopticMap] = {}
     training = model.training
-    model.eval()
+    model.train(False)
     try:
         for indices, sizes, pixel_values in _batches(model, _photos(images), batch_size):
             made = segment_batch(model, pixel_values, sizes, settings, precision=precision)
@@ -201,7 +220,7 @@ def segment(
 
 @torch.no_grad()
 def segment_batch(
-    model: DetrForPanopticSegmentation,
+    model: Segmenter,
     pixel_values: Tensor,
     photo_sizes: list[tuple[int, int]],
     settings: Postprocess,
@@ -213,7 +232,7 @@ def segment_batch(
         raise ModelError(f"precision is {precision!r}", fix=did_you_mean(precision, PRECISIONS))
     space = model.label_space
     choose = partial(choose_queries, space=space, threshold=settings.threshold)
-    each = chosen_masks(model, pixel_values, choose, precision)
+    each = model.chosen_masks(pixel_values, choose, precision)
     return [
         postprocess(chosen, masks, space, size, settings)
         for (chosen, masks), size in zip(each, photo_sizes, strict=True)
@@ -245,7 +264,7 @@ def chosen_masks(
     choose: Callable[[Tensor], list[Kept]],
     precision: str = "fp32",
 ) -> list[tuple[Kept, Tensor]]:
-    """Image by image the queries that `choose` takes of the logits [B, Q, C + 1], and their mask logits [K, h, w]."""
+    """See `DetrForPanopticSegmentation.chosen_masks`."""
     device = model.device
     detection = model._fast.detection(model, pixel_values, precision)
     with _autocast(device, precision):
@@ -305,7 +324,7 @@ def _photos(images: Any) -> Iterator[Photo]:
 
 
 def _batches(
-    model: DetrForPanopticSegmentation, photos: Iterator[Photo], batch_size: int
+    model: Segmenter, photos: Iterator[Photo], batch_size: int
 ) -> Iterator[tuple[list[int], list[tuple[int, int]], Tensor]]:
     """(indices, photo sizes, pixel values) of photos with equal size after resizing: nothing is ever padded."""
     waiting: dict[tuple[int, ...], list[tuple[int, tuple[int, int], Tensor]]] = {}

@@ -1,0 +1,154 @@
+"""Graphs of a model, compared with it in onnxruntime at three sizes before anybody gets them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..errors import HfDetrPanopticError, ModelError
+from ..model.postprocess import Kept
+from . import graphs as writing
+from .folder import DETECTOR, MASKS, ONE_GRAPH
+from .runtime import OnnxModel, run, session
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from ..model.modeling import DetrForPanopticSegmentation
+    from ..preprocess import Preprocess
+
+# Of the range of what is compared. Sums in another order differ by about a tenth of this.
+LIMIT = 1e-5
+
+
+def verified_graphs(
+    model: DetrForPanopticSegmentation,
+    precision: str = "fp16",
+    *,
+    one_graph: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[dict[str, bytes], dict[str, Any], list[tuple[int, int]]]:
+    """(graphs by file name, figures, sizes compared at). What differs from the model raises."""
+    import onnxruntime
+
+    reference = writing.reference(model, precision)
+    sizes = _sizes(model.preprocess)
+    figures: dict[str, Any] = {"onnxruntime": onnxruntime.__version__}
+    written: dict[str, bytes] = {}
+
+    def compared(name: str, graph: ModelProto) -> bytes:
+        """What is compared; that of int8 is no model's equal, so that its graph is compared before."""
+        plain = graph.SerializeToString() if precision == "int8" else b""
+        written[name] = writing.stored(graph, precision).SerializeToString()
+        return plain or written[name]
+
+    say("writing the detector and the masks")
+    graphs = _as_graphs(reference)
+    whole = writing.one_graph(*graphs) if one_graph else None
+    detector, masks = map(compared, (DETECTOR, MASKS), graphs)
+    say("comparing them with the model, in onnxruntime")
+    space, preprocess, settings = reference.label_space, reference.preprocess, reference.settings
+    pair = OnnxModel(detector, masks, space, preprocess, settings)
+    figures["two_graphs"] = _compare(reference, sizes, pair.detect, pair.masks)
+    if whole is not None:
+        say("comparing the graph for transformers.js")
+        both = session(compared(ONE_GRAPH, whole), ONE_GRAPH)
+        figures["one_graph"] = _compare(
+            reference,
+            sizes,
+            lambda pixels: run(both, {"pixel_values": pixels}),
+            lambda found, image, queries: found["pred_masks"][image, queries],
+        )
+    return written, figures, sizes
+
+
+def _as_graphs(model: DetrForPanopticSegmentation) -> tuple[ModelProto, ModelProto]:
+    """What a backbone does that no graph for every size can say, torch raises in many ways."""
+    try:
+        return writing.two_graphs(model)
+    except HfDetrPanopticError:
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
+        raise ModelError(
+            f"the model cannot be written as ONNX ({type(error).__name__}: {(lines or [''])[0][:200]})",
+            where=f"backbone {_backbone(model)}",
+            fix="Backbones that work: ResNets, also dilated. Use this one with torch.",
+        ) from error
+
+
+def _backbone(model: DetrForPanopticSegmentation) -> str:
+    config = model.config.backbone_config
+    return str(getattr(config, "backbone", None) or getattr(config, "model_type", "of an unknown kind"))
+
+
+def _sizes(preprocess: Preprocess) -> list[tuple[int, int]]:
+    """Height and width of what is compared: a wide photo, a high one, and a smaller one whose sides halve unevenly."""
+    height, width = preprocess.output_size(960, 1280)
+    return [(height, width), (width, height), (height * 3 // 4 | 1, width * 5 // 8 | 1)]
+
+
+def _pictures(preprocess: Preprocess, count: int, height: int, width: int) -> Tensor:
+    """Normalised random photos [count, 3, height, width]: large areas with noise on them."""
+    random = torch.Generator().manual_seed(height * 10_000 + width)
+    areas = torch.rand(count, 3, height // 24 + 2, width // 24 + 2, generator=random)
+    smooth = torch.nn.functional.interpolate(areas, (height, width), mode="bilinear")
+    noisy = smooth * 235 + torch.rand(count, 3, height, width, generator=random) * 20
+    return preprocess.normalize(noisy.to(torch.uint8))
+
+
+@torch.no_grad()
+def _compare(
+    reference: DetrForPanopticSegmentation,
+    sizes: Sequence[tuple[int, int]],
+    detect: Callable[[Tensor], dict[str, Tensor]],
+    masks_of: Callable[[dict[str, Tensor], int, Tensor], Tensor],
+) -> dict[str, float]:
+    """The largest difference from the model of logits, boxes and masks, each as a share of its range."""
+    worst = dict.fromkeys(("logits", "boxes", "masks"), 0.0)
+
+    def note(what: str, found: Tensor, expected: Tensor, size: tuple[int, int]) -> None:
+        span = 1.0 if what == "boxes" else float(expected.max() - expected.min())
+        same_shape = found.shape == expected.shape
+        share = float((found - expected).abs().max()) / (span or 1.0) if same_shape else float("inf")
+        if not share <= LIMIT:
+            raise ModelError(
+                f"in onnxruntime {what} differ by {share:.1e} of their range at {size[1]}×{size[0]} pixels, and "
+                f"{LIMIT:g} is rounding",
+                where=f"backbone {_backbone(reference)}",
+                fix="Nothing was written. Use this model with torch.",
+            )
+        worst[what] = max(worst[what], share)
+
+    for number, (height, width) in enumerate(sizes):
+        size = (height, width)
+        # Of the smallest two at a time: a batch is one more axis that must be free.
+        pixels = _pictures(reference.preprocess, 2 if number == len(sizes) - 1 else 1, height, width)
+        expected = reference(pixels, output_masks=False)
+        try:
+            found = detect(pixels)
+        except Exception as error:
+            raise ModelError(
+                f"the graph does not run at {width}×{height} pixels ({str(error).splitlines()[0][:200]})",
+                where=f"backbone {_backbone(reference)}",
+                fix="Nothing was written. Use this model with torch.",
+            ) from error
+        note("logits", found["logits"], expected.logits, size)
+        note("boxes", found["pred_boxes"], expected.pred_boxes, size)
+        for image, (kept, masks) in enumerate(reference.chosen_masks(pixels, _surest)):
+            for queries in (kept.queries, kept.queries[:1]):
+                note("masks", masks_of(found, image, queries), masks[: len(queries)], size)
+    return worst
+
+
+def _surest(logits: Tensor, most: int = 8) -> list[Kept]:
+    """The queries of each image that are least "no object", whatever threshold they pass."""
+    scores, labels = logits.softmax(-1)[..., :-1].max(-1)
+    best = scores.topk(min(most, scores.shape[1])).indices.sort().values
+    return [
+        Kept(queries, tuple(labels[image, queries].tolist()), tuple(scores[image, queries].tolist()))
+        for image, queries in enumerate(best)
+    ]
