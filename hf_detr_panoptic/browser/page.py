@@ -110,7 +110,7 @@ def served_files(
 def _rendered(
     folder: Path,
     title: str | None,
-    parts: list[tuple[str, str | None, str]],
+    parts: Sequence[tuple[str, str | None, str]],
     examples: Sequence[str],
     requests: str,
     images: str = "",

@@ -51,7 +51,7 @@ def static_space_files(
     photos: Mapping[str, Content] | None = None,
     license: str | None = None,
 ) -> dict[str, Content]:
-    """The same of a Space that is a page: `exported` is the model's folder of graphs, which visitors get themselves."""
+    """The same of a Space that is a page. `exported`: the folder of the model's graphs, which visitors get."""
     from huggingface_hub import SpaceCard, SpaceCardData
 
     from ..browser.page import served_files
