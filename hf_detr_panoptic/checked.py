@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,8 +54,23 @@ def as_pairs(value: Any) -> Any:
     return {name.strip(): rest.strip() for name, _, rest in (word.partition("=") for word in words)}
 
 
-def as_grey(value: Any) -> Any:
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
+def as_shade(value: Any) -> Any:
+    """A grey value, or a colour: "128,0,0" or "#800000"."""
+    if not isinstance(value, str):
+        return value
+    if re.fullmatch(r"#[0-9a-fA-F]{6}", value):
+        return ",".join(map(str, bytes.fromhex(value[1:])))
+    channels = [channel.strip() for channel in value.split(",")]
+    if len(channels) == 3 and all(re.fullmatch(r"[0-9]{1,3}", channel) and int(channel) < 256 for channel in channels):
+        return ",".join(str(int(channel)) for channel in channels)
+    return int(value) if re.fullmatch(r"[0-9]{1,9}", value) else None
+
+
+def as_values(value: Any) -> Any:
+    """Pairs, or the name of the file that holds them."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return Path(value) if isinstance(value, str) and value and "=" not in value else as_pairs(value)
 
 
 def _labeler(value: Any) -> Any:

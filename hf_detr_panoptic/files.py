@@ -208,6 +208,22 @@ def read_yaml(path: str | Path, what: str = "the recipe") -> tuple[dict[str, Any
     return data, lines
 
 
+def parse_yaml(content: bytes) -> Any:
+    """What a stranger's YAML holds; whatever is wrong, it is a ValueError."""
+    try:
+        text = content.decode("utf-8-sig")
+        if len(text) > _MOST_YAML:
+            raise ValueError(f"it has {len(text):,} characters")
+        node = yaml.compose(text, _Loader)
+        if node is not None and _spelled_out(node, {}) > _MOST_YAML:
+            raise ValueError("its anchors stand for too much")
+        return yaml.load(text, _Loader)  # a SafeLoader
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except (yaml.YAMLError, *_NO_VALUE) as error:
+        raise ValueError(" ".join(str(error).split())[:200]) from None
+
+
 def read_value(text: str) -> Any:
     """What a text means in YAML: 5, 1e-4, true, [a, b], {a: b}; text that is no YAML is itself."""
     try:

@@ -9,7 +9,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,9 +22,16 @@ from .dataset.coco_panoptic import GENERATOR, Record, is_ours, load_json, read_d
 from .dataset.photos import encode_photo, shrunk, stored_names
 from .dataset.writer import encode_map, write_lists
 from .errors import DatasetError, HfDetrPanopticError, ImageError
-from .evaluation.evaluate import add_segment_flags, loaded_model, segment_settings, stuff_names
+from .evaluation.evaluate import (
+    add_segment_flags,
+    add_tile_flags,
+    loaded_model,
+    segment_settings,
+    stuff_names,
+    tile_settings,
+)
 from .files import write_bytes
-from .images import list_images, open_image
+from .images import image_size, list_images, open_image
 from .labels import LabelSpace
 from .lock import LOCK, locked
 from .panoptic_map import PanopticMap
@@ -31,6 +39,7 @@ from .parallel import progress_bar, read_ahead
 from .pictures.draw import draw
 from .pictures.panels import panels
 from .text import count_of, first_lines
+from .tiles import count_of_tiles, segment_in_tiles
 
 
 def find_photos(
@@ -104,6 +113,7 @@ def _free(name: str, path: Path, taken: Container[str]) -> str:
 
 GRID_ROWS = 12  # more, and the picture of pictures shows nothing
 GRID_SIDE = 640
+OVERLAY_SIDE = 4096  # of a larger photo the overlay would take most of the memory, and viewers shrink it again
 _UNFINISHED = ".predictions-incomplete"
 _OURS = ("predictions", "overlays", "masks")
 
@@ -177,7 +187,7 @@ class PredictionFolder:
         stem = PurePosixPath(self._stored[name]).with_suffix("")
         encoded = encode_map(panoptic)
         write_bytes(self.path / "predictions" / f"{stem}.png", encoded.png)
-        write_bytes(self.path / "overlays" / f"{stem}.jpg", encode_photo(draw(photo, panoptic)))
+        write_bytes(self.path / "overlays" / f"{stem}.jpg", encode_photo(draw(*shrunk(photo, panoptic, OVERLAY_SIDE))))
         self._write_masks(self.path / "masks" / stem, panoptic)
         image_id: int | str = self._next_id if record is None else record.image_id
         self._next_id += record is None
@@ -300,6 +310,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="onnx: MODEL is a folder that `export` wrote, run by onnxruntime (%(default)s)",
     )
     add_segment_flags(parser)
+    add_tile_flags(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -307,6 +318,7 @@ def main(args: argparse.Namespace) -> int:
 
       hf-detr-panoptic predict runs/site/final photos/ --out predictions
       hf-detr-panoptic predict runs/site/final a.jpg b.jpg --out predictions --masks class
+      hf-detr-panoptic predict runs/site/final large.jpg --tile 800 --out predictions
       hf-detr-panoptic predict runs/site/final data/site/images --truth data/site --out predictions
       hf-detr-panoptic predict site-onnx photos/ --runtime onnx --out predictions
 
@@ -334,6 +346,7 @@ def main(args: argparse.Namespace) -> int:
             settings=segment_settings(args),
             batch_size=args.batch_size,
             progress=sys.stderr.isatty(),
+            **tile_settings(args),
         )
     print(folder.summary())
     if problems:
@@ -357,10 +370,13 @@ def predict(
     settings: Mapping[str, Any] | None = None,
     batch_size: int = 4,
     progress: bool = False,
+    tile: int | None = None,
+    overlap: int | None = None,
 ) -> list[HfDetrPanopticError]:
     """Every photo's map into the folder; returns what is wrong with the photos that could not be predicted.
 
     `model`: a checkpoint's folder or name, or a loaded labeler. The next photos are opened while the model works.
+    `tile`, `overlap`: a photo at a time, in tiles.
     """
     from .parallel import guard_processes
     from .settings import Postprocess
@@ -375,16 +391,46 @@ def predict(
     known = find_truth(truth)
     loaded = loaded_model(model, stuff)
     listed = list(paths.items())
-    chunks = [listed[start : start + batch_size] for start in range(0, len(listed), batch_size)]
-    bar = progress_bar(total=len(paths), what="predicting", show=progress)
+    together = batch_size if tile is None else 1
+    chunks = [listed[start : start + together] for start in range(0, len(listed), together)]
+    pieces = {name: _tiles(path, tile, overlap) for name, path in listed}
+    unit = "photo" if tile is None else "tile"
+    bar = progress_bar(total=sum(pieces.values()), what="predicting", unit=unit, show=progress)
+
+    def segment(pictures: list[Image.Image]) -> list[PanopticMap]:
+        given = dict(settings or {}) | {"batch_size": batch_size}
+        made: list[PanopticMap] = loaded.segment(pictures, **given)
+        return made
+
+    def in_tiles(pictures: list[Image.Image]) -> list[PanopticMap]:
+        sizes = [(picture.height, picture.width) for picture in pictures]
+        assert tile is not None
+        cut = partial(segment_in_tiles, segment=segment, space=loaded.label_space, tile=tile, overlap=overlap)
+        return [
+            cut(picture, size, batch_size=batch_size, done=bar.update)
+            for picture, size in zip(pictures, sizes, strict=True)
+        ]
+
     with folder.writing(loaded.label_space, known, paths), bar:
         for pictures in read_ahead(_opened, chunks, threads=1, ahead=1):
             readable = [(name, picture) for name, picture in pictures if isinstance(picture, Image.Image)]
             problems += [error for _, error in pictures if isinstance(error, HfDetrPanopticError)]
-            for name, picture, panoptic in _segmented(loaded, readable, settings or {}, batch_size, problems):
+            for name, picture, panoptic in _segmented(segment if tile is None else in_tiles, readable, problems):
                 folder.add(name, picture, panoptic)
-            bar.update(len(pictures))
+            if tile is None:
+                bar.update(len(pictures))
     return problems
+
+
+def _tiles(path: Path, tile: int | None, overlap: int | None) -> int:
+    """How many of them a photo is; one that cannot be read is told later."""
+    if tile is None:
+        return 1
+    try:
+        width, height = image_size(path)
+    except HfDetrPanopticError:
+        return 0
+    return count_of_tiles((height, width), tile, overlap)
 
 
 def _opened(photos: Sequence[tuple[str, Path]]) -> list[tuple[str, Image.Image | HfDetrPanopticError]]:
@@ -398,15 +444,13 @@ def _opened(photos: Sequence[tuple[str, Path]]) -> list[tuple[str, Image.Image |
 
 
 def _segmented(
-    model: Any,
+    segment: Callable[[list[Image.Image]], list[PanopticMap]],
     pictures: Sequence[tuple[str, Image.Image]],
-    settings: Mapping[str, Any],
-    batch_size: int,
     problems: list[HfDetrPanopticError],
 ) -> Iterator[tuple[str, Image.Image, PanopticMap]]:
     """What the model makes of the photos; if it refuses them together, of each alone."""
     try:
-        maps = model.segment([picture for _, picture in pictures], **settings, batch_size=batch_size)
+        maps = segment([picture for _, picture in pictures])
         yield from ((name, picture, panoptic) for (name, picture), panoptic in zip(pictures, maps, strict=True))
         return
     except HfDetrPanopticError as error:
@@ -414,4 +458,4 @@ def _segmented(
             problems.append(type(error)(error.what, where=pictures[0][0], fix=error.fix))
             return
     for one in pictures:
-        yield from _segmented(model, [one], settings, batch_size, problems)
+        yield from _segmented(segment, [one], problems)

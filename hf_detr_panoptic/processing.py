@@ -176,6 +176,7 @@ class MergeMarks:
 
     def _marks(self, marks: Any, size: tuple[int, int], where: str) -> Iterator[Mark]:
         from .annotations.coco import drawn_of
+        from .annotations.colors import Table
         from .annotations.masks import drawn_classes
         from .annotations.shapes import Canvas, rasterised
 
@@ -191,7 +192,7 @@ class MergeMarks:
         else:
             ids, lossy = _numbers(marks, where)
             size = (ids.shape[1], ids.shape[0])  # another one than the photo's is told by the overlay
-            table = {number: name for number, name in self.names.items() if number}
+            table = Table({number: name for number, name in self.names.items() if number}, colored=False)
             drawn = list(drawn_classes(ids, table, lossy=lossy, stuff=self.stuff, whole=self.whole, where=where))
         for each in drawn:
             rle, box = rasterised(each.shape, Canvas(*size, *size), each.where)

@@ -193,10 +193,10 @@ class Recipe(Settings):
         """What the recipe names must be there, and its output writable: said before anything is loaded."""
         _check_writable(self.output)
         if isinstance(self.data, Prepare):
-            for key in ("images", "annotations", "mix"):
+            for key in ("images", "annotations", "mix", "values"):
                 path = getattr(self.data, key)
                 named = key == "images" and "/" in str(path) and _could_be_on_the_hub(str(path))
-                if path is not None and not path.exists() and not named:
+                if isinstance(path, Path) and not path.exists() and not named:
                     raise _missing(str(path), f"data.{key}")
             if isinstance(self.data.looked_at, Path) and not self.data.looked_at.is_file():
                 fix = did_you_mean(str(self.data.looked_at), ("all", "marked"))

@@ -119,7 +119,11 @@ def _train(
 
 def prepare_arguments(parser: argparse.ArgumentParser) -> None:
     add_prepare_flags(parser)
-    parser.add_argument("--dry-run", action="store_true", help="say what would happen; loads no model, writes nothing")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what is in the folder and what would happen; loads no model, writes nothing",
+    )
 
 
 def prepare_main(args: argparse.Namespace) -> int:
@@ -131,12 +135,15 @@ def prepare_main(args: argparse.Namespace) -> int:
     Run again, it continues where it was killed, or takes in what is new; nothing is labeled twice, and no photo
     changes sides. Under torchrun or accelerate launch several processes share the labeling.
     """
-    settings = prepare_settings(args)
     if args.dry_run:
-        from .labeling.prepare import dry_run
+        from .labeling.dry_run import dry_run
 
-        print(dry_run(settings))
+        if args.config is None:  # "what is in this folder?" needs no more than the folder
+            args.out, args.images = args.out or "data/site", args.images or args.annotations
+        for part in dry_run(prepare_settings(args)):
+            print(part)
         return 0
+    settings = prepare_settings(args)
     prepared, look = _prepare(settings, progress=True)
     if prepared is not None:
         print(prepared)

@@ -30,8 +30,9 @@ from .checked import (
     Whole,
     alternatives,
     answer,
-    as_grey,
     as_pairs,
+    as_shade,
+    as_values,
     current_name,
     dotted,
     plain,
@@ -49,7 +50,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_MODEL = "facebook/detr-resnet-50-panoptic"
 FLOOR = 0.5  # the labeler is run at this threshold, so that a higher one needs no second run
 
-Format = Literal["coco", "coco-panoptic", "cvat", "labelme", "masks"]
+Format = Literal["coco", "coco-panoptic", "cvat", "labelme", "voc", "yolo", "masks"]
 SchemeName = Literal["coco", "stuff_groups", "stuff"]
 
 
@@ -67,14 +68,18 @@ class Sources(Settings):
         "In a recipe null: data/ in the run's folder",
     )
     annotations: Location | None = setting(
-        None, "the person's marks: a file, a folder or a zip (CVAT, COCO, masks, LabelMe)"
+        None, "the person's marks: a file, a folder or a zip (CVAT, COCO, LabelMe, VOC, YOLO, masks)"
     )
     labeler: Labeler = setting(DEFAULT_MODEL, "the panoptic model that labels the rest of each photo")
     labeler_stuff: Names | None = setting(None, "its stuff classes, where its configuration does not say")
     format: Format | None = setting(None, "the annotations' format; null: found out")
     pattern: str | None = setting(None, "how mask files are named; null: found out", examples=["'{stem}_{class}.png'"])
-    values: Annotated[dict[Annotated[int, BeforeValidator(as_grey)], str], BeforeValidator(as_pairs)] | None = setting(
-        None, "what the grey values of mask files mean", examples=["{127: fire, 254: smoke}"]
+    values: Annotated[
+        dict[Annotated[int | str, BeforeValidator(as_shade)], str] | Location | None, BeforeValidator(as_values)
+    ] = setting(
+        None,
+        "what grey values or colours of masks, or YOLO's class numbers, mean; or a CSV, JSON or labelmap.txt of them",
+        examples=["{127: fire, 254: smoke}, {'128,0,0': building} or classes.csv"],
     )
     mask_column: str | None = setting(None, "of a dataset: its masks, if several columns hold images")
     instances: Literal["components", "whole"] = setting(
@@ -135,7 +140,26 @@ class OverlayRules(Settings):
         return self.changed(threshold=0.0, leakage=None, min_area=0)
 
 
-class Prepare(OverlayRules, Sources):
+class Tiles(Settings):
+    """Large photos and small things: a photo in windows, each seen as if it were one."""
+
+    tile: Side | None = setting(
+        None,
+        "photos with a longer side are cut into tiles of so many pixels a side, each seen at full size; null: none",
+    )
+    overlap: Whole | None = setting(
+        None, "how many pixels two tiles share at least, up to half of a tile; null: an eighth of a tile", ge=0
+    )
+
+    @model_validator(mode="after")
+    def _overlap_is_of_tiles(self) -> Self:
+        if self.overlap is not None and (self.tile is None or self.overlap > self.tile // 2):
+            what = f"overlap is {self.overlap}, " + ("and tile null" if self.tile is None else f"tile {self.tile}")
+            raise wrong(what, "Give a tile, and an overlap of at most half of it.", "overlap")
+        return self
+
+
+class Prepare(Tiles, OverlayRules, Sources):
     """Everything that decides a dataset, but for the files themselves: for `prepare`, and under `data:` in a recipe.
 
     Paths are relative to the working directory. Null is as good as not set, unless it has a meaning of its own.

@@ -22,6 +22,7 @@ LINE = [
     "images",
     "preprocess",
     "panoptic_map",
+    "tiles",
     "checked",
     "training_fields",
     "settings",

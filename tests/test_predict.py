@@ -301,3 +301,18 @@ def test_a_run_is_not_its_model(photos, tmp_path, capsys):
     assert main(["predict", str(tmp_path / "run"), str(photos), "--out", str(tmp_path / "out")]) == 2
     assert f"there is no config.json. Give {tmp_path / 'run' / 'final'}." in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_in_tiles_each_is_seen_alone_and_the_map_is_one(tmp_path: Path) -> None:
+    photo = save_photo(tmp_path / "a.png", (96, 60))
+    model, folder = Told(), PredictionFolder(tmp_path / "out")
+    assert predict(model, [photo], folder, batch_size=2, tile=60, overlap=10) == []
+    assert model.seen == [{"photos": 2, "batch_size": 2}]
+    entry = json.loads((tmp_path / "out/predictions.json").read_text())["annotations"][0]
+    # By hand: two tiles of 60×60, the middle of their overlap at 48; sky is one, the pipes do not touch each other.
+    assert [(each["category_id"], each["bbox"]) for each in entry["segments_info"]] == [
+        (1, [0, 0, 96, 30]),
+        (2, [0, 30, 20, 30]),
+        (2, [40, 30, 16, 30]),
+        (2, [76, 30, 20, 30]),
+    ]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from ..dataset.coco_panoptic import KINDS, annotated, is_ours, listed_segments
 from ..errors import AnnotationError
@@ -76,19 +77,19 @@ def read_instances(source: Source, name: str, data: Mapping[str, Any], *, from_c
         yield page
 
 
-def category_names(data: Mapping[str, Any], where: str) -> dict[int, str]:
+def category_names(data: Mapping[str, Any], where: str) -> dict[Any, str]:
     """Category id → name; ids may have gaps."""
     categories = entries(data, "categories", where)
     if len(categories) > MOST_CATEGORIES:
         raise AnnotationError(
             f"{len(categories):,} categories are no list of classes", where=where, fix="Leave those in that are used."
         )
-    names: dict[int, str] = {}
+    names: dict[Any, str] = {}
     for index, category in enumerate(categories):
         at = f"{where}, categories[{index}]"
         category_id = entry_id(category.get("id"))
-        if not isinstance(category_id, int):
-            raise AnnotationError(f"the id is {shown(category.get('id'))}, not a whole number", where=at)
+        if category_id is None:
+            raise AnnotationError(f"the id is {shown(category.get('id'))}, not a whole number or text", where=at)
         name = class_name(category.get("name"), at)
         if names.setdefault(category_id, name) != name:
             raise AnnotationError(
@@ -106,7 +107,7 @@ def image_page(source: Source, name: str, image: Mapping[str, Any], at: str) -> 
         raise AnnotationError(f"the id is {shown(image.get('id'))}", where=at, fix="Each image needs one.")
     if not isinstance(image.get("file_name"), str):
         raise AnnotationError(f"the file_name is {image.get('file_name')!r}", where=at, fix="Name the photo's file.")
-    page = Page(image["file_name"], f"{source.where(name)}, image {image_id}", source.where(name), ())
+    page = Page(_file_name(image["file_name"]), f"{source.where(name)}, image {image_id}", source.where(name), ())
     page.near = near(source, name)
     if image.get("width") is not None or image.get("height") is not None:
         try:
@@ -116,6 +117,13 @@ def image_page(source: Source, name: str, image: Mapping[str, Any], at: str) -> 
     return page
 
 
+def _file_name(name: str) -> str:
+    """A web address, which Labelbox and others write, as the name of the file that one downloads from there."""
+    if not name.startswith(("http://", "https://")):
+        return name
+    return PurePosixPath(unquote(urlsplit(name).path)).name or name
+
+
 def near(source: Source, name: str) -> tuple[str, ...]:
     """Where the photos of a file lie, if they lie beside it: in the construction set each class has its own folder."""
     folder = folder_of(name)
@@ -123,9 +131,9 @@ def near(source: Source, name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(folder for folder in (beside, folder) if folder))
 
 
-def category_name(names: Mapping[int, str], category_id: Any, where: str) -> str:
+def category_name(names: Mapping[Any, str], category_id: Any, where: str) -> str:
     known = entry_id(category_id)
-    if not isinstance(known, int) or known not in names:
+    if known is None or known not in names:
         raise AnnotationError(f"no category has the id {shown(category_id)}", where=where, fix="Export it again.")
     return names[known]
 

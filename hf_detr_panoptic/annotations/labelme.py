@@ -31,7 +31,8 @@ def is_labelme(data: Any) -> bool:
 
 def is_labelme_xml(root: ET.Element) -> bool:
     return root.tag == "annotation" and (
-        root.find("object/polygon") is not None or root.find("object/segm") is not None
+        (root.find("object/polygon") is not None and root.find("object/polygon/x1") is None)
+        or root.find("object/segm") is not None
     )
 
 

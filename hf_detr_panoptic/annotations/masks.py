@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import PurePosixPath
@@ -13,9 +13,11 @@ import numpy as np
 
 from ..errors import AnnotationError, did_you_mean
 from ..images import SUFFIXES
-from .marks import Unmatched, is_void_name
+from ..text import and_more
+from .colors import Table, Values, shown_color, values_beside
+from .marks import Unmatched
 from .pages import Drawn, Item, Lazy, Page, PhotoIndex, stem_of
-from .shapes import Ids, Runs, is_lossy, mask_size, mask_values, pieces, regions
+from .shapes import Ids, Runs, is_lossy, mask_colors, mask_size, mask_values, pieces, regions
 from .sources import Source, class_name, folder_of
 
 FIELDS = ("stem", "class", "n")
@@ -146,8 +148,6 @@ def _tidy(name: str | None) -> str | None:
     return (name or "").strip(" _-.") or None
 
 
-Values = Mapping[int, str]
-
 MOST_IDS = 10_000
 
 
@@ -168,14 +168,14 @@ def read_masks(
     whole: bool,
     among_photos: bool,
 ) -> Iterator[Item]:
-    """The photos that the files belong to. `values` gives the class of each grey value; 0 is unmarked, unless it has a
-    class there that is more than a background.
+    """The photos that the files belong to. `values` gives the class of each grey value or colour, as does a list that
+    lies beside the masks; 0 is unmarked, unless it has a class there that is more than a background.
 
-    Without it a file whose name tells its class holds one object or one class (two values, JPEG noise, smoothed
+    Without them a file whose name tells its class holds one object or one class (two values, JPEG noise, smoothed
     edges) or else an id map, an object each value. `among_photos`: what does not fit the pattern is a photo itself.
     """
     names = Names(pattern, index)
-    table = None if values is None else class_table(values)
+    tables: dict[str, Table | None] = {}
     for file in files:
         where = source.where(file)
         named = names.read(file)
@@ -184,6 +184,10 @@ def read_masks(
                 yield Unmatched(file, where, "its name fits no photo" + (" and the pattern" if pattern else ""))
             continue
         page = Page(named.photo, where, where, ())
+        if (folder := folder_of(file)) not in tables:
+            listed = values if values is not None or named.name is not None else values_beside(source, folder)
+            tables[folder] = None if listed is None else Table.of(listed)
+        table = tables[folder]
         try:
             page.size = mask_size(source.read(file), where)
         except AnnotationError as error:
@@ -193,27 +197,22 @@ def read_masks(
         yield page
 
 
-def class_table(values: Values) -> dict[int, str]:
-    """The class of each value; a background at 0 is what nobody marked."""
-    names = {value: class_name(name, "values") for value, name in values.items()}
-    return {value: name for value, name in names.items() if value or not is_void_name(name)}
-
-
 def _drawn(
-    source: Source, file: str, named: Named, table: Values | None, stuff: Collection[str], whole: bool
+    source: Source, file: str, named: Named, table: Table | None, stuff: Collection[str], whole: bool
 ) -> Iterator[Drawn]:
     where = source.where(file)
     data = source.read(file)
-    ids = mask_values(data, where)
     lossy = is_lossy(data)
     if table is not None:
+        ids = (mask_colors if table.colored else mask_values)(data, where)
         yield from drawn_classes(ids, table, lossy=lossy, stuff=stuff, whole=whole, where=where)
         return
+    ids = mask_values(data, where)
     if named.name is None:
         raise AnnotationError(
             "neither the name nor the folder of the mask says which class it shows",
             where=where,
-            fix='Give a pattern such as "{stem}_{class}.png", or the values: {255: "crack"}.',
+            fix=_say_values(ids, lossy),
         )
     name = class_name(named.name, where)
     if lossy or _is_smoothed(ids):
@@ -229,19 +228,34 @@ def _drawn(
             yield Drawn(name, Runs(rle), f"{where}, value {value}")
 
 
+def _say_values(ids: Ids, lossy: bool) -> str:
+    """What to type, for what is seen in the mask."""
+    values = np.unique(ids[ids > 0]).tolist()
+    if lossy or not 1 <= len(values) <= MOST_IDS:
+        return "Give --pattern '{stem}_{class}.png', or the values: --values 255=crack."
+    colored = values[-1] > 0xFFFF or (len(values) > 1 and values[-1] > 255)
+    shown = [shown_color(value) if colored else str(value) for value in values[:3]]
+    words = " ".join(f"--values {value}=NAME" for value in shown)
+    rest = f", and so on for all {len(values)}" if len(values) > len(shown) else ""
+    return f"Say what it shows: {words}{rest}; or --pattern '{{stem}}_{{class}}.png', or a file: --values classes.csv."
+
+
 def drawn_classes(
-    ids: Ids, table: Values, *, lossy: bool, stuff: Collection[str], whole: bool, where: str
+    ids: Ids, table: Table, *, lossy: bool, stuff: Collection[str], whole: bool, where: str
 ) -> Iterator[Drawn]:
     """What a map of classes shows, `table` telling the class of each value, of 0 where that is one."""
     classes = _nearest(ids, table) if lossy else ids
-    if unknown := sorted(set(np.unique(classes).tolist()) - table.keys() - {0}):
+    if unknown := sorted(set(np.unique(classes).tolist()) - table.names.keys() - {0}):
+        kind, names = ("colour" if table.colored else "value"), list(map(table.shown, table.names))
+        shown = shown_color(unknown[0]) if table.colored or unknown[0] > 0xFFFF else str(unknown[0])
         raise AnnotationError(
-            f"the value {unknown[0]} has no class" + (f", nor have {len(unknown) - 1} others" * (len(unknown) > 1)),
+            f"the {kind} {shown} has no class" + (f", nor have {len(unknown) - 1} others" * (len(unknown) > 1)),
             where=where,
-            fix=f"Add it to the values, which are {', '.join(map(str, table))}.",
+            fix=f"Add --values {shown}=NAME; those that have one are {and_more(names)}.",
         )
-    for value in sorted(set(np.unique(classes).tolist()) & table.keys()):
-        yield from _regions(classes == value, table[value], whole or table[value] in stuff, where)
+    for value in sorted(set(np.unique(classes).tolist()) & table.names.keys()):
+        name = table.names[value]
+        yield from _regions(classes == value, name, whole or name in stuff, where)
 
 
 def _regions(
@@ -251,11 +265,15 @@ def _regions(
         yield Drawn(name, Runs(rle), where if whole else f"{where}, {name} {number}")
 
 
-def _nearest(ids: Ids, table: Values) -> Ids:
-    """Each value of a JPEG becomes the nearest one that was meant."""
-    meant = np.array(sorted({0, *table}))
-    lookup = meant[np.abs(np.arange(int(ids.max()) + 1)[:, None] - meant).argmin(axis=1)]
-    return lookup[ids].astype(np.int32)
+def _nearest(ids: Ids, table: Table) -> Ids:
+    """Each value or colour of a JPEG becomes the nearest one that was meant."""
+    meant = np.array(sorted({0, *table.names}))
+    found, places = np.unique(ids, return_inverse=True)
+    off = np.zeros((len(found), len(meant)), dtype=np.int64)
+    for shift in (0, 8, 16) if table.colored else (None,):
+        one, other = (found, meant) if shift is None else (found >> shift & 255, meant >> shift & 255)
+        off += (one.astype(np.int64)[:, None] - other) ** 2
+    return meant[off.argmin(axis=1)][places].reshape(ids.shape).astype(np.int32)
 
 
 def _is_smoothed(ids: Ids) -> bool:

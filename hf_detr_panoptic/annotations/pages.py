@@ -151,6 +151,7 @@ class Page:
 
     `drawn` may be lazy, and holds an error in place of what could not be read; `size` is (width, height) where the
     file tells it. `near` are the folders in which the photo is looked for first. `tagged`: see `MarkedPhoto`.
+    `relative`: places are shares of the photo's sides, whatever its size.
     """
 
     photo: str
@@ -160,6 +161,7 @@ class Page:
     size: tuple[int, int] | None = None
     near: Sequence[str] = ()
     tagged: bool = False
+    relative: bool = False
 
 
 @dataclass(frozen=True)
@@ -358,8 +360,8 @@ class Desk:
             raise AnnotationError(
                 "the file does not say how large the photo is", where=page.where, fix="Name the photo folder."
             )
-        drawn = page.size or size
-        if drawn == size:
+        drawn = (1, 1) if page.relative else page.size or size
+        if drawn == size or page.relative:
             return Canvas(*size, *drawn)
         what = f"the marks were drawn on {drawn[0]}×{drawn[1]}, the photo {photo} is {size[0]}×{size[1]}"
         if drawn == size[::-1]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import lzma
 import math
 import struct
@@ -13,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import AnnotationError
 from ..files import parse_json
@@ -108,6 +109,10 @@ def shown(value: Any) -> str:
 BOMB_BYTES = 64 * 1024**2
 BOMB_RATIO = 200
 MOST_BYTES = 4 * 1024**3
+MOST_TEXT = 64 * 1024**2  # of labels, lists and settings, a file of which is about one photo or one set of classes
+_TEXTS = frozenset({".txt", ".csv", ".yaml", ".yml", ".names"})
+MOST_INNER = 1024**3  # of archives within an archive, which are held in memory
+MOST_ARCHIVES = 1000
 
 # What zipfile and its decoders raise for a damaged archive; RuntimeError: with a password, or unknown compression.
 _OF_A_ZIP = (
@@ -141,6 +146,14 @@ class Source(ABC):
     def where(self, name: str) -> str:
         """The file as a message names it."""
         return f"{self.label}/{name}"
+
+    def weight(self, name: str) -> int:
+        """The bytes of memory that an archive among the files takes."""
+        return 0
+
+    def archive(self, name: str) -> Archive:
+        """A zip archive among the files."""
+        return Archive(io.BytesIO(self.read(name)), self.where(name))
 
     def first(self, candidates: Iterable[str]) -> str | None:
         """The first of these names that is there."""
@@ -212,7 +225,7 @@ class Folder(Source):
         if self.only != name and not self._stays_inside(name):
             raise self._leads_out(name)
         path = self.root / name
-        most = MOST_BYTES_OF_A_PICTURE if path.suffix.lower() in SUFFIXES else MOST_BYTES
+        most = _most_bytes(name)
         if path.stat().st_size > most:
             raise AnnotationError(
                 f"the file has {path.stat().st_size:,} bytes, {most:,} are read",
@@ -220,6 +233,11 @@ class Folder(Source):
                 fix="Leave it out.",
             )
         return path.read_bytes()
+
+    def archive(self, name: str) -> Archive:
+        if not self._stays_inside(name):
+            raise self._leads_out(name)
+        return Archive(self.root / name, self.where(name))
 
     def where(self, name: str) -> str:
         return name if self.only is not None else super().where(name)
@@ -238,12 +256,16 @@ class Folder(Source):
 class Archive(Source):
     """A zip archive, read member by member in memory."""
 
-    def __init__(self, path: Path) -> None:
-        self.label = path.name
+    def __init__(self, file: Path | BinaryIO, label: str) -> None:
+        self.label = label
         try:
-            self._zip = zipfile.ZipFile(path)
+            self._zip = zipfile.ZipFile(file)
         except _OF_A_ZIP as error:
-            raise AnnotationError(f"the archive cannot be opened ({error})", where=self.label) from None
+            raise AnnotationError(
+                f"the archive cannot be opened ({error})",
+                where=self.label,
+                fix="It may be cut short: copy or download it again.",
+            ) from None
         members = [m for m in self._zip.infolist() if not m.is_dir() and not _is_hidden(m.filename)]
         self._members = {member.filename: member for member in members if is_inside(member.filename)}
         self.refused_names = tuple(member.filename for member in members if not is_inside(member.filename))
@@ -266,10 +288,13 @@ class Archive(Source):
     def has(self, name: str) -> bool:
         return name in self._members
 
+    def weight(self, name: str) -> int:
+        return self._members[name].file_size
+
     def read(self, name: str) -> bytes:
         member = self._members[name]
         bomb = member.file_size > BOMB_BYTES and member.file_size > BOMB_RATIO * max(member.compress_size, 1)
-        if bomb or member.file_size > MOST_BYTES:
+        if bomb or member.file_size > _most_bytes(name):
             raise AnnotationError(
                 f"{member.compress_size:,} bytes would unpack to {member.file_size:,}",
                 where=self.where(name),
@@ -282,16 +307,71 @@ class Archive(Source):
             raise AnnotationError(f"this member cannot be unpacked ({error})", where=self.where(name)) from None
 
 
+class WithArchives(Source):
+    """A tree in which an archive is a folder, one level down: tools put an export a task into another archive."""
+
+    def __init__(self, outer: Source, archives: Sequence[str]) -> None:
+        self.label, self._outer = outer.label, outer
+        self._inner: dict[str, Archive] = {}
+        self._refused = list(outer.refused)
+        left = MOST_INNER
+        for number, name in enumerate(archives):
+            try:
+                size = outer.weight(name)
+                if number >= MOST_ARCHIVES or size > left:
+                    raise AnnotationError(
+                        f"more than {MOST_ARCHIVES:,} archives, or {MOST_INNER:,} bytes of them, lie in this one",
+                        where=outer.where(name),
+                        fix="Unpack it yourself and name the folder.",
+                    )
+                left -= size
+                self._inner[name] = outer.archive(name)
+            except AnnotationError as error:
+                self._refused.append(error)
+        deeper = [(archive, name) for archive in self._inner.values() for name in archive.names if _is_zip(name)]
+        self._refused += [
+            AnnotationError("an archive two archives deep is not opened", where=archive.where(name), fix="Unpack it.")
+            for archive, name in deeper
+        ]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        inner = [f"{name}/{member}" for name, archive in self._inner.items() for member in archive.names]
+        return tuple(sorted(name for name in [*self._outer.names, *inner] if not _is_zip(name)))
+
+    @property
+    def refused(self) -> tuple[AnnotationError, ...]:
+        return (*self._refused, *(error for archive in self._inner.values() for error in archive.refused))
+
+    def has(self, name: str) -> bool:
+        archive, member = self._place(name)
+        return archive.has(member)
+
+    def read(self, name: str) -> bytes:
+        archive, member = self._place(name)
+        return archive.read(member)
+
+    def _place(self, name: str) -> tuple[Source, str]:
+        for inner, archive in self._inner.items():
+            if name.startswith(f"{inner}/"):
+                return archive, name[len(inner) + 1 :]
+        return self._outer, name
+
+
 def open_source(path: Path, images: Path | None = None) -> Source:
     """The tree that `path` names. In the folder of the photos, annotations speak of the photos beside them."""
     if path.is_dir():
         source: Source = Folder(path)
     elif not path.is_file():
         raise AnnotationError("there is no such file or folder", where=str(path), fix="Check the path for a typo.")
-    elif path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
-        source = Archive(path)
+    elif _is_zip(path.name) or zipfile.is_zipfile(path):
+        source = Archive(path, path.name)
+    elif path.suffix.lower() in (".yaml", ".yml"):  # YOLO's data.yaml speaks of the folders beside it
+        source, path = Folder(path.parent), path.parent
     else:
         source = Folder(path.parent, only=path.name)
+    if archives := [name for name in source.names if _is_zip(name)]:
+        source = WithArchives(source, archives)
     folder = (path if path.is_dir() else path.parent).resolve()
     if images is not None and folder != images.resolve() and folder.is_relative_to(images.resolve()):
         source.near = folder.relative_to(images.resolve()).as_posix()
@@ -309,6 +389,15 @@ def folder_of(name: str) -> str:
     """The folder part of a relative name, "" at the top."""
     parent = PurePosixPath(name).parent.as_posix()
     return "" if parent == "." else parent
+
+
+def _most_bytes(name: str) -> int:
+    suffix = PurePosixPath(name).suffix.lower()
+    return MOST_BYTES_OF_A_PICTURE if suffix in SUFFIXES else MOST_TEXT if suffix in _TEXTS else MOST_BYTES
+
+
+def _is_zip(name: str) -> bool:
+    return name.lower().endswith(".zip")
 
 
 def _is_hidden(name: str) -> bool:

@@ -21,6 +21,7 @@ from ..images import image_size, list_images, open_lazily
 from ..labels import Category, LabelSpace
 from ..panoptic_map import PanopticMap, Segment
 from ..parallel import progress_bar, read_ahead
+from ..recipe import Recipe
 from ..text import and_more, count_of
 from .coco_panoptic import (
     KINDS,
@@ -33,7 +34,7 @@ from .coco_panoptic import (
     parse_split,
     read_ids,
 )
-from .copies import Fingerprint, fingerprint, near_pairs
+from .copies import Fingerprint, fingerprint, near_pairs, of_photo
 from .surroundings import always_on_one, around
 
 _EXAMPLES = 5
@@ -64,7 +65,8 @@ class Finding:
 @dataclass
 class SplitStatistics:
     """images: photos listed; incomplete: those of them that are so for some class; segments, pixels, in_images: label
-    → count; void: pixels that nobody knows."""
+    → count; void: pixels that nobody knows; marks, small, vanishing: label → the person's segments, those of them that
+    are small where the model sees the photo, and those of these that it cannot see at all."""
 
     images: int = 0
     incomplete: int = 0
@@ -72,13 +74,17 @@ class SplitStatistics:
     segments: Counter[int] = field(default_factory=Counter)
     pixels: Counter[int] = field(default_factory=Counter)
     in_images: Counter[int] = field(default_factory=Counter)
+    marks: Counter[int] = field(default_factory=Counter)
+    small: Counter[int] = field(default_factory=Counter)
+    vanishing: Counter[int] = field(default_factory=Counter)
 
 
 @dataclass
 class Report:
     """The findings by kind and the statistics by split. `ok` says whether there is no error; warnings do not count.
 
-    prints: the fingerprint of each photo that can be read.
+    prints: the fingerprint of each photo that can be read; size: shortest and longest side at which the model will see
+    a photo; shrunk: whether it will see some smaller than they are.
     """
 
     folder: str
@@ -86,6 +92,35 @@ class Report:
     findings: dict[str, Finding] = field(default_factory=dict)
     splits: dict[str, SplitStatistics] = field(default_factory=dict)
     prints: dict[Path, Fingerprint] = field(default_factory=dict)
+    size: tuple[int, int] = (800, 1333)
+    shrunk: bool = False
+
+    def small_marks(self) -> list[tuple[str, int, int, int]]:
+        """Class, the person's marks, those small where the model sees them, those that vanish; the worst first."""
+        totals = [Counter[int](), Counter[int](), Counter[int]()]
+        for split in self.splits.values():
+            for total, own in zip(totals, (split.marks, split.small, split.vanishing), strict=True):
+                total.update(own)
+        marks, small, vanishing = totals
+        shares = [(-vanishing[label] / marks[label], -small[label] / marks[label], label) for label in +small]
+        names = self.space.names if self.space is not None else ()
+        return [(names[label], marks[label], small[label], vanishing[label]) for *_, label in sorted(shares)]
+
+    def _small_lines(self) -> list[str]:
+        rows = [row for row in self.small_marks() if row[3] or row[2] >= _MANY_SMALL * row[1]]
+        if not rows:
+            return []
+        shortest, longest = self.size
+        cell = f"under one mask cell of {MASK_STRIDE}×{MASK_STRIDE} pixels"
+        lines = [f"small where photos are seen at {shortest}/{longest}, of what you marked:"]
+        lines += [
+            f"  {name}: {gone} of {count} vanish ({gone / count:.0%}), {cell}; "
+            f"{small / count:.0%} are under {SMALL}×{SMALL}"
+            for name, count, small, gone in rows[:_SMALL_ROWS]
+        ]
+        lines += [f"  … and {len(rows) - _SMALL_ROWS} more classes"] if len(rows) > _SMALL_ROWS else []
+        tile = shortest if self.shrunk else max(shortest // 2, 1)
+        return [*lines, f"  tiles show them larger: hf-detr-panoptic prepare … --tile {tile}"]
 
     def tell(self, kind: str, where: str, detail: str) -> None:
         finding = self.findings.setdefault(kind, Finding(kind))
@@ -142,6 +177,10 @@ class Report:
                 }
                 for label, category in enumerate(self.space or ())
             ],
+            "small": [
+                {"name": name, "marks": marks, "small": small, "vanishing": gone}
+                for name, marks, small, gone in self.small_marks()
+            ],
         }
 
     def __str__(self) -> str:
@@ -153,6 +192,7 @@ class Report:
             unseen = f" ({split.incomplete} that nobody may have looked at)" if split.incomplete else ""
             lines.append(f"{name}: {count_of(split.images, 'photo')}{unseen}, {segments}{void}")
         lines += ["", *self._class_table()]
+        lines += ["", *small] if (small := self._small_lines()) else []
         errors, warnings = self.of_level("error"), self.of_level("warning")
         lines += ["", *(str(finding) for finding in errors + warnings)]
         counts = [
@@ -191,6 +231,9 @@ def indented(lines: list[str]) -> list[str]:
 
 
 TINY = 64  # pixels: an area of 8 × 8
+SMALL = 8  # pixels a side, where the model sees the photo: four cells
+_SMALL_ROWS = 10
+_MANY_SMALL = 0.1  # of a class's marks: fewer are no reason to cut photos up
 MASK_STRIDE = 4  # DETR's mask head has one cell for 4 × 4 pixels of the processed photo
 MOSTLY_VOID = 0.5
 IMBALANCE = 100  # times as many segments
@@ -213,7 +256,7 @@ def check_dataset(
     model will see a photo, to tell which segments vanish there.
     """
     listed = find_splits(Path(folder), Path(photos) if photos else None)
-    report = Report(Path(folder).resolve().name)
+    report = Report(Path(folder).resolve().name, size=size)
     splits = {name: split for name, files in listed.items() if (split := parse_split(files, report.tell)) is not None}
     for split in splits.values():
         report.space = report.space or split.space
@@ -242,6 +285,7 @@ class _Checked:
     photo: Path | None = None
     print: Fingerprint | None = None
     areas: dict[int, int] = field(default_factory=dict)  # of the listed segments
+    scale: float = 1.0  # from the photo's sides to those that the model sees
     void: int = 0
     around: list[tuple[int, Counter[int]]] = field(default_factory=list)  # of the person's things
 
@@ -272,7 +316,7 @@ def _look_at_photo(seen: _Checked) -> tuple[int, int] | None:
     try:
         seen.photo = seen.record.photo
         width, height = image_size(seen.photo)
-        seen.print = fingerprint(seen.photo)
+        seen.print = of_photo(seen.record.file_name, fingerprint(seen.photo))
     except FaultError as error:
         seen.tell(error.kind, error.detail)
         return None
@@ -333,7 +377,7 @@ def _remark(seen: _Checked, shape: tuple[int, ...], size: tuple[int, int]) -> No
     for label in sorted(record.space.stuff_labels & kinds.keys()):
         if kinds[label] > 1:
             seen.tell("stuff-twice", f"{kinds[label]} × {record.space[label].name}")
-    scale = min(size[0] / min(shape), size[1] / max(shape))
+    scale = seen.scale = min(size[0] / min(shape), size[1] / max(shape))
     for segment_id, area in seen.areas.items():
         if area * scale**2 < MASK_STRIDE**2:
             seen.tell("vanishing", f"{area} px", segment_id)
@@ -376,6 +420,13 @@ def _count(seen: Iterable[_Checked], report: Report) -> SplitStatistics:
         statistics.incomplete += bool(image.record.incomplete)
         statistics.void += image.void
         labels = {segment.id: segment.label for segment in image.record.segments}
+        report.shrunk |= image.scale < 1
+        for segment in image.record.segments:
+            if segment.source == "custom" and (area := image.areas.get(segment.id)) and not segment.crowd:
+                pixels = area * image.scale**2
+                statistics.marks[segment.label] += 1
+                statistics.small[segment.label] += pixels < SMALL**2
+                statistics.vanishing[segment.label] += pixels < MASK_STRIDE**2
         for segment_id, area in image.areas.items():
             statistics.segments[labels[segment_id]] += 1
             statistics.pixels[labels[segment_id]] += area
@@ -476,6 +527,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shortest-edge", type=int, default=800, help="size at which segments may vanish (%(default)s)"
     )
     parser.add_argument("--longest-edge", type=int, default=1333, help="and its limit (%(default)s)")
+    parser.add_argument(
+        "--recipe", metavar="FILE_OR_NAME", help="the recipe that will learn from it: the size at which it sees photos"
+    )
     parser.add_argument("--workers", type=int, help="threads (default: one a core, 8 at most)")
 
 
@@ -485,10 +539,14 @@ def main(args: argparse.Namespace) -> int:
 
     from ..files import write_json
 
+    size = (args.shortest_edge, args.longest_edge)
+    if args.recipe is not None:
+        own = Recipe.load(args.recipe).size
+        size = (own.shortest_edge or size[0], own.longest_edge or size[1])
     report = check_dataset(
         args.dataset,
         args.photos,
-        size=(args.shortest_edge, args.longest_edge),
+        size=size,
         workers=args.workers,
         progress=sys.stderr.isatty(),
     )

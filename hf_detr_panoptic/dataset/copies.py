@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from ..errors import ImageError
 from ..files import content_of
 from ..images import check_weight, open_image, open_lazily
+from ..tiles import photo_of
 
 # Of 256 bits. Measured on 35 photos of building sites, fires, defects and COCO: JPEG quality 30, a quarter of the
 # size, brightness × 1.3 or a stamp in a corner change 39 at most; 2 % cropped off each side 27 in the median, 40 at
@@ -56,6 +57,11 @@ def fingerprint(photo: str | Path | bytes | Image.Image) -> Fingerprint:
             return Fingerprint(digest, _bits(ImageOps.exif_transpose(image)))
     except Exception:
         return Fingerprint(digest, _bits(open_image(content if isinstance(photo, bytes) else Path(photo))))
+
+
+def of_photo(name: str, seen: Fingerprint) -> Fingerprint:
+    """A tile of a photo is like the tiles of others, being all sky or all wall: that tells nothing of the photos."""
+    return seen if photo_of(name) is None else replace(seen, bits=None)
 
 
 def digest_of(content: bytes) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from ..labels import LabelSpace
 from ..panoptic_map import Box, Segment
@@ -25,6 +24,8 @@ def around(
     things: frozenset[int],
 ) -> list[tuple[int, Counter[int]]]:
     """Of each of these that a person marked, and that is a thing but no crowd: its label and its surroundings."""
+    from scipy import ndimage  # check --help need not wait for it
+
     labels = {segment.id: segment.label for segment in segments}
     found = []
     for segment in segments:

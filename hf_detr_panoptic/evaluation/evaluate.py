@@ -84,13 +84,13 @@ def plan_batches(rows: Sequence[Row], batch_size: int) -> list[list[Row]]:
 
 
 def _each(
-    model: DetrForPanopticSegmentation, batches: Sequence[Sequence[Row]], find: Find
+    model: DetrForPanopticSegmentation, batches: Sequence[Sequence[Row]], find: Find, whole: bool = False
 ) -> Iterator[tuple[Row, Any, PanopticMap]]:
     """(row, what `find` says, truth), photo by photo. The model trains on afterwards if it did before."""
     training = model.training
     model.eval()
     try:
-        for batch in _read_ahead(model, batches):
+        for batch in _read_ahead(model, batches, whole):
             yield from zip(batch.rows, find(batch), batch.truths, strict=True)
     finally:
         model.train(training)
@@ -103,8 +103,11 @@ def _measured(
     find: Find,
     reduce: Callable[[Any, PanopticMap, tuple[str, ...]], Any],
     progress: Progress | None = None,
+    whole: bool = False,
 ) -> Mapping[ImageId, Any]:
-    """What `reduce` makes of each photo's find, truth and incomplete classes, by image id, from all processes."""
+    """What `reduce` makes of each photo's find, truth and incomplete classes, by image id, from all processes.
+
+    `whole`: see `_load`."""
     from accelerate import PartialState
 
     if not rows:
@@ -113,7 +116,7 @@ def _measured(
     batches = plan_batches(rows, batch_size)[state.process_index :: state.num_processes]
 
     def measure_mine() -> dict[ImageId, Any]:
-        photos: Iterable[Any] = _each(model, batches, find)
+        photos: Iterable[Any] = _each(model, batches, find, whole)
         photos = progress(photos, sum(map(len, batches))) if progress else photos
         return {row.image_id: reduce(answer, truth, row.incomplete) for row, answer, truth in photos}
 
@@ -124,12 +127,15 @@ def _measured(
     return {row.image_id: together[row.image_id] for row in rows}
 
 
-def _read_ahead(model: DetrForPanopticSegmentation, batches: Sequence[Sequence[Row]]) -> Iterator[LoadedBatch]:
+def _read_ahead(
+    model: DetrForPanopticSegmentation, batches: Sequence[Sequence[Row]], whole: bool
+) -> Iterator[LoadedBatch]:
     """Photos are opened and resized in threads while the model works on those before."""
-    return read_ahead(partial(_load, model), batches, threads=2, ahead=_BATCHES_AHEAD)
+    return read_ahead(partial(_load, model, whole), batches, threads=2, ahead=1 if whole else _BATCHES_AHEAD)
 
 
-def _load(model: DetrForPanopticSegmentation, rows: Sequence[Row]) -> LoadedBatch:
+def _load(model: DetrForPanopticSegmentation, whole: bool, rows: Sequence[Row]) -> LoadedBatch:
+    """`whole`: the photos themselves, bytes [B, 3, H, W], in place of what the model sees at once."""
     import torch
 
     from ..preprocess import as_pixels
@@ -144,7 +150,8 @@ def _load(model: DetrForPanopticSegmentation, rows: Sequence[Row]) -> LoadedBatc
                 where=row.where,
                 fix="Scale marks and photo together; `hf-detr-panoptic check` finds all such photos.",
             )
-    return LoadedBatch(rows, torch.stack([model.preprocess(photo) for photo in photos]), sizes, truths)
+    values = photos if whole else [model.preprocess(photo) for photo in photos]
+    return LoadedBatch(rows, torch.stack(values), sizes, truths)
 
 
 def _maps(model: DetrForPanopticSegmentation, settings: Postprocess, precision: str) -> Find:
@@ -287,6 +294,8 @@ def measure(
     batch_size: int,
     precision: str = "fp32",
     progress: Progress | None = None,
+    tile: int | None = None,
+    overlap: int | None = None,
 ) -> Measured:
     """All rows, measured by whichever processes there are; every process returns the same."""
     translate = _translation(model.label_space, space)
@@ -294,7 +303,22 @@ def measure(
     def reduce(found: PanopticMap, truth: PanopticMap, incomplete: tuple[str, ...]) -> ImageMeasure:
         return measure_image(translate(found), truth, space, incomplete)
 
-    return Measured(space, _measured(model, rows, batch_size, _maps(model, settings, precision), reduce, progress))
+    if tile is None:
+        return Measured(space, _measured(model, rows, batch_size, _maps(model, settings, precision), reduce, progress))
+    from ..model.segment import segment
+
+    def find(photos: LoadedBatch) -> list[PanopticMap]:
+        return segment(
+            model,
+            photos.pixel_values,
+            settings,
+            precision=precision,
+            batch_size=batch_size,
+            tile=tile,
+            overlap=overlap,
+        )
+
+    return Measured(space, _measured(model, rows, 1, find, reduce, progress, whole=True))
 
 
 def segmented(
@@ -356,6 +380,8 @@ def evaluate_model(
     precision: str = "fp32",
     limit: int | None = None,
     progress: bool = False,
+    tile: int | None = None,
+    overlap: int | None = None,
 ) -> dict[str, Any]:
     """A model's quality on a dataset: what `PanopticQuality.compute` gives, with box and mask AP and the confusions.
 
@@ -364,7 +390,8 @@ def evaluate_model(
     model knows beyond it becomes void. What is not given comes from what the model remembers, or the `protocol`.
 
     In several processes each image is segmented by one of them and every process returns the same result. Batches
-    are planned from the whole list, so that the number of processes does not touch the pixels.
+    are planned from the whole list, so that the number of processes does not touch the pixels. `tile`, `overlap`: as
+    in `segment`.
     """
     from ..dataset.coco_panoptic import PanopticSplit, read_split
     from ..parallel import guard_processes
@@ -396,6 +423,8 @@ def evaluate_model(
                 batch_size,
                 precision,
                 _progress if progress else None,
+                tile,
+                overlap,
             )
     finally:
         loaded.image_processor = before
@@ -427,6 +456,21 @@ def add_segment_flags(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="(%(default)s)")
 
 
+def add_tile_flags(parser: argparse._ActionsContainer) -> None:
+    """What `tile_settings` reads."""
+    from ..recipe import add_flags
+    from ..settings import Tiles
+
+    add_flags(parser, Tiles, Tiles.model_fields)
+
+
+def tile_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """How large photos are cut, checked."""
+    from ..settings import Tiles
+
+    return Tiles(tile=args.tile, overlap=args.overlap).to_dict()
+
+
 def segment_settings(args: argparse.Namespace) -> dict[str, Any]:
     """What `model.segment` is told, checked; the model remembers the rest."""
     from ..settings import Postprocess
@@ -450,6 +494,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--protocol", choices=[PAPER], help="the paper's settings instead of the model's own: .85, argmax, 800/1333"
     )
     add_segment_flags(model)
+    add_tile_flags(model)
     model.add_argument("--limit", type=int, metavar="N", help="the first N images only")
 
     folders = parser.add_argument_group("predictions in a folder")
@@ -494,6 +539,7 @@ def main(args: argparse.Namespace) -> int:
             photos=args.photos,
             protocol=args.protocol,
             **segment_settings(args),
+            **tile_settings(args),
             stuff=stuff_names(args),
             batch_size=args.batch_size,
             limit=args.limit,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..annotations.colors import Values
 from ..annotations.marks import is_void_name
 from ..errors import DatasetError, did_you_mean
 from ..files import write_bytes
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import datasets
 
 _SUFFIX = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp", "GIF": ".gif"}
-_MARKER = ".unpacked"  # in a folder that is ours to clear out
+MARKER = ".unpacked"  # in a folder that is ours to clear out
 _CAST = "Cast it: dataset.cast_column(name, datasets.Image())."
 
 
@@ -32,14 +33,15 @@ class Unpacked:
 
     images: Path
     annotations: Path | None
-    values: Mapping[int, str] | None
+    values: Values | None
 
 
 def names_a_dataset(images: Path) -> bool:
-    """Whether this is no folder of photos: Parquet, what `save_to_disk` wrote, or else a name as the Hub has them."""
+    """Whether this is no folder of photos: Parquet, what `save_to_disk` wrote, an image folder whose metadata names a
+    mask beside each photo, or else a name as the Hub has them."""
     if images.is_dir():
         parquet = any(images.glob("*.parquet")) or any(images.glob("data/*.parquet"))
-        return _is_saved(images) or (parquet and not list_images(images))
+        return _is_saved(images) or _names_masks(images) or (parquet and not list_images(images))
     return not images.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", images.as_posix()) is not None
 
 
@@ -49,6 +51,8 @@ def load(images: Path) -> datasets.DatasetDict:
 
     from ..dataset.rows import load_splits
 
+    if _names_masks(images):
+        return _image_folder(images)
     if not _is_saved(images):
         try:
             return load_splits(images.as_posix())
@@ -62,6 +66,27 @@ def load(images: Path) -> datasets.DatasetDict:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"cannot be loaded ({error})", where=str(images), fix="Save it again.") from error
     return loaded if isinstance(loaded, datasets.DatasetDict) else datasets.DatasetDict({"all": loaded})
+
+
+def _names_masks(images: Path) -> bool:
+    """Whether the metadata of an image folder name a second file of each row, such as `mask_file_name`."""
+    for path in (images / "metadata.csv", images / "metadata.jsonl"):
+        if path.is_file():
+            with path.open(encoding="utf-8", errors="replace") as file:
+                columns = set(re.findall(r"\w*file_name\b", file.readline(10_000)))
+            return "file_name" in columns and len(columns) > 1
+    return False
+
+
+def _image_folder(images: Path) -> datasets.DatasetDict:
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset("imagefolder", data_dir=str(images.resolve()), drop_labels=True)
+    except (OSError, ValueError, KeyError, TypeError, datasets.exceptions.DatasetsError) as error:
+        fix = "Its metadata.csv or metadata.jsonl needs the columns file_name and mask_file_name."
+        raise DatasetError(f"cannot be loaded ({error})", where=str(images), fix=fix) from error
+    return loaded
 
 
 def places_of(images: Path) -> tuple[Path, ...]:
@@ -80,7 +105,7 @@ def unpack(
     *,
     masks: bool = True,
     mask_column: str | None = None,
-    values: Mapping[int, str] | None = None,
+    values: Values | None = None,
     within: Sequence[Path] | None = None,
 ) -> Unpacked:
     """The photos of all splits into `folder`/photos, and their masks (unless told not to), byte for byte.
@@ -107,24 +132,24 @@ def unpack(
             where=f"column {columns.segments}",
             fix="Make them a ClassLabel, or say values.",
         )
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / _MARKER).is_file():
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file():
         raise DatasetError(
             "the folder holds something else", where=str(folder), fix="Give --out another folder: this one is needed."
         )
-    written = {_write(folder / _MARKER, b"")}
+    written = {write_changed(folder / MARKER, b"")}
     entries: list[tuple[str, str, Sequence[Mapping[str, Any]]]] = []
     for name, photo, mask, segments in _rows(splits, columns, within):
-        written.add(_write(folder / "photos" / name, photo))
+        written.add(write_changed(folder / "photos" / name, photo))
         stem = PurePosixPath(name).with_suffix("").as_posix()
         if mask is not None and columns.segments is None:
-            written.add(_write(folder / "masks" / f"{stem}{_suffix(mask)}", mask))
+            written.add(write_changed(folder / "masks" / f"{stem}{_suffix(mask)}", mask))
         elif mask is not None:
-            written.add(_write(folder / "annotations" / "panoptic" / f"{stem}.png", mask))
+            written.add(write_changed(folder / "annotations" / "panoptic" / f"{stem}.png", mask))
             entries.append((name, f"{stem}.png", segments))
     annotations = folder / "masks"
     if entries and names is not None:
         annotations = folder / "annotations" / "panoptic.json"
-        written.add(_write(annotations, _panoptic_json(entries, names)))
+        written.add(write_changed(annotations, _panoptic_json(entries, names)))
     for path in folder.rglob("*"):
         if path.is_file() and path not in written:
             path.unlink()
@@ -138,7 +163,7 @@ class _Columns(NamedTuple):
     image: str
     mask: str | None
     segments: str | None
-    names: Mapping[int, str] | None
+    names: Values | None
 
     @classmethod
     def of(cls, features: datasets.Features, wanted: str | None, masks: bool) -> _Columns:
@@ -170,7 +195,7 @@ class _Columns(NamedTuple):
         return cls(image, mask, None, _one_list_of_names(features, of_masks=True))
 
 
-def _one_list_of_names(feature: Any, of_masks: bool) -> Mapping[int, str] | None:
+def _one_list_of_names(feature: Any, of_masks: bool) -> Values | None:
     """Those of the only ClassLabel in there. In masks 0 is nothing: other labels than those with a background at 0
     count something else."""
     lists = {tuple(label.names) for label in _class_labels(feature)}
@@ -265,14 +290,14 @@ def _content(cell: Any, where: str, within: Sequence[Path] | None) -> bytes | No
         raise DatasetError(f"its file cannot be read ({error.strerror})", where=where, fix="Put it back.") from error
 
 
-def _write(path: Path, content: bytes) -> Path:
+def write_changed(path: Path, content: bytes) -> Path:
     """Unless it is there already: what has not changed keeps its time."""
     if not path.is_file() or path.read_bytes() != content:
         write_bytes(path, content)
     return path
 
 
-def _panoptic_json(entries: Sequence[tuple[str, str, Sequence[Mapping[str, Any]]]], names: Mapping[int, str]) -> bytes:
+def _panoptic_json(entries: Sequence[tuple[str, str, Sequence[Mapping[str, Any]]]], names: Values) -> bytes:
     images, annotations = [], []
     for number, (name, png, segments) in enumerate(entries, start=1):
         images.append({"id": number, "file_name": name})

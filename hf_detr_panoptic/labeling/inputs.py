@@ -167,7 +167,8 @@ def _json(path: Path) -> dict[str, Any]:
 class Inputs:
     """`names`: the photos that are to be used, in order; `marked`: those of them that have annotations, even none
     but an empty list; `unannotated`: the photos that have not, used or not; `problems`: what else is left out;
-    `incomplete`: the used photos that nobody may have looked at."""
+    `incomplete`: the used photos that nobody may have looked at; `folder`: where the photos lie; `prints`: where they
+    are tiles, what the photo looks like that each was cut from."""
 
     names: tuple[str, ...]
     marked: Mapping[str, MarkedPhoto]
@@ -175,7 +176,9 @@ class Inputs:
     problems: tuple[Problem, ...]
     custom: tuple[str, ...]
     description: str
+    folder: Path
     incomplete: frozenset[str] = frozenset()
+    prints: Mapping[str, Fingerprint] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -198,6 +201,7 @@ def as_files(
 ) -> Prepare:
     """The settings with files in place of a dataset, which is given or which `images` names: in out/source, or in
     `folder`. Every process calls this, and the first one unpacks."""
+    from ..annotations.colors import as_values
     from .from_datasets import load, names_a_dataset, places_of, unpack
 
     if dataset is None and not names_a_dataset(settings.images):
@@ -213,7 +217,7 @@ def as_files(
             folder or settings.folder / "source",
             masks=settings.annotations is None,
             mask_column=settings.mask_column,
-            values=settings.values,
+            values=as_values(settings.values),
             within=places_of(settings.images) if dataset is None else None,
         )
     )
@@ -232,7 +236,13 @@ def read_inputs(settings: Prepare) -> Inputs:
         raise DatasetError("there is no photo in the folder", where=str(settings.images), fix="Check --images.")
     if settings.annotations is None:
         return Inputs(
-            tuple(everything), {}, tuple(everything), (), (), "no annotations: every photo as the labeler sees it"
+            tuple(everything),
+            {},
+            tuple(everything),
+            (),
+            (),
+            "no annotations: every photo as the labeler sees it",
+            settings.images,
         )
     from ..annotations.read import read_annotations
 
@@ -276,7 +286,7 @@ def read_inputs(settings: Prepare) -> Inputs:
         )
     left_out = tuple(name for name in unannotated if name not in wanted)
     incomplete = frozenset(names) - looked_at if custom else frozenset()
-    return Inputs(names, marked, left_out, tuple(problems), custom, description, incomplete)
+    return Inputs(names, marked, left_out, tuple(problems), custom, description, settings.images, incomplete)
 
 
 def _by_people(photo: MarkedPhoto) -> MarkedPhoto:
@@ -335,7 +345,7 @@ def check_folders(settings: Prepare) -> None:
         )
     if out.is_file():
         raise DatasetError("is a file", where=str(settings.folder), fix="Give --out a folder.")
-    ours = [out / name for name in ("images", "annotations", "autolabels")]
+    ours = [out / name for name in ("images", "annotations", "autolabels", "tiles")]
     if out == images or out.is_relative_to(images):
         raise DatasetError(
             "the dataset would lie in the folder of the photos",

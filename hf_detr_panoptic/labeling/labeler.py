@@ -325,6 +325,7 @@ def label_photos(settings: Prepare, progress: bool = False, shard: tuple[int, in
     from ..parallel import guard_processes, results_of_all
     from .autolabels import AutoLabels
     from .inputs import Earlier, label_space, read_inputs, survey
+    from .tiling import cut_up
 
     processes = guard_processes(timedelta(days=7))
     state = PartialState()
@@ -333,10 +334,10 @@ def label_photos(settings: Prepare, progress: bool = False, shard: tuple[int, in
         import torch
 
         torch.set_num_threads(settings.threads)
-    inputs = read_inputs(settings)
+    inputs = cut_up(settings, read_inputs(settings), progress and first)
     Earlier.of(settings.folder)  # raises where the folder is somebody else's: better now than after a night
     names = inputs.names[state.process_index :: processes]
-    shares = results_of_all(lambda: survey(settings.images, names, progress=progress and first))
+    shares = results_of_all(lambda: survey(inputs.folder, names, progress=progress and first))
     photos = sorted((photo for part, _ in shares for photo in part), key=lambda photo: photo.name)
     problems = sorted((problem for _, part in shares for problem in part), key=lambda problem: problem.photo)
     if settings.strict:
@@ -350,7 +351,7 @@ def label_photos(settings: Prepare, progress: bool = False, shard: tuple[int, in
     done = results_of_all(
         lambda: label(
             labeler,
-            settings.images,
+            inputs.folder,
             photos,
             answers,
             batch_size=settings.batch_size,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import shlex
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ import numpy as np
 
 from ..dataset.card import MARKER, Contents, dataset_card
 from ..dataset.coco_panoptic import Record, read_dataset
-from ..dataset.copies import Groups, fingerprint, near_pairs
+from ..dataset.copies import Fingerprint, Groups, fingerprint, near_pairs
 from ..dataset.photos import same_bytes, sampled, shrunk, shrunk_size, stored_names
 from ..dataset.writer import DatasetWriter, EncodedMap, encode_map
 from ..errors import AnnotationError, DatasetError, ImageError, clear_errors, did_you_mean
@@ -28,9 +27,10 @@ from ..panoptic_map import PanopticMap
 from ..parallel import default_threads, progress_bar, read_ahead
 from ..recipe import add_prepare_flags, prepare_settings
 from ..settings import Prepare
-from ..text import and_more, are, count_of, first_lines
+from ..text import are, count_of, first_lines
+from ..tiles import photo_of
 from ..watch import watched
-from .inputs import Earlier, Inputs, Photo, Problem, as_files, label_space, mark_counts, read_inputs
+from .inputs import Earlier, Inputs, Photo, Problem, as_files, label_space, read_inputs
 from .overlay import Overlay, overlay
 from .split import Split, split
 
@@ -216,7 +216,7 @@ class Prepared:
         lines = [str(self.tally)]
         if self.split is not None:
             lines += ["", "split: " + str(self.split)]
-        lines += _remarks(self.settings, self.inputs, self.answers.space)
+        lines += remarks_on(self.settings, self.inputs, self.answers.space)
         skipped = self.skipped
         if skipped:
             reasons = Counter(row["what"].split(" (")[0][:80] for row in skipped)
@@ -245,10 +245,12 @@ def write_papers(prepared: Prepared) -> None:
 
 def plain_settings(settings: Prepare) -> dict[str, Any]:
     """As a YAML of them would say, but for where things lie on this machine."""
-    said = settings.to_dict() | {"labeler": _public_name(settings.labeler), "seed": settings.seed or 0}
+    said = settings.to_dict() | {"labeler": public_name(settings.labeler), "seed": settings.seed or 0}
     del said["out"]
     for name in ("images", "annotations", "mix"):
         said[name] = said[name] and Path(said[name]).name
+    if isinstance(settings.values, Path):
+        said["values"] = settings.values.name
     if isinstance(settings.looked_at, Path):
         said["looked_at"] = settings.looked_at.name
     elif settings.looked_at == "marked":
@@ -256,69 +258,16 @@ def plain_settings(settings: Prepare) -> dict[str, Any]:
     return said
 
 
-def dry_run(settings: Prepare) -> str:
-    """What would happen: photos, classes, sides, the first problems. Neither loads a model nor writes anything."""
-    with tempfile.TemporaryDirectory() as folder:
-        return _dry_run(as_files(settings, folder=Path(folder)))
-
-
-def _dry_run(settings: Prepare) -> str:
-    from .inputs import Earlier, survey
-    from .labeler import labeler_space
-
-    inputs = read_inputs(settings)
-    earlier = Earlier.of(settings.folder)
-    photos, unreadable = survey(settings.images, inputs.names)
-    labeler = labeler_space(settings.labeler, settings.labeler_stuff) or LabelSpace([])
-    _, space = label_space(settings, labeler, inputs.custom)
-    lines = [
-        inputs.description,
-        f"{count_of(len(photos), 'photo')} would be labelled by {_public_name(settings.labeler)}",
-    ]
-    if inputs.unannotated and settings.annotations is not None:
-        lines.append(
-            f"{count_of(len(inputs.unannotated), 'photo')} without annotation, {inputs.unannotated[0]} first: "
-            + _FATES[settings.unannotated]
-        )
-    counts = mark_counts(inputs)
-    lines.append(f"{count_of(len(space), 'class')}, {len(inputs.custom)} of them yours:")
-    for name in inputs.custom:
-        kind = "thing" if space[space.index(name)].isthing else "stuff"
-        lines.append(f"  {name}: {kind}, {count_of(counts[name], 'mark')}")
-    if any(space[space.index(name)].isthing for name in inputs.custom):
-        lines.append("  (--stuff A,B makes classes stuff: what has no instances, such as a road)")
-    auto = [category for category in space if category.name not in inputs.custom]
-    things = [category.name for category in auto if category.isthing]
-    stuff = [category.name for category in auto if not category.isthing]
-    lines += [f"  and of the labeler {len(things)} things: {and_more(things)}"] if things else []
-    lines += [f"  and of the labeler {len(stuff)} stuff: {and_more(stuff)}"] if stuff else []
-    lost = below_a_pixel(settings, inputs, photos)
-    if photos:
-        lines += ["", "split: " + str(split_photos(settings, inputs, photos, earlier.shared_out, lost).report)]
-    lines += _remarks(settings, inputs, labeler)
-    problems = [*inputs.problems, *unreadable, *_lost_marks(settings, lost)]
-    if problems:
-        lines += ["", f"{count_of(len(problems), 'problem')}, the first:"]
-        lines += [f"  {problem}" for problem in problems[:_MOST]]
-    return "\n".join([*lines, "", "nothing was written; without --dry-run it will be"])
-
-
-_FATES = {
-    "skip": "left out (--unannotated learn, or auto)",
-    "auto": "taken as the labeler sees them",
-    "learn": "learnt from as the labeler sees them, and never validated",
-}
-
-
-def _remarks(settings: Prepare, inputs: Inputs, labeler: LabelSpace) -> list[str]:
+def remarks_on(settings: Prepare, inputs: Inputs, labeler: LabelSpace) -> list[str]:
     """What the person should decide on: names that two classes carry, photos that nobody may have looked at, classes
     that are marked on some of the others only."""
     from .schemes import namesakes, partly_marked
+    from .tiling import whole_photos
 
     decided = {*settings.rename, *settings.drop}
     same = [str(entry) for entry in namesakes(inputs.custom, labeler) if entry.labeler not in decided]
     looked_at = [photo for name, photo in inputs.marked.items() if name not in inputs.incomplete]
-    partly = [str(entry) for entry in partly_marked(looked_at)]
+    partly = [str(entry) for entry in partly_marked(whole_photos(looked_at))]
     lines: list[str] = []
     for remarks in (same, _unseen(inputs), partly):
         if remarks:
@@ -338,7 +287,7 @@ def _unseen(inputs: Inputs) -> list[str]:
     ]
 
 
-def _public_name(labeler: Any) -> str:
+def public_name(labeler: Any) -> str:
     """A name of the Hub as it is, a folder's own name, or the kind of a model in memory."""
     if isinstance(labeler, Path) or (isinstance(labeler, str) and Path(labeler).exists()):
         return Path(labeler).resolve().name
@@ -384,7 +333,8 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
     earlier = Earlier.of(settings.folder)
     lost = below_a_pixel(settings, inputs, photos)
     divided = split_photos(settings, inputs, photos, earlier.shared_out, lost) if splitting else None
-    before = {photo.name: earlier.shared_out.get(photo.name, "train") for photo in photos}
+    before = dict.fromkeys((photo.name for photo in photos), "train")
+    before |= carried(before, earlier.shared_out)
     parts = divided.assignment if divided else before | dict.fromkeys(inputs.incomplete, "train")
     beside = set(divided.report.beside) if divided else set()
     photos = [photo for photo in photos if photo.name not in beside]
@@ -392,7 +342,7 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
     folder = _free_folder([photo.name for photo in photos])
     every = [*(photo.name for photo in photos), *(f"{folder}/{record.file_name}" for record in foreign)]
     stored, ids = stored_names(every, earlier.stored), _ids(every, earlier.ids)
-    problems = [*inputs.problems, *labelled.problems, *_lost_marks(settings, lost)]
+    problems = [*inputs.problems, *labelled.problems, *lost_marks(settings, lost)]
     problems += [
         Problem(name, "nobody may have looked at it, and it is like a photo of val", _BESIDE) for name in beside
     ]
@@ -411,11 +361,11 @@ def write(settings: Prepare, labelled: LabelledPhotos, progress: bool = False, s
             if settings.strict:
                 raise
             return Problem(photo.name, error.what, error.fix, error.where)
-        source: Path | Image.Image = settings.images / photo.name
+        source: Path | Image.Image = inputs.folder / photo.name
         small = merged.map
         if settings.max_size and max(photo.size) > settings.max_size:
             try:
-                content = same_bytes(settings.images / photo.name, photo.digest)
+                content = same_bytes(inputs.folder / photo.name, photo.digest)
             except ImageError as error:
                 return Problem(photo.name, error.what, error.fix)
             source, small = shrunk(open_image(content), merged.map, settings.max_size)
@@ -483,12 +433,24 @@ def split_photos(
         classes,
         settings.validation,
         seed=settings.seed or 0,
-        previous={name: part for name, part in previous.items() if name in classes},
+        previous=carried(classes, previous),
         test=settings.test,
         pattern=settings.group_pattern,
-        prints={photo.name: photo.fingerprint for photo in photos},
+        prints=_prints(inputs, photos),
         incomplete=inputs.incomplete,
     )
+
+
+def carried(names: Iterable[str], previous: Mapping[str, str]) -> dict[str, str]:
+    """The parts of those that had one: a photo's own, also where it is cut otherwise by now."""
+    known = {photo_of(name) or name: part for name, part in previous.items()}
+    return {name: known[photo] for name in names if (photo := photo_of(name) or name) in known}
+
+
+def _prints(inputs: Inputs, photos: Sequence[Photo]) -> dict[str, Fingerprint]:
+    """What each photo looks like; of a photo in tiles one stands for all, which are tied by their names."""
+    firsts = {photo_of(photo.name) or photo.name: photo for photo in reversed(photos)}
+    return {photo.name: inputs.prints.get(photo.name, photo.fingerprint) for photo in firsts.values()}
 
 
 def below_a_pixel(settings: Prepare, inputs: Inputs, photos: Sequence[Photo]) -> dict[str, list[Mark]]:
@@ -512,7 +474,7 @@ def below_a_pixel(settings: Prepare, inputs: Inputs, photos: Sequence[Photo]) ->
     return lost
 
 
-def _lost_marks(settings: Prepare, lost: Mapping[str, Sequence[Mark]]) -> list[Problem]:
+def lost_marks(settings: Prepare, lost: Mapping[str, Sequence[Mark]]) -> list[Problem]:
     what = f"is smaller than a pixel at max_size {settings.max_size}, and not in the dataset"
     fix = "Give a larger --max-size, or none."
     return [
@@ -599,15 +561,16 @@ def main(args: argparse.Namespace) -> int:
     Photos that the dataset has keep their side of the split; new ones go to train, for `split` to share out.
     """
     from .autolabels import AutoLabels
-    from .inputs import Problem, as_files, read_inputs, survey
+    from .inputs import Problem, as_files, survey
     from .labeler import LabelledPhotos, raise_first
+    from .tiling import cut_up
 
     settings = prepare_settings(args)
     with clear_errors(settings.folder), locked(settings.folder):
         settings = as_files(settings)
-        inputs = read_inputs(settings)
+        inputs = cut_up(settings, read_inputs(settings), progress=True)
         answers = AutoLabels.in_folder(args.autolabels or settings.folder / "autolabels")
-        photos, problems = survey(settings.images, inputs.names, progress=True)
+        photos, problems = survey(inputs.folder, inputs.names, progress=True)
         there = [photo for photo in photos if answers.has(photo.digest)]
         lacking = [photo for photo in photos if not answers.has(photo.digest)]
         if not there:

@@ -18,6 +18,7 @@ from ..dataset.copies import Fingerprint, Groups, near_pairs
 from ..errors import DatasetError, did_you_mean
 from ..parallel import read_ahead
 from ..text import count_of, first_lines
+from ..tiles import photo_of
 
 if TYPE_CHECKING:
     from ..dataset.coco_panoptic import PanopticSplit
@@ -53,6 +54,8 @@ def ties(
     for i, j, distance in near_pairs([entry for _, entry in known], links=True):
         yield Tie(known[i][0], known[j][0], "same photo" if distance == 0 else "near copy")
     yield from _by_key(names, variant_keys(names), "same name")
+    tiles = [name for name in names if photo_of(name) is not None]
+    yield from _by_key(tiles, [str(photo_of(name)) for name in tiles], "tiles of one photo")
     if pattern is not None:
         keys = pattern_keys(names, pattern)
         yield from _by_key(list(keys), list(keys.values()), "pattern")
@@ -157,7 +160,7 @@ class SplitReport:
             lines.append(f"{self.kept} stay where an earlier split put them")
         if self.ties:
             lines.append("kept together: " + ", ".join(f"{count} × {why}" for why, count in self.ties.items()))
-        if len(self.largest) > max(2, total // 10):
+        if len({photo_of(name) or name for name in self.largest}) > max(2, total // 10):
             lines.append(f"one group has {len(self.largest)} photos, {self.largest[0]} first: is that meant?")
         if self.unmatched:
             lines.append(f"{len(self.unmatched)} names do not fit the pattern, {self.unmatched[0]} first")
@@ -457,11 +460,12 @@ def _classes(dataset: Mapping[str, PanopticSplit]) -> dict[str, set[str]]:
 
 
 def _prints(dataset: Mapping[str, PanopticSplit]) -> dict[str, Fingerprint]:
-    from ..dataset.copies import fingerprint
+    from ..dataset.copies import fingerprint, of_photo
 
     records = list(chain.from_iterable(dataset.values()))
     prints = read_ahead(lambda record: fingerprint(record.photo), records)
-    return {record.file_name: entry for record, entry in zip(records, prints, strict=True)}
+    names = [record.file_name for record in records]
+    return {name: of_photo(name, entry) for name, entry in zip(names, prints, strict=True)}
 
 
 def _write(folder: Path, dataset: Mapping[str, PanopticSplit], assignment: Mapping[str, str]) -> None:

@@ -441,6 +441,8 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         *,
         precision: str = "fp32",
         batch_size: int = 4,
+        tile: int | None = None,
+        overlap: int | None = None,
     ) -> list[PanopticMap]:
         """Photos → a map each, at the photo's own size, in order; for one photo a list of one.
 
@@ -451,11 +453,16 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         The detector runs first, masks are computed for the queries that pass only, and the backbone's frozen batch
         norm is folded into its convolutions: exact but for rounding (logits move by about 1e-6 of their size).
         `precision="bf16"` is faster where the processor knows bf16 and moves logits by about 1 %.
+
+        tile: photos with a longer side are seen in tiles of so many pixels, which share `overlap` (an eighth), and
+        their maps are joined: stuff is one segment, and so is a thing that several tiles see.
         """
         given: dict[str, Any] = {"threshold": threshold, "mask_threshold": mask_threshold, "min_area": min_area}
         given |= {"fill": fill, "duplicate": duplicate}
         settings = self.settings.changed(**{name: value for name, value in given.items() if value is not None})
-        return segment.segment(self, images, settings, precision=precision, batch_size=batch_size)
+        return segment.segment(
+            self, images, settings, precision=precision, batch_size=batch_size, tile=tile, overlap=overlap
+        )
 
     def chosen_masks(
         self, pixel_values: Tensor, choose: Callable[[Tensor], list[Kept]], precision: str = "fp32"

@@ -23,6 +23,7 @@ from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
 from ..preprocess import Photo, Preprocess, as_pixels
 from ..settings import Postprocess
+from ..tiles import segment_in_tiles
 from .detector import Detection, detect, folded_trunk
 from .mask_head import masks_for, owners_of, shared_mask_features
 from .postprocess import Kept, KeptMasks, choose_queries, postprocess
@@ -187,10 +188,23 @@ def segment(
     *,
     precision: str = "fp32",
     batch_size: int = 4,
+    tile: int | None = None,
+    overlap: int | None = None,
 ) -> list[PanopticMap]:
     """See `DetrForPanopticSegmentation.segment`."""
     if batch_size < 1:
         raise ModelError(f"batch_size is {batch_size}", fix="Give 1 or more.")
+    if tile is not None:
+        each = partial(segment, model, settings=settings, precision=precision, batch_size=batch_size)
+        joined = []
+        for photo in _photos(images):
+            size = (photo.height, photo.width) if isinstance(photo, Image.Image) else as_pixels(photo).shape[-2:]
+            joined.append(
+                segment_in_tiles(
+                    photo, (size[0], size[1]), each, model.label_space, tile, overlap, batch_size=batch_size
+                )
+            )
+        return joined
     maps: dict[int, PanopticMap] = {}
     training = model.training
     model.train(False)

@@ -12,7 +12,7 @@ from typing import Any
 from .. import __version__
 from ..dataset.check import Report, check_dataset
 from ..dataset.coco_panoptic import KINDS, Record, find_splits, parse_split
-from ..dataset.copies import Fingerprint, fingerprint, near_pairs
+from ..dataset.copies import Fingerprint, fingerprint, near_pairs, of_photo
 from ..dataset.photos import shrunk
 from ..errors import DatasetError, HfDetrPanopticError
 from ..files import content_of, parse_json, read_csv, shown_path, without_paths
@@ -115,7 +115,7 @@ def dataset_page(folder: Path, photos: str | Path | None, limit: int, progress: 
 def _look(prints: Mapping[Path, Fingerprint], answers: AutoLabels | None, part: str, record: Record) -> _Looked:
     seen = _Looked(record, part)
     try:
-        seen.print = prints.get(record.photo) or fingerprint(record.photo)
+        seen.print = prints.get(record.photo) or of_photo(record.file_name, fingerprint(record.photo))
         panoptic = record.map()
     except HfDetrPanopticError as error:
         seen.reasons.append(Reason("unreadable", 2.0, f"cannot be read: {error.what}"))

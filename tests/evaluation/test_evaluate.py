@@ -147,11 +147,13 @@ def test_mix_ups_are_told(records):
 # --- a real model
 
 
-def test_a_model_is_measured_as_by_hand(model, dataset):
-    result = evaluate_model(model, dataset, batch_size=1, **LOOSE)
+@pytest.mark.parametrize("tiles", [{}, {"tile": 32, "overlap": 8}], ids=["whole", "in tiles"])
+def test_a_model_is_measured_as_by_hand(model, dataset, tiles):
+    result = evaluate_model(model, dataset, batch_size=1, **LOOSE, **tiles)
     quality = PanopticQuality(SPACE)
     for place in range(len(SIZES)):
-        (prediction,) = model.segment(Image.open(dataset / "images" / f"p{place}.png"), batch_size=1, **LOOSE)
+        photo = Image.open(dataset / "images" / f"p{place}.png")
+        (prediction,) = model.segment(photo, batch_size=1, **LOOSE, **tiles)
         quality.update(prediction, truth_of(place))
     expected = quality.compute()
     assert {key: result[key] for key in expected} == expected

@@ -247,10 +247,11 @@ def photo(case: Case) -> Words:
     made = hostile_photo(case, folder, stem)
     world = case.world
     marks = ["--annotations", world.site / "marks.json", "--labeler", world.labeler]
+    tiles = case.pick([], [], ["--tile", 60])
     return case.pick(
-        ["prepare", "--images", folder, *marks, "--unannotated", "auto", "--out", case.out],
+        ["prepare", "--images", folder, *marks, "--unannotated", "auto", "--out", case.out, *tiles],
         ["prepare", "--images", folder, *marks, "--dry-run"],
-        ["predict", world.model, folder, "--out", case.out],
+        ["predict", world.model, folder, "--out", case.out, *tiles],
         ["trace", world.model, made, "--out", case.out],
         ["predict", world.model, made, "--out", case.out],
     )
@@ -391,6 +392,40 @@ def zip_marks(case: Case) -> Words:
         content = bytes(changed_)
     path.write_bytes(content)
     return case.meeting_marks(path)
+
+
+def yolo_or_voc(case: Case) -> Words:
+    """Labels in text, their YAML, maps in colours with a list of what these mean, and boxes in XML."""
+    rng, folder = case.rng, case.folder / "export"
+    photos = sorted((case.world.site / "photos").iterdir())[:3]
+    how = rng.randrange(4)
+    files: dict[str, bytes] = {}
+    if how < 2:
+        line = "0 0.1 0.1 0.5 0.1 0.5 0.6"
+        other = ("nan", "-1", "1e999", "9" * 5000, "", "../x", "0x1", "\ud800", "0 " * 200_000)
+        lines = line.replace(rng.choice(("0.1", "0.6", "0 ")), rng.choice(other)) if how else line
+        files = {f"labels/{path.stem}.txt": f"{lines}\n".encode("utf-8", "replace") for path in photos}
+        text = f"names: {rng.choice(_YAML).replace('RAN', str(case.ran))}" if rng.random() < 0.5 else "names: [pipe]"
+        files[rng.choice(("data.yaml", "classes.txt"))] = text.encode("utf-8", "replace")
+    elif how == 2:
+        box = "<bndbox><xmin>1</xmin><ymin>NUMBER</ymin><xmax>30</xmax><ymax>30</ymax></bndbox>"
+        box = box.replace("NUMBER", rng.choice(("1", "nan", "1e999", "", "-5")))
+        outline = "<polygon>" + "<x1>1</x1>" * rng.choice((0, 1, 50_000)) + "</polygon>"
+        entry = f"<annotation><object><name>pipe</name>{box}{outline}</object></annotation>"
+        files = {f"Annotations/{path.stem}.xml": entry.encode() for path in photos}
+    else:
+        picture = io.BytesIO()
+        Image.new("RGB", Image.open(photos[0]).size, (128, 0, 0)).save(picture, "PNG")
+        files = {f"SegmentationClass/{path.stem}.png": picture.getvalue() for path in photos}
+        listed = rng.choice(("pipe:128,0,0::", "pipe:::", "pipe:999,0,0::", "pipe,1,2", "\0", "x:1,2,3::\n" * 20_000))
+        files["labelmap.txt"] = listed.encode()
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(damaged(rng, content) if rng.random() < 0.2 else content)
+    values = case.folder / "values.json"
+    values.write_bytes(as_json(rng, changed(rng, {"pipe": [128, 0, 0], "crack": 1, "rail": "#800000"})))
+    return [*case.meeting_marks(folder), *case.pick([], [], ["--format", "masks", "--values", values])]
 
 
 # --- recipes
@@ -675,6 +710,7 @@ MAKERS: dict[str, tuple[int, Callable[[Case], Words]]] = {
     "JSON": (4, json_marks),
     "XML": (2, xml_marks),
     "zips": (2, zip_marks),
+    "YOLO and VOC": (3, yolo_or_voc),
     "YAML": (2, yaml_file),
     "models": (3, model),
     "datasets": (4, dataset),

@@ -187,3 +187,17 @@ def test_folders_and_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (tmp_path / "saved" / "state.json").write_text(json.dumps({}))
     with pytest.raises(DatasetError, match=r"saved: cannot be loaded"):
         load(Path("saved"))
+
+
+def test_an_image_folder_whose_metadata_name_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "data"
+    for name, content in (("photos/a.png", PHOTO), ("masks/a.png", png(MASK)), ("photos/b.png", PHOTO)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    (folder / "metadata.csv").write_text("file_name,mask_file_name\nphotos/a.png,masks/a.png\n")
+    assert names_a_dataset(folder)
+    unpacked = unpack(load(folder), tmp_path / "out", values={1: "pipe", 2: "crack"}, within=places_of(folder))
+    assert marked(unpacked) == {"a.png": MARKS}
+    (folder / "metadata.csv").write_text("file_name,text\nphotos/a.png,nice\n")
+    assert not names_a_dataset(folder)

@@ -183,7 +183,7 @@ def test_what_cannot_be_had_is_one_sentence(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_masks_without_names_ask_for_them(site: Path, masks: Path, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"none of the 6 photos can be used.*the values"):
+    with pytest.raises(DatasetError, match=r"none of the 6 photos can be used.*--values 1=NAME"):
         prepare(dataset_of(site, masks), tmp_path / "out", labeler=Halves())
 
 
