@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+from PIL import Image
 
 from hf_detr_panoptic.cli import main
+from hf_detr_panoptic.errors import HubError
 from hf_detr_panoptic.hub.push import finished_run, planned, published_recipe
 from hf_detr_panoptic.hub.repository import Upload, without_private_paths
 from hf_detr_panoptic.lock import LOCK
@@ -196,6 +198,60 @@ def test_the_demo_comes_after_the_model(signed_in: HubServer, run: Path, capsys:
     commits = [request.path for request in signed_in.requests if "/commit/main" in request.path]
     assert commits == ["/api/models/anna/site/commit/main", "/api/spaces/anna/site-demo/commit/main"]
     assert "The Space needs a token to read a private model: set HF_TOKEN" in capsys.readouterr().out
+
+
+def test_the_demo_as_a_page_with_photos_of_ones_own(
+    signed_in: HubServer,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from hf_detr_panoptic.browser import export, web_runtime
+
+    exported: list[Path] = []
+
+    def as_graphs(model: Path, folder: Path) -> None:
+        exported.append(model)
+        folder.mkdir()
+        for name in ("detector.onnx", "masks.onnx"):
+            (folder / name).write_bytes(b"graph")
+        for name in ("config.json", "preprocessor_config.json"):
+            shutil.copy(model / name, folder)
+
+    monkeypatch.setattr(export, "export", as_graphs)
+    monkeypatch.setattr(web_runtime, "web_runtime", lambda: web_runtime.WebRuntime(b"script", b"wasm"))
+    exif = Image.Exif()
+    exif[0x010F] = "anna's camera"
+    Image.new("RGB", (40, 30), "teal").save(tmp_path / "anna's yard.jpg", exif=exif)
+    words = ["push", str(run), "anna/site", "--final-only", "--demo", "anna/page", "--demo-kind", "static"]
+    assert main([*words, "--examples", str(tmp_path / "anna's yard.jpg")]) == 0
+    files = signed_in.files("anna/page", kind="space")
+    assert {"index.html", "detector.onnx", "masks.onnx", "README.md", "examples/photo_1.jpg"} <= set(files)
+    front = yaml.safe_load(files["README.md"].decode().split("---")[1])
+    assert (front["sdk"], front["app_file"]) == ("static", "index.html")
+    assert front["custom_headers"]["cross-origin-embedder-policy"] == "require-corp"
+    assert b"camera" not in files["examples/photo_1.jpg"]
+    assert b'src="examples/photo_1.jpg"' in files["index.html"]
+    assert exported == [run / "final"]
+    assert "who may see the page may keep it" in capsys.readouterr().out
+    assert main(words) == 0  # it knows its own again, and takes the photo away
+    assert "examples/photo_1.jpg" not in signed_in.files("anna/page", kind="space")
+
+
+def test_a_demo_shows_no_synthetic_photos(signed_in: HubServer, run: Path, tmp_path: Path) -> None:
+    with planned(run, "anna/site", stages=False, demo="anna/demo") as uploads:
+        assert not [name for name in uploads[-1].files if name.startswith("examples/")]
+        assert '"--no-examples"' in uploads[-1].files["app.py"].decode()
+    for number in range(13):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"{number}.png")
+    with (
+        pytest.raises(HubError, match="13 photos are too many"),
+        planned(run, "anna/site", demo="anna/demo", examples=[tmp_path]),
+    ):
+        pass
+    with pytest.raises(HubError, match="examples are of a demo"), planned(run, "anna/site", examples=[tmp_path]):
+        pass
 
 
 @pytest.mark.parametrize(
