@@ -129,6 +129,33 @@ def test_a_refitted_model_goes_up_and_its_card_says_so(
     assert "final/ is not what refit/3-finetune/ ended with" in capsys.readouterr().err
 
 
+def test_the_graph_for_transformers_js_goes_along(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnx")
+    from hf_detr_panoptic.browser import verify
+
+    asked: list[bool] = []
+
+    def made(model: object, one_graph: bool = False) -> tuple[dict[str, bytes], dict[str, object], list[object]]:
+        asked.append(one_graph)
+        return {"onnx/model.onnx": b"graph"}, {}, []
+
+    monkeypatch.setattr(verify, "verified_graphs", made)
+    with planned(run, "anna/site", stages=False, onnx=True) as uploads:
+        files = uploads[-1].files
+    assert asked == [True]
+    assert files["onnx/model.onnx"] == b"graph"
+    before = json.loads((run / "final" / "config.json").read_text())
+    assert json.loads(files["config.json"]) == {**before, "transformers.js_config": {"dtype": "fp32"}}
+    card = files["README.md"].decode()
+    assert "onnx/model.onnx" in card
+    assert "stuff of one class in pieces" in card
+    with planned(run, "anna/site", stages=False) as uploads:
+        assert "onnx/model.onnx" not in uploads[-1].files
+        assert "onnx/model.onnx" not in uploads[-1].files["README.md"].decode()
+        # What lies there is of other weights.
+        assert uploads[-1].outdated(["onnx/model.onnx", "onnx/mine.onnx"]) == ["onnx/model.onnx"]
+
+
 def test_a_dry_run_asks_nobody(signed_in: HubServer, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["push", str(run), "anna/site", "--dry-run", "--metric", "anna/quality"]) == 0
     said = capsys.readouterr().out
