@@ -67,8 +67,9 @@ def chart(runs: list[dict]) -> Image.Image:
                 continue
             line(draw, [(x(count), y(quality)) for count, quality in points], colour, dashed)
             for count, quality in [] if dashed else points[:-1]:
-                place = y(quality) - TWICE * 9
-                draw.text((x(count), place), f"{quality:.0f}", colour, small, anchor="mb")
+                below = quality > MOST / 4
+                place = y(quality) + TWICE * (9 if below else -9)
+                draw.text((x(count), place), f"{quality:.0f}", colour, small, anchor="mt" if below else "mb")
             place = y(points[-1][1])
             while any(abs(place - other) < TWICE * 15 for other in ends):
                 place += TWICE
