@@ -77,7 +77,8 @@ from hf_detr_panoptic.demo.photos import Place
 from hf_detr_panoptic.demo.scenes import CUSTOM
 from hf_detr_panoptic.panoptic_map import PanopticMap
 from hf_detr_panoptic.recipe import Recipe
-from hf_detr_panoptic.settings import STAGES, OverlayRules
+from hf_detr_panoptic.settings import OverlayRules
+from hf_detr_panoptic.stage_settings import STAGES
 from hf_detr_panoptic.text import percent
 from hf_detr_panoptic.training.run_folder import StageEnd, stage_folder
 

@@ -206,7 +206,7 @@ def our_trainer(given: argparse.Namespace, stage: str, output: Path) -> Any:
     from hf_detr_panoptic import DetrForPanopticSegmentation
     from hf_detr_panoptic.dataset.batches import PanopticDataset
     from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
-    from hf_detr_panoptic.settings import Stage
+    from hf_detr_panoptic.stage_settings import Stage
     from hf_detr_panoptic.training.arguments import training_arguments
     from hf_detr_panoptic.training.stages import prepare_model
     from hf_detr_panoptic.training.trainer import PanopticTrainer

@@ -39,21 +39,8 @@ from .checked import (
 )
 from .errors import RecipeError, did_you_mean
 from .files import read_value, read_yaml, write_json, write_text, write_yaml, yaml_line
-from .settings import (
-    DEFAULT_MODEL,
-    ONLY_IN,
-    STAGES,
-    Augmentation,
-    Losses,
-    PhotoSize,
-    PostprocessChanges,
-    Prepare,
-    Push,
-    Stage,
-    Stages,
-    arguments_class,
-    no_repeats,
-)
+from .settings import DEFAULT_MODEL, Augmentation, Losses, PhotoSize, PostprocessChanges, Prepare, Push, no_repeats
+from .stage_settings import ONLY_IN, STAGES, Stage, Stages, arguments_class
 from .training_fields import GONE, training_fields
 
 # --- recipes as files

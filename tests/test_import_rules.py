@@ -26,6 +26,7 @@ LINE = [
     "checked",
     "training_fields",
     "settings",
+    "stage_settings",
     "recipe",
     "pictures",
     "dataset",

@@ -16,14 +16,8 @@ from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.errors import RecipeError
 from hf_detr_panoptic.files import read_yaml
 from hf_detr_panoptic.recipe import Recipe, find_recipe, recipe_keys, recipe_names, recipe_schema
-from hf_detr_panoptic.settings import (
-    STAGES,
-    Augmentation,
-    Postprocess,
-    PostprocessChanges,
-    Prepare,
-    Stage,
-)
+from hf_detr_panoptic.settings import Augmentation, Postprocess, PostprocessChanges, Prepare
+from hf_detr_panoptic.stage_settings import STAGES, Stage
 
 
 def test_a_recipe_needs_only_its_data() -> None:

@@ -12,7 +12,8 @@ import pytest
 from hf_detr_panoptic.checked import current_name
 from hf_detr_panoptic.errors import RecipeError
 from hf_detr_panoptic.recipe import Recipe, add_prepare_flags, prepare_settings, recipe_keys
-from hf_detr_panoptic.settings import Augmentation, Prepare, Stage
+from hf_detr_panoptic.settings import Augmentation, Prepare
+from hf_detr_panoptic.stage_settings import Stage
 
 
 @pytest.mark.parametrize(

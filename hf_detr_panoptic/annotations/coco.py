@@ -9,7 +9,8 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from ..dataset.coco_panoptic import KINDS, annotated, is_ours, listed_segments
+from ..dataset.coco_panoptic import annotated, is_ours, listed_segments
+from ..dataset.faults import KINDS
 from ..errors import AnnotationError
 from .pages import Drawn, Item, Lazy, Page
 from .shapes import Polygons, Runs, Shape, box_of, checked_rle, mask_colors, mask_size, regions

@@ -22,18 +22,9 @@ from ..panoptic_map import PanopticMap, Segment
 from ..parallel import progress_bar, read_ahead
 from ..recipe import Recipe
 from ..text import and_more, count_of
-from .coco_panoptic import (
-    KINDS,
-    FaultError,
-    PanopticSplit,
-    Record,
-    find_splits,
-    lists_of,
-    load_json,
-    parse_split,
-    read_ids,
-)
+from .coco_panoptic import PanopticSplit, Record, find_splits, lists_of, load_json, parse_split, read_ids
 from .copies import Fingerprint, fingerprint, nearest_across, of_photo
+from .faults import KINDS, FaultError
 from .surroundings import always_on_one, around
 from .upright import turn_of
 from .validation import ON_TRAIN, validates_on_train

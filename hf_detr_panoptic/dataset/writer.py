@@ -24,7 +24,8 @@ from ..images import open_lazily
 from ..labels import LabelSpace
 from ..lock import locked
 from ..panoptic_map import MAX_ID, PanopticMap, rgb_to_ids
-from .coco_panoptic import GENERATOR, UNFINISHED, PanopticSplit, fail, inside, is_ours, load_json, read_dataset
+from .coco_panoptic import GENERATOR, UNFINISHED, PanopticSplit, inside, is_ours, load_json, read_dataset
+from .faults import fail
 from .photos import stem_key, store_photo, stored_names
 
 SPLITS = ("train", "val", "test")

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..dataset.coco_panoptic import Annotated, annotated, categories_of, fail, lists_of, load_json, sound
+from ..dataset.coco_panoptic import Annotated, annotated, categories_of, lists_of, load_json, sound
+from ..dataset.faults import fail
 from ..errors import DatasetError, LabelError, MapError, did_you_mean
 from ..files import content_of
 from ..labels import LabelSpace

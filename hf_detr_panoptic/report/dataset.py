@@ -11,8 +11,9 @@ from typing import Any
 
 from .. import __version__
 from ..dataset.check import Report, check_dataset
-from ..dataset.coco_panoptic import KINDS, Record, find_splits, parse_split
+from ..dataset.coco_panoptic import Record, find_splits, parse_split
 from ..dataset.copies import Fingerprint, fingerprint, nearest_across, of_photo
+from ..dataset.faults import KINDS
 from ..dataset.photos import shrunk
 from ..errors import DatasetError, HfDetrPanopticError
 from ..files import content_of, parse_json, read_csv, shown_path, without_paths

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import DatasetError, HfDetrPanopticError, clear_errors
 from ..evaluation.table import YOURS
-from ..settings import YOURS_AND_ALL
+from ..stage_settings import YOURS_AND_ALL
 from ..text import duration, percent
 from .charts import Chart, line_chart
 from .pages import NOTHING, base64, templates

@@ -294,7 +294,7 @@ def _measured(validation: _Validation, splits: Splits | None, result: Mapping[st
 
 
 def _stage_names(folder: Path) -> list[str]:
-    from ..settings import STAGES
+    from ..stage_settings import STAGES
     from ..training.run_folder import stage_folder
 
     return [stage for stage in STAGES if stage_folder(folder, stage).is_dir()]

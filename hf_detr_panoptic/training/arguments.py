@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RecipeError
-from ..settings import Stage
+from ..stage_settings import Stage
 from ..training_fields import training_fields
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import PartialState
 
 from ..recipe import Recipe
-from ..settings import Stage
+from ..stage_settings import Stage
 from .run_folder import REFIT, StageEnd, write_metrics
 from .sampling import Splits
 from .stages import copy_final, run_stages

@@ -18,7 +18,8 @@ from ..evaluation.table import write_per_class
 from ..files import content_of, parse_json, read_json, read_yaml, write_json
 from ..labels import LabelSpace
 from ..recipe import Recipe
-from ..settings import STAGES, Prepare
+from ..settings import Prepare
+from ..stage_settings import STAGES
 from ..text import and_more, count_of
 from . import checkpoints
 

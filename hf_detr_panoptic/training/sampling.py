@@ -18,7 +18,7 @@ from ..errors import DatasetError, RecipeError
 from ..images import image_size
 from ..labels import LabelSpace
 from ..parallel import read_ahead
-from ..settings import YOURS_AND_ALL, Stage
+from ..stage_settings import YOURS_AND_ALL, Stage
 from ..text import and_more
 
 logger = logging.getLogger(__name__)

@@ -34,7 +34,7 @@ from ..labels import LabelSpace
 from ..model.criterion import write_losses
 from ..model.modeling import DetrForPanopticSegmentation
 from ..recipe import Recipe
-from ..settings import STAGES, Stage
+from ..stage_settings import STAGES, Stage
 from ..text import clock
 from . import checkpoints
 from .arguments import check_arguments, process_kept, slower_than_it_could, training_arguments

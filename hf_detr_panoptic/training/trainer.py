@@ -26,7 +26,7 @@ from ..model.modeling import DetrForPanopticSegmentation
 from ..model.targets import count_targets
 from ..panoptic_map import PanopticMap
 from ..parallel import begin_worker, end_workers_at_exit
-from ..settings import Stage
+from ..stage_settings import Stage
 from . import checkpoints
 from .batch_size import evaluation_memory_error, ran_out_of_memory
 from .callbacks import Cost

@@ -10,7 +10,8 @@ from PIL import Image
 
 from hf_detr_panoptic import PanopticMap, Segment
 from hf_detr_panoptic.dataset.check import check_dataset
-from hf_detr_panoptic.dataset.coco_panoptic import KINDS, read_ids
+from hf_detr_panoptic.dataset.coco_panoptic import read_ids
+from hf_detr_panoptic.dataset.faults import KINDS
 from hf_detr_panoptic.dataset.writer import DatasetWriter, encode_ids
 
 

@@ -30,7 +30,7 @@ def test_the_page_has_the_tables_of_today(root: Path, tables) -> None:
 
 def test_every_key_is_there(root: Path) -> None:
     """Not by way of the tables: the fields of the recipe's own classes, one by one."""
-    from hf_detr_panoptic import settings
+    from hf_detr_panoptic import settings, stage_settings
     from hf_detr_panoptic.recipe import Recipe
 
     page = (root / "docs" / "recipes.md").read_text(encoding="utf-8")
@@ -38,7 +38,7 @@ def test_every_key_is_there(root: Path) -> None:
     homes |= {"losses": settings.Losses, "postprocess": settings.Postprocess, "push": settings.Push}
     named = [f"{block}.{name}" for block, cls in homes.items() for name in cls.model_fields]
     named += [name for name in Recipe.model_fields if name != "stages"]
-    named += [name for name in settings.Stage.model_fields if name not in ("name", "training_arguments")]
+    named += [name for name in stage_settings.Stage.model_fields if name not in ("name", "training_arguments")]
     assert [key for key in named if f"| `{key}` |" not in page] == []
 
 

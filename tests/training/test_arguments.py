@@ -16,7 +16,7 @@ from transformers.trainer_utils import IntervalStrategy, SchedulerType
 
 from hf_detr_panoptic.errors import RecipeError
 from hf_detr_panoptic.recipe import recipe_keys, training_keys
-from hf_detr_panoptic.settings import STAGES, Stage, arguments_class
+from hf_detr_panoptic.stage_settings import STAGES, Stage, arguments_class
 from hf_detr_panoptic.training.arguments import check_arguments, slower_than_it_could, training_arguments
 from hf_detr_panoptic.training_fields import GONE, OURS, training_fields
 

@@ -22,7 +22,7 @@ from hf_detr_panoptic.evaluation.evaluate import (
 from hf_detr_panoptic.evaluation.quality import Objects
 from hf_detr_panoptic.images import open_image
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
-from hf_detr_panoptic.settings import METRICS
+from hf_detr_panoptic.stage_settings import METRICS
 from hf_detr_panoptic.training.sampling import Splits
 
 

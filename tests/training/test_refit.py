@@ -13,7 +13,7 @@ from made import quality
 from safetensors.torch import load_file
 
 from hf_detr_panoptic.evaluation.calibrate import Calibration, Figures, shift_logits
-from hf_detr_panoptic.settings import Stage
+from hf_detr_panoptic.stage_settings import Stage
 from hf_detr_panoptic.training import refit as refit_file
 from hf_detr_panoptic.training import stages
 from hf_detr_panoptic.training.refit import refit_recipe

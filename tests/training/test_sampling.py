@@ -15,7 +15,7 @@ from made import SPACE
 from hf_detr_panoptic import Segment
 from hf_detr_panoptic.dataset.batches import EpochSampler
 from hf_detr_panoptic.errors import RecipeError
-from hf_detr_panoptic.settings import Stage
+from hf_detr_panoptic.stage_settings import Stage
 from hf_detr_panoptic.training.sampling import (
     MarkedSampler,
     RankBatches,

@@ -32,7 +32,7 @@ from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.model.postprocess import choose_queries, postprocess
 from hf_detr_panoptic.panoptic_map import PanopticMap
 from hf_detr_panoptic.recipe import Recipe
-from hf_detr_panoptic.settings import Stage
+from hf_detr_panoptic.stage_settings import Stage
 from hf_detr_panoptic.training import checkpoints, stages
 from hf_detr_panoptic.training.callbacks import Patience, device_name
 from hf_detr_panoptic.training.run_folder import StageEnd

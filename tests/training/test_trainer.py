@@ -18,7 +18,7 @@ from hf_detr_panoptic.dataset.batches import PanopticDataset, collate
 from hf_detr_panoptic.errors import RecipeError
 from hf_detr_panoptic.labels import LabelSpace
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
-from hf_detr_panoptic.settings import Stage
+from hf_detr_panoptic.stage_settings import Stage
 from hf_detr_panoptic.training.arguments import training_arguments
 from hf_detr_panoptic.training.sampling import Splits, measurable
 from hf_detr_panoptic.training.stages import prepare_model, rehearse, total_steps
