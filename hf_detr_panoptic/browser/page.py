@@ -17,7 +17,6 @@ from typing import Any
 from ..errors import HfDetrPanopticError, ModelError
 from ..files import read_json, write_bytes
 from ..labels import LabelSpace, default_color
-from ..preprocess import Preprocess
 from ..settings import Postprocess
 from ..text import count_of
 from .web_runtime import LICENSE, SCRIPT, VERSION, WASM, NoRuntimeError, WebRuntime, at_hand, web_runtime
@@ -154,6 +153,8 @@ def _settings(folder: Path, title: str) -> dict[str, Any]:
     if not isinstance(config, Mapping) or not isinstance(processor, Mapping):
         raise ModelError("its configuration is no model's", where=str(folder), fix=fix)
     space = LabelSpace.from_config(config)
+    from ..preprocess import Preprocess  # torch: `export --help` need not wait for it
+
     remembered = config.get("hf_detr_panoptic") or {}
     settings = Postprocess(**{key: remembered[key] for key in Postprocess.model_fields if key in remembered})
     return {
