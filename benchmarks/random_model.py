@@ -34,6 +34,8 @@ def main() -> None:
     model = DetrForPanopticSegmentation(config).eval()
     with torch.no_grad():  # else the queries are so alike that to tell them apart is to tell rounding apart
         model.detr.model.query_position_embeddings.weight.normal_(std=3.0)
+        for each in (model.bbox_attention.q_proj, model.bbox_attention.k_proj):  # and so are their masks
+            each.weight.mul_(20)
     model.image_processor = Preprocess(None, None, fit_within=(height, width))
     model.settings = Postprocess(threshold=0.5, min_area=0, duplicate=1.0)
     photo = model.preprocess(scene(11, 0, (width, height)).photo)
@@ -49,7 +51,11 @@ def main() -> None:
         head.bias[0] = -steepness * heights[FOUND - 1 : FOUND + 1].mean()
     model.save_pretrained(args.out)
     (found,) = model.segment(scene(11, 0, (width, height)).photo)
+    with torch.no_grad():
+        masks = model(photo[None]).pred_masks[0]
     millions = sum(each.numel() for each in model.parameters()) / 1e6
+    apart = float((masks - masks.mean(0)).abs().mean() / (masks.max() - masks.min()))
+    print(f"masks of two queries are {apart:.1e} of the range apart on average")
     print(f"{args.out}: {args.backbone}, {millions:.1f} M weights, {len(found.segments)} segments on a photo")
 
 
