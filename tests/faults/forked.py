@@ -23,7 +23,15 @@ from typing import Any
 import hf_detr_panoptic
 from hf_detr_panoptic import cli
 
-_WITHOUT = ("tensorflow", "jax", "grpc", "gradio", "IPython", "__main__")  # they start threads, or are not ours to run
+_WITHOUT = (
+    "tensorflow",
+    "jax",
+    "grpc",
+    "gradio",
+    "IPython",
+    "onnxruntime",
+    "__main__",
+)  # they start threads, or are not ours to run
 
 
 @dataclass
@@ -174,7 +182,7 @@ def write_modules(path: Path) -> Callable[[], object]:
 def warm(names: Iterable[str] = ()) -> None:
     """Import, so that forks need not: all of ours, and these."""
     ours = (found.name for found in pkgutil.walk_packages(hf_detr_panoptic.__path__, "hf_detr_panoptic."))
-    for name in (*(name for name in ours if not name.endswith("handler")), *names):
+    for name in (*(name for name in ours if not name.endswith(("handler", "without_torch"))), *names):
         if name.partition(".")[0] not in _WITHOUT and name not in sys.modules:
             with contextlib.suppress(Exception):
                 importlib.import_module(name)

@@ -169,8 +169,8 @@ def encoded(rng: random.Random) -> tuple[bytes, str]:
         try:
             image = Image.new("I;16", image.size, 40_000) if mode == "I;16" else image.convert(mode)
             image.save(stream, kind, exif=exif, **({"save_all": True, "append_images": more} if more else {}))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # not every format has every mode
+        except (OSError, ValueError, KeyError, TypeError, UnboundLocalError):
+            continue  # not every format has every mode, and Pillow trips over an animated PNG of some
         return stream.getvalue(), _SUFFIXES[kind]
 
 
