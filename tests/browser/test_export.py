@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made import child_environment
+from made import BACKBONES, SPACE, child_environment, tiny_model
 from PIL import Image
 from transformers import DetrForSegmentation
 
@@ -154,6 +154,16 @@ def test_what_differs_is_not_written(already_written, model, tmp_path: Path) -> 
         other.mask_head.output_conv.bias.add_(0.05)
     with pytest.raises(ModelError, match="masks differ by"):
         export(other, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_torch_would_never_end_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"image_size": 64, "embed_dim": 16, "depths": [1] * 4, "num_heads": [1, 2, 2, 4], "window_size": 4}
+    swin = {"model_type": "swin", **sizes, "out_features": [f"stage{number}" for number in range(1, 5)]}
+    monkeypatch.setitem(BACKBONES, "swin", swin)
+    monkeypatch.setattr(graphs, "two_graphs", lambda model: pytest.fail("it was tried"))
+    with pytest.raises(ModelError, match=r"backbone swin: .*windows"):
+        export(tiny_model(SPACE, backbone="swin"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
