@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import importlib
 import inspect
+import io
 import os
 import signal
 import sys
@@ -83,11 +84,14 @@ def home_of(command: str) -> tuple[ModuleType, str, str]:
 class _Stream:
     """Standard output or error. Once nobody reads it, what is said goes nowhere: the work is worth more than words.
 
-    `hf-detr-panoptic evaluate … --json figures.json | head` still writes its figures.
+    `hf-detr-panoptic evaluate … --json figures.json | head` still writes its figures. What it has no letters for, such as
+    half a surrogate pair in a stranger's class, is escaped.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
         with self._whoever_listens():

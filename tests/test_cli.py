@@ -1,4 +1,5 @@
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_detr_panoptic import __version__
-from hf_detr_panoptic.cli import COMMANDS, main
+from hf_detr_panoptic.cli import COMMANDS, _Stream, main
 
 HEAVY = ("torch", "transformers", "datasets", "timm", "accelerate", "evaluate", "scipy", "pycocotools")
 
@@ -113,3 +114,15 @@ def test_what_the_system_refuses_is_one_sentence(
     assert (
         f"hf-detr-panoptic doctor: {tmp_path / 'q.json'}: the system refuses (No space left" in capsys.readouterr().err
     )
+
+
+def test_what_a_stream_has_no_letters_for_is_escaped() -> None:
+    """Half a surrogate pair in a stranger's file; a terminal without "×"."""
+    for encoding, text, expected in (
+        ("utf-8", "a × \ud800", b"a \xc3\x97 \\ud800"),
+        ("ascii", "4×4", b"4\\xd74"),
+    ):
+        behind = io.BytesIO()
+        stream = _Stream(io.TextIOWrapper(behind, encoding=encoding, write_through=True))
+        assert stream.write(text) == len(text)
+        assert behind.getvalue() == expected
