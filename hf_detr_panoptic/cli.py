@@ -84,8 +84,8 @@ def home_of(command: str) -> tuple[ModuleType, str, str]:
 class _Stream:
     """Standard output or error. Once nobody reads it, what is said goes nowhere: the work is worth more than words.
 
-    `hf-detr-panoptic evaluate … --json figures.json | head` still writes its figures. What it has no letters for, such as
-    half a surrogate pair in a stranger's class, is escaped.
+    `hf-detr-panoptic evaluate … --json figures.json | head` still writes its figures. What it has no letters for, such
+    as half a surrogate pair in a stranger's class, is escaped.
     """
 
     def __init__(self, stream: TextIO) -> None:
