@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections import Counter
@@ -18,7 +17,7 @@ from datasets.table import embed_table_storage
 from PIL import UnidentifiedImageError
 
 from ..errors import DatasetError, LabelError, MapError
-from ..files import write_json
+from ..files import content_of, parse_json, write_json
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap, Segment
 from .builder import PanopticBuilder
@@ -188,7 +187,7 @@ def _read_space(path: Path | None) -> tuple[LabelSpace, bool] | None:
     if path is None or not path.is_file():
         return None
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(content_of(path))
         return LabelSpace.from_coco(content["categories"]), says_train(content)
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from ..dataset.writer import encode_ids
 from ..errors import DatasetError, HfDetrPanopticError
-from ..files import write_bytes
+from ..files import content_of, parse_json, write_bytes
 from ..images import open_lazily
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap, Segment, rgb_to_ids
@@ -66,7 +66,7 @@ class AutoLabels:
                 fix="Name the folder of one." if homes else "Run hf-detr-panoptic autolabel first.",
             )
         try:
-            payload = json.loads((homes[0] / _ABOUT).read_bytes())
+            payload = parse_json(content_of(homes[0] / _ABOUT))
             return cls(homes[0], LabelSpace.from_coco(payload["categories"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DatasetError(
@@ -76,7 +76,7 @@ class AutoLabels:
     @property
     def settings(self) -> dict[str, Any]:
         """What decided these answers, but for the categories."""
-        payload: dict[str, Any] = json.loads((self.folder / _ABOUT).read_bytes())
+        payload: dict[str, Any] = parse_json(content_of(self.folder / _ABOUT))
         return {key: value for key, value in payload.items() if key != "categories"}
 
     def path(self, digest: str) -> Path:
@@ -117,7 +117,7 @@ class AutoLabels:
         try:
             content = path.read_bytes()
             text = next(body for kind, body in _chunks(content) if kind == b"tEXt")
-            payload = json.loads(text.removeprefix(_KEYWORD + b"\0"))
+            payload = parse_json(text.removeprefix(_KEYWORD + b"\0"))
             segments = [
                 Segment(entry["id"], self.space.index(entry["name"]), entry["score"], "auto")
                 for entry in payload["segments"]

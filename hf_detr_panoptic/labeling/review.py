@@ -17,7 +17,7 @@ from ..annotations.pages import PhotoIndex
 from ..dataset.coco_panoptic import Record
 from ..dataset.writer import encode_ids
 from ..errors import AnnotationError, LabelError, did_you_mean
-from ..files import replacing
+from ..files import content_of, parse_json, replacing
 from ..labels import Category, LabelSpace, default_color
 from ..panoptic_map import PanopticMap, Segment, run_lengths, shared_pixels
 from ..settings import OverlayRules
@@ -266,7 +266,7 @@ def export_main(args: argparse.Namespace) -> int:
 def _was_shrunk(dataset: Path) -> bool:
     """Whether `prepare` was told a --max-size."""
     try:
-        return bool(json.loads((dataset / "prepare.json").read_bytes())["settings"]["max_size"])
+        return bool(parse_json(content_of(dataset / "prepare.json"))["settings"]["max_size"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -10,6 +10,7 @@ from made import tree
 from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.dataset.check import check_dataset
 from hf_detr_panoptic.dataset.coco_panoptic import read_dataset
+from hf_detr_panoptic.labeling.review import _was_shrunk
 
 
 @pytest.fixture
@@ -88,3 +89,12 @@ def test_wrong_words(words: list[str], answer: str, dataset: Path, tmp_path: Pat
     typed = [places.get(word, word.replace("DATA", str(dataset))) for word in words]
     assert main(typed) == 2
     assert answer in capsys.readouterr().err
+
+
+def test_a_record_of_brackets_is_no_record(tmp_path: Path) -> None:
+    """prepare.json of a stranger: Python's reader of JSON ends in a RecursionError."""
+    assert not _was_shrunk(tmp_path)
+    (tmp_path / "prepare.json").write_text('{"settings": ' + "[" * 100_000)
+    assert not _was_shrunk(tmp_path)
+    (tmp_path / "prepare.json").write_text('{"settings": {"max_size": 90}}')
+    assert _was_shrunk(tmp_path)
