@@ -136,3 +136,11 @@ def test_a_folder_without_a_dataset_says_what_was_expected(tmp_path: Path) -> No
 def test_an_unknown_split_offers_the_known(dataset: Path) -> None:
     with pytest.raises(DatasetError, match="Known: train, val"):
         read_split(dataset, "test")
+
+
+def test_a_list_that_is_a_device_is_refused_and_never_read(tmp_path: Path) -> None:
+    """A stranger's link to /dev/zero has no end."""
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/panoptic_val.json").symlink_to("/dev/zero")
+    with pytest.raises(DatasetError, match="no regular file"):
+        read_split(tmp_path, "val")
