@@ -3,8 +3,10 @@
     python benchmarks/labeling.py                    # about ten minutes on two cores
     python benchmarks/labeling.py --skip speed
 
-Speed: DETR R50 with random weights on JPEGs of 1067×800 and 800×1067. "Bare" is `model.segment` on photos that are
-decoded already, in the labeler's own batches; "labeler" reads, decodes, segments, encodes and writes every answer.
+Speed: DETR R50 with random weights, or with --teacher the demo's own small model, on JPEGs of 1067×800 and 800×1067.
+"Bare" is `model.segment` on photos that are decoded already, in the labeler's own batches; "one after the other"
+reads, decodes, segments, encodes and writes each batch in turn; "model alone between" reads and writes in threads, and
+resizes and makes maps between two batches, as it was until 27 November; "at the same time" is the labeler.
 Memory: whole runs of `prepare` with a tiny model on tiny photos, each in a process of its own; peak resident memory.
 """
 
@@ -17,6 +19,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +29,11 @@ from PIL import Image
 from transformers import DetrConfig
 
 from hf_detr_panoptic import LabelSpace, prepare
+from hf_detr_panoptic.demo.demo import teacher_folder
 from hf_detr_panoptic.images import open_image
 from hf_detr_panoptic.labeling.autolabels import AutoLabels
 from hf_detr_panoptic.labeling.inputs import survey
-from hf_detr_panoptic.labeling.labeler import DetrLabeler, label, labeler_settings, plan_batches
+from hf_detr_panoptic.labeling.labeler import DetrLabeler, Labeler, label, labeler_settings, plan_batches
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
 from hf_detr_panoptic.preprocess import Preprocess
 from hf_detr_panoptic.settings import Postprocess
@@ -75,8 +79,20 @@ def photos_in(folder: Path, count: int, sizes: list[tuple[int, int]]) -> list[st
     return names
 
 
-def speed(folder: Path, count: int, rounds: int, batch_size: int, device: str, precision: str) -> None:
-    model = random_model(tiny=False).to(device)
+class Between:
+    """A labeler of which `label` knows only `segment`."""
+
+    def __init__(self, labeler: DetrLabeler) -> None:
+        self.label_space, self.fingerprint = labeler.label_space, labeler.fingerprint
+        self.preprocess, self.device, self.segment = labeler.preprocess, labeler.device, labeler.segment
+
+
+def speed(folder: Path, args: argparse.Namespace) -> None:
+    count, batch_size, device, precision = args.photos, args.batch_size, args.device, args.precision
+    model = random_model(tiny=False)
+    if args.teacher:
+        model = DetrForPanopticSegmentation.from_pretrained(teacher_folder()).eval()
+    model = model.to(device)
     names = photos_in(folder / "photos", count, [(1067, 800), (800, 1067), (1067, 800)])
     photos, _ = survey(folder / "photos", names)
     labeler = DetrLabeler(model, precision)
@@ -91,23 +107,45 @@ def speed(folder: Path, count: int, rounds: int, batch_size: int, device: str, p
             for map in labeler.segment([opened[photo.name] for photo in batch], threshold=0.5)
         ]
 
-    def labelled() -> None:
+    def answers_in(new: str) -> AutoLabels:
+        return AutoLabels.open(Path(new), labeler.label_space, labeler_settings(labeler, 0.5, batch_size))
+
+    def labelled(by: Labeler) -> None:
         with tempfile.TemporaryDirectory(dir=folder) as new:
-            answers = AutoLabels.open(Path(new), labeler.label_space, labeler_settings(labeler, 0.5, batch_size))
-            done = label(labeler, folder / "photos", photos, answers, batch_size=batch_size)
+            done = label(by, folder / "photos", photos, answers_in(new), threshold=0.5, batch_size=batch_size)
             assert done.made == count
 
-    sync = torch.cuda.synchronize if device == "cuda" else None
-    seconds = interleaved({"bare": bare, "labeler": labelled}, rounds, sync=sync)
+    def one_after_the_other() -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as new:
+            answers = answers_in(new)
+            for batch in batches:
+                read = [open_image(folder / "photos" / photo.name) for photo in batch]
+                for photo, map in zip(batch, labeler.segment(read, threshold=0.5), strict=True):
+                    answers.write(photo.digest, map)
+
+    sides = {
+        "bare": bare,
+        "one after the other": one_after_the_other,
+        "model alone between": partial(labelled, Between(labeler)),
+        "at the same time": partial(labelled, labeler),
+    }
+    seconds = interleaved(sides, args.rounds, sync=torch.cuda.synchronize if device == "cuda" else None)
     print(f"{count} photos of 1067×800, batches of {batch_size}, {precision}, {np.mean(segments):.1f} segments each\n")
     print_table(
-        ["DETR R50", "a photo", "photos a second", "of the bare model's throughput"],
+        [
+            "the teacher" if args.teacher else "DETR R50",
+            "a photo",
+            "photos a second",
+            "of the bare model's throughput",
+            "faster than model alone between",
+        ],
         [
             [
                 name,
                 duration([value / count for value in values]),
                 f"{count / np.median(values):.2f}",
                 str(speedup(seconds["bare"], values)),
+                str(speedup(seconds["model alone between"], values)),
             ]
             for name, values in seconds.items()
         ],
@@ -161,6 +199,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 1000, 5000])
+    parser.add_argument("--teacher", action="store_true", help="the demo's teacher, 256×192")
     parser.add_argument("--skip", choices=["speed", "memory"])
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -170,7 +209,7 @@ def main() -> None:
     print(machine(("numpy", "pillow", "transformers")))
     with tempfile.TemporaryDirectory() as folder:
         if args.skip != "speed":
-            speed(Path(folder) / "speed", args.photos, args.rounds, args.batch_size, args.device, args.precision)
+            speed(Path(folder) / "speed", args)
         if args.skip != "memory":
             memory(Path(folder) / "memory", args.counts)
 

@@ -7,12 +7,13 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..dataset.copies import digest_of
 from ..errors import HfDetrPanopticError, ImageError, LabelError, ModelError, RecipeError
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
-    from PIL import Image
 
     from ..model.modeling import DetrForPanopticSegmentation
     from ..preprocess import Preprocess
     from .inputs import Inputs
+
+    Answers = tuple[list[PanopticMap], npt.NDArray[np.float32] | None]
+    """The maps of a batch, and what `Labeler` calls features."""
 
 
 class DetrLabeler:
@@ -64,21 +67,50 @@ class DetrLabeler:
         return self.model.device
 
     def segment(self, images: Any, threshold: float) -> list[PanopticMap]:
-        seen: list[torch.Tensor] = []
+        photos = [self.ready(image) for image in images]
+        if len({photo.pixel_values.shape for photo in photos}) == 1:
+            maps, self.features = self.begin(photos, threshold)()
+            return maps
+        self.features = None  # of photos that the model sees in several sizes
+        return self.model.segment(
+            images, threshold=threshold, precision=self.precision, batch_size=max(1, len(images))
+        )
 
-        def pool(module: Any, given: Any, answer: Any) -> None:
-            seen.append(answer[0].float().mean(1).cpu())  # over all places of the encoder: [B, d]
+    def ready(self, photo: Any) -> Ready:
+        """As the model will see it: float [3, h, w], beside its own (height, width)."""
+        from ..preprocess import as_pixels
 
-        hook = self.model.detr.model.encoder.register_forward_hook(pool)
+        pixels = as_pixels(open_image(photo, copied=False) if isinstance(photo, str | os.PathLike) else photo)
+        return Ready(self.preprocess(pixels), (int(pixels.shape[-2]), int(pixels.shape[-1])))
+
+    def begin(self, photos: Sequence[Ready], threshold: float) -> Callable[[], Answers]:
+        """Photos of one size through the model; maps and features are there when what comes back is called."""
+        import torch
+
+        from ..model.segment import begin_batch
+
+        pooled: list[torch.Tensor] = []
+
+        def pool(detection: Any) -> None:
+            pooled.append(detection.encoder[0].float().mean(1))  # over all places of the encoder: [B, d]
+
+        settings = self.model.settings.changed(threshold=threshold)
+        values = torch.stack([photo.pixel_values for photo in photos])
+        sizes = [photo.size for photo in photos]
+        training = self.model.training
+        self.model.eval()
         try:
-            maps = self.model.segment(
-                images, threshold=threshold, precision=self.precision, batch_size=max(1, len(images))
-            )
+            maps = begin_batch(self.model, values, sizes, settings, precision=self.precision, seen=pool)
         finally:
-            hook.remove()
-        # Of photos that the model sees in several sizes it answers in another order.
-        self.features = seen[0].numpy() if len(seen) == 1 and len(seen[0]) == len(maps) else None
-        return maps
+            self.model.train(training)
+        return lambda: (maps(), pooled[0].cpu().numpy())
+
+
+class Ready(NamedTuple):
+    """A photo that waits for the model. pixel_values: float [3, h, w]; size: its own (height, width)."""
+
+    pixel_values: torch.Tensor
+    size: tuple[int, int]
 
 
 def load_labeler(
@@ -160,7 +192,7 @@ def _which_are_stuff(error: LabelError, where: str) -> LabelError:
 
 _READERS = 4
 _WRITERS = 2
-_AHEAD = 2  # batches that are read before their turn; and as many wait to be written
+_AHEAD = 2  # batches that are read before their turn; and as many wait to be finished
 
 
 class Labeler(Protocol):
@@ -169,6 +201,9 @@ class Labeler(Protocol):
     One that has a `preprocess.output_size(height, width)` gets photos of different sizes in a batch where the model
     will see them in the same size; any other one gets photos of one size. One may have `features`: float [N, d], how
     alike the photos are that it segmented last (here the encoder's states, pooled); `next` goes by it.
+
+    One may have `ready(photo)` and `begin(what ready gave, threshold)`, as `DetrLabeler` has: `label` calls the first
+    where photos are read, and what the second gives back, `() → (maps, features)`, while the next batch is being seen.
     """
 
     @property
@@ -254,73 +289,95 @@ def label(
     what = f"labeling, process {share[0] + 1} of {share[1]}" if share[1] > 1 else "labeling"
     bar = progress_bar(total=total, initial=total - sum(map(len, todo)), what=what, unit="image", show=progress)
     with ThreadPoolExecutor(_WRITERS) as writers, bar:
-        writing: deque[Future[None]] = deque()
+        finishing: deque[Future[int]] = deque()
         try:
-            for batch in _opened(folder, todo, batch_size):
-                readable = [item for item in batch if not isinstance(item, Problem)]
+            for batch in _opened(labeler, folder, todo, batch_size):
                 done.problems += [item for item in batch if isinstance(item, Problem)]
-                for photo, panoptic, features in _segmented(labeler, readable, threshold):
-                    if not answers.has(photo.digest):
-                        writing.append(writers.submit(answers.write, photo.digest, panoptic, features))
-                        done.made += 1
-                while len(writing) > _AHEAD * batch_size:
-                    writing.popleft().result()
+                if readable := [item for item in batch if not isinstance(item, Problem)]:
+                    answer = _begun(labeler, [item for _, item in readable], threshold, _names(readable))
+                    seen = [photo for photo, _ in readable]
+                    finishing.append(writers.submit(_finish, answers, seen, answer, _names(readable)))
+                while len(finishing) > _AHEAD:
+                    done.made += finishing.popleft().result()
                 bar.update(len(batch))
-            for written in writing:
-                written.result()
+            for finished in finishing:
+                done.made += finished.result()
         except BaseException:
-            # Writes that have not begun are pointless now; without this they would all be waited for.
+            # What has not begun is pointless now; without this it would all be waited for.
             writers.shutdown(wait=False, cancel_futures=True)
             raise
     return done
 
 
 def _opened(
-    folder: Path, batches: Sequence[tuple[Photo, ...]], batch_size: int
-) -> Iterator[list[tuple[Photo, Image.Image] | Problem]]:
-    """The photos of each batch, decoded while the batches before are in the model."""
+    labeler: Labeler, folder: Path, batches: Sequence[tuple[Photo, ...]], batch_size: int
+) -> Iterator[list[tuple[Photo, Any] | Problem]]:
+    """The photos of each batch, decoded and, if the labeler can, made ready, while those before are in the model."""
+    ready: Callable[[Any], Any] | None = getattr(labeler, "ready", None)
     photos = chain.from_iterable(batches)
-    opened = read_ahead(partial(_open, folder), photos, threads=_READERS, ahead=_AHEAD * batch_size)
+    opened = read_ahead(partial(_open, folder, ready), photos, threads=_READERS, ahead=_AHEAD * batch_size)
     for batch in batches:
         yield list(islice(opened, len(batch)))
 
 
-def _open(folder: Path, photo: Photo) -> tuple[Photo, Image.Image] | Problem:
+def _open(folder: Path, ready: Callable[[Any], Any] | None, photo: Photo) -> tuple[Photo, Any] | Problem:
     try:
         content = photo_bytes(folder, photo.name)
         if digest_of(content) != photo.digest:
             raise ImageError("the photo was changed while it was being labelled", fix="Run the same command again.")
-        return photo, open_image(content)
+        image = open_image(content)
+        return photo, ready(image) if ready else image
     except HfDetrPanopticError as error:
         return Problem(photo.name, error.what, error.fix)
 
 
-def _segmented(
-    labeler: Labeler, batch: Sequence[tuple[Photo, Image.Image]], threshold: float
-) -> Iterator[tuple[Photo, PanopticMap, npt.NDArray[np.float32] | None]]:
-    if not batch:
-        return
-    names = f"{batch[0][0].name}{f' and {len(batch) - 1} more' if len(batch) > 1 else ''}"
-    try:
-        maps = labeler.segment([image for _, image in batch], threshold=threshold)
-    except (RuntimeError, MemoryError) as error:
-        if isinstance(error, RuntimeError) and "out of memory" not in str(error):
-            raise
-        raise ModelError(
-            f"a batch of {len(batch)} does not fit into memory", where=names, fix="Use a smaller --batch-size."
-        ) from error
-    if len(maps) != len(batch):
-        raise ModelError(f"the labeler returned {len(maps)} maps for {len(batch)} photos", where=names)
-    offered = getattr(labeler, "features", None)
+def _names(batch: Sequence[tuple[Photo, Any]]) -> str:
+    return f"{batch[0][0].name}{f' and {len(batch) - 1} more' if len(batch) > 1 else ''}"
+
+
+def _begun(labeler: Labeler, photos: list[Any], threshold: float, names: str) -> Callable[[], Answers]:
+    """The model's part of a batch, done; what comes back does the rest, if there is any."""
+    with _told_of_memory(len(photos), names):
+        begin: Callable[[list[Any], float], Callable[[], Answers]] | None = getattr(labeler, "begin", None)
+        if begin:
+            return begin(photos, threshold)
+        maps = labeler.segment(photos, threshold=threshold)
+        features = getattr(labeler, "features", None)
+        return lambda: (maps, features)
+
+
+def _finish(answers: AutoLabels, photos: Sequence[Photo], answer: Callable[[], Answers], names: str) -> int:
+    """Maps made and written while the next batch is in the model. Returns how many were not there before."""
+    with _told_of_memory(len(photos), names):
+        maps, offered = answer()
+    if len(maps) != len(photos):
+        raise ModelError(f"the labeler returned {len(maps)} maps for {len(photos)} photos", where=names)
     features = offered if offered is not None and len(offered) == len(maps) else [None] * len(maps)
-    for (photo, _), panoptic, of_photo in zip(batch, maps, features, strict=True):
+    for photo, panoptic in zip(photos, maps, strict=True):
         if (panoptic.height, panoptic.width) != photo.size:
             raise ModelError(
                 f"the labeler's map is {panoptic.width}×{panoptic.height}, the photo {photo.size[1]}×{photo.size[0]}",
                 where=photo.name,
                 fix="A labeler returns maps at the size of the upright photo.",
             )
-        yield photo, panoptic, of_photo
+    made = 0
+    for photo, panoptic, of_photo in zip(photos, maps, features, strict=True):
+        if not answers.has(photo.digest):
+            answers.write(photo.digest, panoptic, of_photo)
+            made += 1
+    return made
+
+
+@contextmanager
+def _told_of_memory(count: int, names: str) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and "out of memory" not in str(error):
+            raise
+        raise ModelError(
+            f"a batch of {count} does not fit into memory", where=names, fix="Use a smaller --batch-size."
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -469,13 +469,18 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         )
 
     def chosen_masks(
-        self, pixel_values: Tensor, choose: Callable[[Tensor], list[Kept]], precision: str = "fp32"
+        self,
+        pixel_values: Tensor,
+        choose: Callable[[Tensor], list[Kept]],
+        precision: str = "fp32",
+        seen: Callable[[Detection], object] | None = None,
     ) -> list[tuple[Kept, Tensor]]:
         """Image by image the queries that `choose` takes of the logits [B, Q, C + 1], and their mask logits [K, h, w].
 
-        pixel_values: float [B, 3, H, W], normalised and without padding.
+        pixel_values: float [B, 3, H, W], normalised and without padding. `seen` is shown what DETR made of them, which
+        the next call may write over: a hook would be asked too, but what has hooks is not recorded on a GPU.
         """
-        return segment.chosen_masks(self, pixel_values, choose, precision)
+        return segment.chosen_masks(self, pixel_values, choose, precision, seen)
 
     def _shared(self, detection: Detection) -> SharedMaskFeatures:
         return shared_mask_features(

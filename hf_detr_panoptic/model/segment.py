@@ -218,7 +218,6 @@ def segment(
     return [maps[index] for index in range(len(maps))]
 
 
-@torch.no_grad()
 def segment_batch(
     model: Segmenter,
     pixel_values: Tensor,
@@ -228,15 +227,36 @@ def segment_batch(
     precision: str = "fp32",
 ) -> list[PanopticMap]:
     """Normalised photos [B, 3, H, W] that need no padding → their maps at their own (height, width)."""
+    return begin_batch(model, pixel_values, photo_sizes, settings, precision=precision)()
+
+
+@torch.no_grad()
+def begin_batch(
+    model: Segmenter,
+    pixel_values: Tensor,
+    photo_sizes: list[tuple[int, int]],
+    settings: Postprocess,
+    *,
+    precision: str = "fp32",
+    **watching: Any,
+) -> Callable[[], list[PanopticMap]]:
+    """As `segment_batch`, in two: the model has done its part, and what comes back makes the maps, on any thread.
+
+    `watching` is for the model's `chosen_masks`."""
     if precision not in PRECISIONS:
         raise ModelError(f"precision is {precision!r}", fix=did_you_mean(precision, PRECISIONS))
     space = model.label_space
     choose = partial(choose_queries, space=space, threshold=settings.threshold)
-    each = model.chosen_masks(pixel_values, choose, precision)
-    return [
-        postprocess(chosen, masks, space, size, settings)
-        for (chosen, masks), size in zip(each, photo_sizes, strict=True)
-    ]
+    each = model.chosen_masks(pixel_values, choose, precision, **watching)
+
+    @torch.no_grad()
+    def maps() -> list[PanopticMap]:
+        return [
+            postprocess(chosen, masks, space, size, settings)
+            for (chosen, masks), size in zip(each, photo_sizes, strict=True)
+        ]
+
+    return maps
 
 
 @torch.no_grad()
@@ -263,10 +283,13 @@ def chosen_masks(
     pixel_values: Tensor,
     choose: Callable[[Tensor], list[Kept]],
     precision: str = "fp32",
+    seen: Callable[[Detection], object] | None = None,
 ) -> list[tuple[Kept, Tensor]]:
     """See `DetrForPanopticSegmentation.chosen_masks`."""
     device = model.device
     detection = model._fast.detection(model, pixel_values, precision)
+    if seen is not None:
+        seen(detection)
     with _autocast(device, precision):
         kept = choose(detection.logits)
         masks: Tensor | None = None

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made import SHAPES, shapes, tiny_model
 from PIL import Image
 
 from hf_detr_panoptic import Category, LabelSpace, PanopticMap, Segment
@@ -15,7 +16,7 @@ from hf_detr_panoptic.dataset.copies import Fingerprint
 from hf_detr_panoptic.errors import ModelError
 from hf_detr_panoptic.labeling.autolabels import AutoLabels
 from hf_detr_panoptic.labeling.inputs import Photo, survey
-from hf_detr_panoptic.labeling.labeler import label, labeler_settings, plan_batches
+from hf_detr_panoptic.labeling.labeler import DetrLabeler, label, labeler_settings, plan_batches
 
 pytestmark = pytest.mark.bits
 
@@ -259,3 +260,76 @@ def test_settings_name_all_that_decides_an_answer() -> None:
     labeler.device = torch.device("cuda", 1)
     assert labeler_settings(labeler)["device"] == "cuda"
     assert "threads" not in labeler_settings(labeler)
+
+
+class InTwo(Recorder):
+    """Its maps of a batch can only be made once the next batch, if there is one, is in the model."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__()
+        self.begun = [threading.Event() for _ in range(batches)]
+        self.read_on: set[int] = set()
+        self.made_on: set[int] = set()
+
+    def ready(self, photo):
+        self.read_on.add(threading.get_ident())
+        return photo
+
+    def begin(self, photos, threshold):
+        number = len(self.batches)
+        maps = self.segment(photos, threshold)
+        self.begun[number].set()
+
+        def finish():
+            self.made_on.add(threading.get_ident())
+            assert self.begun[min(number + 1, len(self.begun) - 1)].wait(30)
+            return maps, np.full((len(maps), 2), number, dtype=np.float32)
+
+        return finish
+
+
+def test_maps_are_made_and_written_while_the_next_batch_is_in_the_model(tmp_path: Path) -> None:
+    photos = photos_in(tmp_path / "photos", [(30, 20)] * 7)
+    labeler, answers = InTwo(4), answers_in(tmp_path / "auto", Recorder())
+    assert label(labeler, tmp_path / "photos", photos, answers, batch_size=2).made == 7
+    here = threading.get_ident()
+    assert labeler.threads == {here}
+    assert here not in labeler.read_on | labeler.made_on
+    assert [answers.features(one.digest).tolist()[0] for one in photos] == [0, 0, 1, 1, 2, 2, 3]
+    plain = answers_in(tmp_path / "plain", Recorder())
+    label(Recorder(), tmp_path / "photos", photos, plain, batch_size=2)
+    assert all(answers.read(one.digest) == plain.read(one.digest) for one in photos)
+
+
+def test_detr_in_two_is_detr_and_has_no_hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has hooks is not recorded as one launch on a GPU. The pooled states: by a hook, as who has no other way."""
+    from hf_detr_panoptic.model import segment
+
+    model = tiny_model(SHAPES).eval()
+    names = [f"{number}.png" for number in range(2)]
+    (tmp_path / "photos").mkdir()
+    for number, name in enumerate(names):
+        shapes(number, 48, 64)[0].save(tmp_path / "photos" / name)
+    photos, _ = survey(tmp_path / "photos", names)
+    opened = [Image.open(tmp_path / "photos" / name).convert("RGB") for name in names]
+    pooled = []
+    hook = model.detr.model.encoder.register_forward_hook(lambda _, __, out: pooled.append(out[0].mean(1)))
+    expected = model.segment(opened, threshold=0.0)
+    hook.remove()
+
+    recordable = []
+    real = segment.detect
+    monkeypatch.setattr(segment, "detect", lambda *a, **k: recordable.append(segment._form(model)) or real(*a, **k))
+    labeler = DetrLabeler(model)
+    answers = AutoLabels.open(tmp_path / "auto", labeler.label_space, labeler_settings(labeler, 0.0))
+    assert label(labeler, tmp_path / "photos", photos, answers, threshold=0.0).made == 2
+    assert len(recordable) == 1
+    assert recordable[0] is not None
+    for one, whole, state in zip(photos, expected, pooled[0], strict=True):
+        assert np.array_equal(answers.read(one.digest).ids, whole.ids)
+        assert np.array_equal(answers.features(one.digest), state.numpy().astype("<f2").astype("f4"))
+    assert [map.ids.tolist() for map in labeler.segment(opened, 0.0)] == [map.ids.tolist() for map in expected]
+    assert labeler.features.shape == (2, model.config.d_model)
+    other = labeler.segment([opened[0], opened[0].resize((30, 60))], 0.0)
+    assert [(map.height, map.width) for map in other] == [(48, 64), (60, 30)]
+    assert labeler.features is None
