@@ -19,6 +19,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -88,16 +89,55 @@ class Between:
 
 
 def speed(folder: Path, args: argparse.Namespace) -> None:
-    count, batch_size, device, precision = args.photos, args.batch_size, args.device, args.precision
     model = random_model(tiny=False)
     if args.teacher:
         model = DetrForPanopticSegmentation.from_pretrained(teacher_folder()).eval()
-    model = model.to(device)
+    seconds, segments = speeds(
+        folder,
+        model.to(args.device),
+        photos=args.photos,
+        batch_size=args.batch_size,
+        precision=args.precision,
+        rounds=args.rounds,
+        sync=torch.cuda.synchronize if args.device == "cuda" else None,
+    )
+    print(
+        f"{args.photos} photos of 1067×800, batches of {args.batch_size}, {args.precision}, {segments:.0f} segments\n"
+    )
+    print_table(
+        ["the teacher" if args.teacher else "DETR R50", "a photo", "photos a second", "of the bare model's throughput",
+         "faster than model alone between"],
+        [
+            [
+                name,
+                duration([value / args.photos for value in values]),
+                f"{args.photos / np.median(values):.2f}",
+                str(speedup(seconds["bare"], values)),
+                str(speedup(seconds["model alone between"], values)),
+            ]
+            for name, values in seconds.items()
+        ],
+    )  # fmt: skip
+    print()
+
+
+def speeds(
+    folder: Path,
+    model: DetrForPanopticSegmentation,
+    *,
+    photos: int,
+    batch_size: int,
+    precision: str,
+    rounds: int,
+    sync: Callable[[], object] | None = None,
+) -> tuple[dict[str, list[float]], float]:
+    """Seconds for all photos, round by round, of each of the four ways; and how many segments a photo has."""
+    count = photos
     names = photos_in(folder / "photos", count, [(1067, 800), (800, 1067), (1067, 800)])
-    photos, _ = survey(folder / "photos", names)
+    known, _ = survey(folder / "photos", names)
     labeler = DetrLabeler(model, precision)
     opened = {name: open_image(folder / "photos" / name) for name in names}
-    batches = plan_batches(labeler, photos, batch_size)
+    batches = plan_batches(labeler, known, batch_size)
     segments = []
 
     def bare() -> None:
@@ -112,7 +152,7 @@ def speed(folder: Path, args: argparse.Namespace) -> None:
 
     def labelled(by: Labeler) -> None:
         with tempfile.TemporaryDirectory(dir=folder) as new:
-            done = label(by, folder / "photos", photos, answers_in(new), threshold=0.5, batch_size=batch_size)
+            done = label(by, folder / "photos", known, answers_in(new), threshold=0.5, batch_size=batch_size)
             assert done.made == count
 
     def one_after_the_other() -> None:
@@ -129,28 +169,8 @@ def speed(folder: Path, args: argparse.Namespace) -> None:
         "model alone between": partial(labelled, Between(labeler)),
         "at the same time": partial(labelled, labeler),
     }
-    seconds = interleaved(sides, args.rounds, sync=torch.cuda.synchronize if device == "cuda" else None)
-    print(f"{count} photos of 1067×800, batches of {batch_size}, {precision}, {np.mean(segments):.1f} segments each\n")
-    print_table(
-        [
-            "the teacher" if args.teacher else "DETR R50",
-            "a photo",
-            "photos a second",
-            "of the bare model's throughput",
-            "faster than model alone between",
-        ],
-        [
-            [
-                name,
-                duration([value / count for value in values]),
-                f"{count / np.median(values):.2f}",
-                str(speedup(seconds["bare"], values)),
-                str(speedup(seconds["model alone between"], values)),
-            ]
-            for name, values in seconds.items()
-        ],
-    )
-    print()
+    warm_up = 1 if rounds > 1 else 0
+    return interleaved(sides, rounds, warm_up, sync), float(np.mean(segments))
 
 
 def memory(folder: Path, counts: list[int]) -> None:

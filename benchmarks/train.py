@@ -82,11 +82,16 @@ def compare(given: argparse.Namespace) -> None:
     print_table(("stage", "side", "images/s", "peak memory", "waits for data", "ratio"), rows)
 
 
-def in_a_process(given: argparse.Namespace, side: str, stage: str, folder: Path) -> dict[str, float]:
+def command_of(given: argparse.Namespace, side: str, stage: str, folder: Path) -> tuple[list[str], dict[str, str]]:
+    """A side in a process of its own: what to run, and in which environment. The last line that it prints is JSON."""
     options = ["batch", "backbone", "threads", "workers", "ours", "stock", "size"]
     words = [word for name in options for word in (f"--{name}", str(getattr(given, name)))]
     command = [sys.executable, __file__, "--side", side, "--stages", stage, "--folder", str(folder), *words]
-    environment = os.environ | {"OMP_NUM_THREADS": str(given.threads), "HF_HUB_OFFLINE": "1"}
+    return command, os.environ | {"OMP_NUM_THREADS": str(given.threads), "HF_HUB_OFFLINE": "1"}
+
+
+def in_a_process(given: argparse.Namespace, side: str, stage: str, folder: Path) -> dict[str, float]:
+    command, environment = command_of(given, side, stage, folder)
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
