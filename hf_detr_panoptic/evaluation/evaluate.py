@@ -168,12 +168,14 @@ def detections(
 
     with torch.no_grad():
         detection = model._fast.detection(model, pixel_values, precision)
-    columns = torch.tensor(model.label_space.columns, device=model.device)
+    columns = torch.tensor(model.label_space.columns).to(model.device, non_blocking=True)
     scores, labels = detection.logits.float().softmax(-1)[..., columns].max(-1)
     centres, extents = detection.boxes.float().split(2, -1)
-    scale = torch.tensor([(width, height) for height, width in sizes], device=model.device)[:, None]
+    scale = torch.tensor([(width, height) for height, width in sizes]).to(model.device, non_blocking=True)[:, None]
     boxes = torch.cat([(centres - extents / 2) * scale, extents * scale], -1)
-    each = zip(labels.cpu(), boxes.cpu(), scores.cpu(), strict=True)
+    fetched = torch.cat([boxes, scores[..., None], labels[..., None].to(boxes.dtype)], -1).cpu()  # one wait
+    boxes, scores, labels = fetched[..., :4], fetched[..., 4], fetched[..., 5].long()
+    each = zip(labels, boxes, scores, strict=True)
     return [Objects(labels=own.numpy(), boxes=box.numpy(), scores=score.numpy()) for own, box, score in each]
 
 

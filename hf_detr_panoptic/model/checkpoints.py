@@ -370,15 +370,16 @@ def _joined(rows: Tensor, members: Sequence[int], states: Tensor | None, classes
     within 4. The mean of the rows, with or without log n, loses 4 to 10, and half of the groups lose all of their
     segments: what is one member by far is not the others at all.
     """
+    home, rows = rows, rows.cpu()  # not every device has float64
     chosen = rows[list(members)].double()
     others = [column for column in classes if column not in members]
     start = chosen.sum(0) - (len(chosen) - 1) * rows[others].double().mean(0) if others else chosen.mean(0)
     if states is not None:
-        inputs = torch.nn.functional.pad(states.to(rows.device).double(), (0, 1), value=1.0)
+        inputs = torch.nn.functional.pad(states.cpu().double(), (0, 1), value=1.0)
         missing = torch.logsumexp(inputs @ chosen.T, 1) - inputs @ start
-        ridge = 1e-3 * len(inputs) * torch.eye(inputs.shape[1], dtype=inputs.dtype, device=inputs.device)
+        ridge = 1e-3 * len(inputs) * torch.eye(inputs.shape[1], dtype=inputs.dtype)
         start = start + torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ missing)
-    return start.to(rows.dtype)
+    return start.to(home.dtype).to(home.device)
 
 
 @torch.no_grad()

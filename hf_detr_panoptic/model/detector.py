@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from accelerate.hooks import remove_hook_from_module
 from torch import Tensor, nn
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
@@ -46,11 +47,16 @@ def folded_trunk(
     expects its pixels in that type; nothing else about a call changes.
     """
     parameter = next(backbone.parameters())
-    trunk = deepcopy(backbone).eval().requires_grad_(False).to("cpu", torch.float64)
+    # Apple's GPUs have no float64, and what was cast on its way from one came as zeros, in silence (pytorch#197715).
+    there = parameter.device if parameter.device.type == "cuda" else torch.device("cpu")
+    # Of a model on several devices (`device_map`) each layer would send its input back to where it was.
+    trunk: DetrConvEncoder = remove_hook_from_module(deepcopy(backbone), recurse=True)
+    trunk = trunk.eval().requires_grad_(False).to(there).double()
     first = next(module for module in trunk.modules() if isinstance(module, nn.Conv2d))
-    probe = torch.randn(1, first.in_channels, 65, 97, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randn(1, first.in_channels, 65, 97, dtype=torch.float64, generator=generator).to(there)
     _fold_where_same(trunk, _pairs(trunk, probe), probe, _maps(trunk, probe))
-    trunk = trunk.to(parameter.device, dtype or parameter.dtype)
+    trunk = trunk.to(dtype or parameter.dtype).to(parameter.device)
     return trunk.to(memory_format=torch.channels_last) if channels_last else trunk
 
 
@@ -106,8 +112,8 @@ def _fold(trunk: DetrConvEncoder, pair: _Pair) -> None:
     norm = trunk.get_submodule(pair.norm)
     # Scale and shift as the norm itself applies them, whatever its epsilon: they are its response to 1 and to 0.
     shape = (1, conv.out_channels, 1, 1)
-    shift = norm(torch.zeros(shape, dtype=torch.float64)).flatten()
-    scale = norm(torch.ones(shape, dtype=torch.float64)).flatten() - shift
+    shift = norm(conv.weight.new_zeros(shape)).flatten()
+    scale = norm(conv.weight.new_ones(shape)).flatten() - shift
     bias = torch.zeros_like(shift) if conv.bias is None else conv.bias
     conv.bias = nn.Parameter(bias * scale + shift, requires_grad=False)
     conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
@@ -116,7 +122,7 @@ def _fold(trunk: DetrConvEncoder, pair: _Pair) -> None:
 
 
 def _maps(trunk: DetrConvEncoder, probe: Tensor) -> list[Tensor]:
-    return [feature for feature, _ in trunk(probe, torch.ones(probe.shape[0], *probe.shape[-2:]))]
+    return [feature for feature, _ in trunk(probe, probe.new_ones(probe.shape[0], *probe.shape[-2:]))]
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def postprocess(
         rows = fragments.any(1).nonzero()[:, 0]
         heirs = torch.zeros_like(owners[rows])
         if len(heir_indices):
-            staying_masks = masks[torch.from_numpy(heir_indices).to(masks.device)]
+            staying_masks = masks[torch.from_numpy(heir_indices).to(masks.device, non_blocking=True)]
             found = _owners(staying_masks, rows.tolist(), photo_size, limit)
             heirs = _looked_up(np.append(0, heir_indices + 1).astype(np.int16), found)
         owners[rows] = torch.where(fragments[rows], heirs, owners[rows])
@@ -205,7 +205,7 @@ def _owners(masks: Tensor, rows: range | list[int], size: tuple[int, int], limit
     band = max(1, BAND_VALUES.get(masks.device.type, 2**20) // (count * width))
     owners = torch.empty((len(rows), width), dtype=torch.int16, device=masks.device)
     for start in range(0, len(rows), band):
-        centres = torch.as_tensor(rows[start : start + band], device=masks.device, dtype=torch.float32)
+        centres = _numbers(rows[start : start + band], masks.device)
         source = ((centres + 0.5) * (grid_height / height) - 0.5).clamp_(0, grid_height - 1)
         upper = source.long()
         lower = (upper + 1).clamp_(max=grid_height - 1)
@@ -213,6 +213,13 @@ def _owners(masks: Tensor, rows: range | list[int], size: tuple[int, int], limit
         stripe = torch.lerp(masks[:, upper].float(), masks[:, lower].float(), weight)
         owners[start : start + band] = _best(stripe, width, limit)
     return owners
+
+
+def _numbers(rows: range | list[int], device: torch.device) -> Tensor:
+    """float32, for which the host need not wait."""
+    if isinstance(rows, range):
+        return torch.arange(rows.start, rows.stop, device=device, dtype=torch.float32)
+    return torch.tensor(rows, dtype=torch.float32).to(device, non_blocking=True)
 
 
 def _best(stripe: Tensor, width: int, limit: float) -> Tensor:

@@ -233,17 +233,25 @@ def _on_host(
     if pixel_mask is not None:
         there = pixel_mask != 0
         tensors.append(torch.stack([there.any(2).sum(1), there.any(1).sum(1)], 1))
-    far = [tensor for tensor in tensors if tensor.device.type != "cpu"]
-    # Ids and labels are whole numbers below 2⁵³: float64 carries them exactly.
-    flat = torch.cat([tensor.detach().double().flatten() for tensor in far]).cpu() if far else torch.zeros(0)
-    parts = iter(flat.split([tensor.numel() for tensor in far]))
-    near = [
-        tensor if tensor.device.type == "cpu" else next(parts).view(tensor.shape).to(tensor.dtype)
-        for tensor in tensors
-    ]
+    near = _fetched(tensors)
     sizes = [(int(h), int(w)) for h, w in near.pop().tolist()] if pixel_mask is not None else None
     rest = iter(near)
     return [{key: next(rest) for key in entry} for entry in small], sizes
+
+
+def _fetched(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The same on the host, what was elsewhere in one transfer: as bytes, for not every device has every type."""
+    far = [tensor.detach().reshape(-1).view(torch.uint8) for tensor in tensors if not _is_here(tensor)]
+    parts = iter(torch.cat(far).cpu().split([len(each) for each in far]) if far else ())
+    return [
+        # A copy of its own begins where its type may begin.
+        tensor if _is_here(tensor) else next(parts).clone().view(tensor.dtype).view(tensor.shape)
+        for tensor in tensors
+    ]
+
+
+def _is_here(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
 
 
 def _left_out(entry: Mapping[str, Tensor]) -> Tensor:

@@ -25,6 +25,8 @@ import hf_detr_panoptic
 from hf_detr_panoptic import DetrForPanopticSegmentation
 from hf_detr_panoptic.dataset.batches import collate
 from hf_detr_panoptic.dataset.transforms import make_labels
+from hf_detr_panoptic.model import targets
+from hf_detr_panoptic.model.segment import segment_batch
 from hf_detr_panoptic.preprocess import as_pixels
 
 ASKS = {"cpu", "item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "is_nonzero"}
@@ -34,12 +36,17 @@ OURS, THEIRS = (str(Path(package.__file__).parent) for package in (hf_detr_panop
 
 
 class Waits(TorchFunctionMode):
-    """ours, theirs: what was asked → how often."""
+    """ours, theirs: what was asked → how often; sends: what the host saw arrive; doubles: what has 64 bits there.
+
+    A copy from memory that is not pinned is waited for unless `non_blocking` says no. Apple's GPUs have no float64.
+    """
 
     def __init__(self, *there: Tensor) -> None:
         super().__init__()
         self.ours: Counter[str] = Counter()
         self.theirs: Counter[str] = Counter()
+        self.sends: Counter[str] = Counter()
+        self.doubles: Counter[str] = Counter()
         self._there: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
         self.send(*there)
 
@@ -58,6 +65,11 @@ class Waits(TorchFunctionMode):
         sent = any(isinstance(value, torch.device) for value in given)
         fetched = name == "to" and "cpu" in [value for value in given if isinstance(value, str)]
         out = func(*args, **kwargs)
+        made = name in ("tensor", "as_tensor")
+        if sent and not from_there and (made or (name == "to" and not kwargs.get("non_blocking"))):
+            self.sends[_where(name)[0]] += 1
+        if from_there or sent:
+            self.doubles.update(_where(name)[0] for value in _flat(out) if _is_double(value))
         if from_there and (name in ASKS or fetched or self._by_mask(name, args)):
             self._count(name)
             if name in ("cpu", "to", "numpy", "tolist", "item"):
@@ -77,9 +89,19 @@ class Waits(TorchFunctionMode):
         return masked and (name == "__getitem__" or (name == "__setitem__" and isinstance(args[2], Tensor)))
 
     def _count(self, name: str) -> None:
-        frames = [frame for frame in traceback.extract_stack() if frame.filename.startswith((OURS, THEIRS))]
-        theirs = bool(frames) and frames[-1].filename.startswith(THEIRS)
-        (self.theirs if theirs else self.ours)[f"{name} in {frames[-1].name}" if frames else name] += 1
+        where, theirs = _where(name)
+        (self.theirs if theirs else self.ours)[where] += 1
+
+
+def _where(name: str) -> tuple[str, bool]:
+    """Who called it, and whether that is in transformers."""
+    frames = [frame for frame in traceback.extract_stack() if frame.filename.startswith((OURS, THEIRS))]
+    theirs = bool(frames) and frames[-1].filename.startswith(THEIRS)
+    return f"{name} in {frames[-1].name}" if frames else name, theirs
+
+
+def _is_double(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.float64
 
 
 def _flat(value: Any) -> Iterator[Any]:
@@ -129,6 +151,29 @@ def test_a_training_step_waits_at_most_three_times(stage: str) -> None:
         loss.backward()
     assert loss.isfinite()
     assert 1 <= waits.ours.total() <= MOST, waits.ours  # the matching, in any case
+    assert not waits.sends
+    assert not waits.doubles
+
+
+def test_labels_that_are_all_there_come_over_at_once_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other trainers send every tensor. Odd lengths before wide types: bytes must not begin where they cannot."""
+    label = {
+        "class_labels": torch.tensor([1, 0, 3]),
+        "boxes": torch.tensor([[0.5, 0.5, 0.1, 1.0]] * 3, dtype=torch.float64) / 3,
+        "iscrowd": torch.tensor([False, True, False]),
+        "scores": torch.tensor([0.5, 1.0, 0.25], dtype=torch.bfloat16),
+        "image_id": torch.tensor(2**53 + 1),
+    }
+    real = torch.Tensor.cpu
+    fetched = []
+    monkeypatch.setattr(targets, "_is_here", lambda tensor: tensor.numel() == 0)
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: fetched.append(tensor.dtype) or real(tensor))
+    given = [value for value in label.values() if value.numel()]
+    near = targets._fetched(given)
+    assert fetched == [torch.uint8]
+    for one, other in zip(near, given, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("fill", ["argmax", "void"])
@@ -136,11 +181,15 @@ def test_a_photo_waits_at_most_seven_times(fill: str) -> None:
     """As many as the profiler counted on a GPU."""
     model = tiny_model(SHAPES).eval()
     photo, _ = shapes(0, 64, 96)
-    model.segment(photo, threshold=0.0, fill=fill)
+    settings = model.settings.changed(threshold=0.0, fill=fill)
+    pixels = model.preprocess(as_pixels(photo))[None]
+    segment_batch(model, pixels, [(64, 96)], settings)  # what is made once, such as the folded backbone
     with counted(model) as waits:
-        (found,) = model.segment(photo, threshold=0.0, fill=fill)
+        (found,) = segment_batch(model, pixels, [(64, 96)], settings)
     assert len(found.segments) > 7
     assert 1 <= waits.ours.total() <= 7, waits.ours
+    assert not waits.doubles
+    assert waits.sends == Counter({"to in detection": 1})  # the pixels themselves
 
 
 def test_the_counter_sees_what_waits() -> None:

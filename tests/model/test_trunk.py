@@ -4,7 +4,9 @@ import copy
 
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from transformers import DetrConfig, ResNetConfig
 from transformers.models.detr.modeling_detr import DetrConvEncoder, DetrFrozenBatchNorm2d
 
@@ -136,3 +138,37 @@ def test_a_pair_that_does_not_fold_is_left():
     kept = [name for name, module in folded.model.named_children() if isinstance(module, DetrFrozenBatchNorm2d)]
     assert kept == ["used_twice_norm", "tapped_norm", "changed_norm", "alone_norm"]
     torch.testing.assert_close(maps(folded, pixels)[0], maps(backbone, pixels)[0], rtol=0, atol=1e-5)
+
+
+class NeverCastOnItsWay(TorchFunctionMode):
+    """An Apple GPU has no float64, and `tensor.to("cpu", torch.float64)` was zeros there (pytorch#197715)."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        given = [*args, *(kwargs or {}).values()]
+        if func.__name__ == "to" and any(isinstance(value, torch.device) for value in given):
+            assert len({torch.float64, args[0].dtype} & set(given)) <= (args[0].dtype in given)
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_weight_is_cast_on_its_way_between_devices():
+    backbone = lived_in(DetrConvEncoder(CONFIGS["timm"]()))
+    with pytest.raises(AssertionError), NeverCastOnItsWay():
+        copy.deepcopy(backbone).to("cpu", torch.float64)
+    with NeverCastOnItsWay():
+        folded_trunk(backbone, dtype=torch.bfloat16)
+
+
+def test_hooks_of_a_model_on_several_devices_stay_with_it():
+    """accelerate's, of `device_map`: in the copy they would send each layer's input to where the layer was."""
+    pixels = torch.randn(1, 3, 64, 64)
+    backbone = lived_in(DetrConvEncoder(CONFIGS["timm"]())).eval()
+    expected = maps(folded_trunk(backbone), pixels)
+    add_hook_to_module(backbone, AlignDevicesHook(execution_device="cpu", io_same_device=True), append=True)
+    for layer in [module for module in backbone.modules() if isinstance(module, nn.Conv2d)]:
+        add_hook_to_module(layer, AlignDevicesHook(execution_device="cpu"), append=True)
+    folded = folded_trunk(backbone)
+    assert not [name for name, module in folded.named_modules() if hasattr(module, "_hf_hook")]
+    assert hasattr(backbone, "_hf_hook")
+    assert not norms(folded)
+    for map_, other in zip(maps(folded, pixels), expected, strict=True):
+        assert torch.equal(map_, other)
