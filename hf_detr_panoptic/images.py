@@ -49,15 +49,23 @@ UPRIGHT = {
 }
 
 
-def open_image(source: Source | Image.Image, *, max_pixels: int = MAX_PIXELS, copied: bool = True) -> Image.Image:
+def open_image(
+    source: Source | Image.Image, *, max_pixels: int = MAX_PIXELS, copied: bool = True, draft: int = 1
+) -> Image.Image:
     """The photo as a person sees it: upright RGB, the first frame, fully read and free of its file.
 
     Transparency lies on white, as in transformers. Greyscale of 16 bits is scaled, not clipped; so are floats and
     32-bit integers, from 0–1, 0–255 or 0–65535 if they keep to it, else from their own minimum to their maximum. The
     colour profile is kept in `info`, EXIF is not: it would turn the photo once more. Not `copied`: a photo in memory
     that is all this comes back itself, for who does not change it.
+
+    `draft` (2, 4 or 8): a JPEG is decoded so many times smaller, rounded up, and `info["draft"]` says so; what is no
+    JPEG, or too small, comes as it is.
     """
     with _reading(source, max_pixels) as image:
+        drafted = draft > 1 and image.format == "JPEG" and min(image.size) >= draft
+        if drafted:
+            image.draft(None, (image.width // draft, image.height // draft))  # type: ignore[arg-type]
         image.load()
         method = UPRIGHT.get(_orientation(image))
         rgb = _rgb(image)
@@ -72,6 +80,8 @@ def open_image(source: Source | Image.Image, *, max_pixels: int = MAX_PIXELS, co
             )  # not copied: a second one of a large photo's pixels would weigh as much
         profile = image.info.get("icc_profile") if image.mode.startswith(("RGB", "P")) else None
         upright.info = {"icc_profile": profile} if profile else {}
+        if drafted:
+            upright.info["draft"] = draft
         return upright
 
 

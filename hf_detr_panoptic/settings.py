@@ -294,6 +294,11 @@ class Augmentation(Settings):
         "most, such as [0.1, 2.0]; of what is larger a window is kept",
     )
     jitter_size: Side | None = setting(None, "the window of scale_jitter; null: 1024")
+    draft: bool = setting(
+        False,
+        "JPEG photos at least twice as large as they are seen are decoded smaller: faster, with slightly other pixels "
+        "than in evaluation",
+    )
     paste: float = setting(
         0.0, "how often things that you marked on other training photos are pasted in, before all else", ge=0, le=1
     )

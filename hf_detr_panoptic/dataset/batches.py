@@ -69,7 +69,13 @@ class PanopticDataset(Dataset[dict[str, Any]]):
         row = self.rows[index]
         panoptic = row.map()
         known_in = getattr(row, "known_in", ())  # Parquet has no such column: there all of it is incomplete
-        return self.item(open_image(row.photo), panoptic, row.image_id, row.where, epoch, row.incomplete, known_in)
+        draft = self._drawn(panoptic, row.image_id, epoch).reduction if self.augmentation.draft else 1
+        photo = open_image(row.photo, draft=1 if self.donors is not None else draft)  # what is pasted is not drafted
+        return self.item(photo, panoptic, row.image_id, row.where, epoch, row.incomplete, known_in)
+
+    def _drawn(self, panoptic: PanopticMap, image_id: int | str, epoch: int) -> Draw:
+        rng = rng_of(self.seed, epoch, image_id)
+        return Draw.of(self.augmentation, panoptic.height, panoptic.width, self.preprocess, rng)
 
     def item(
         self,
@@ -83,17 +89,17 @@ class PanopticDataset(Dataset[dict[str, Any]]):
     ) -> dict[str, Any]:
         """What `dataset[epoch, index]` is for a row of these; `incomplete`: the classes not looked for on it, but in
         the boxes (x, y, width, height) `known_in`."""
-        pixels = pixels_of(photo, panoptic, where)
+        draw = self._drawn(panoptic, image_id, epoch)
+        reduced = photo.info.get("draft", 1)
+        pixels = pixels_of(photo, panoptic, where, reduced)
         if self.donors is not None:
             rng = rng_of(self.seed, epoch, image_id, "paste")
             pixels, panoptic = self.donors.paste(pixels, panoptic, image_id, rng)
-        rng = rng_of(self.seed, epoch, image_id)
-        draw = Draw.of(self.augmentation, panoptic.height, panoptic.width, self.preprocess, rng)
         ids = draw.ids(panoptic.ids)
         twins = mirror_images(panoptic.space, self.augmentation.flip_pairs) if draw.flip else {}
         unknown = [panoptic.space.index(name) for name in incomplete]
         return {
-            "pixel_values": draw.photo(pixels, self.preprocess),
+            "pixel_values": draw.on(reduced).photo(pixels, self.preprocess),
             "labels": make_labels(
                 ids,
                 mirrored(panoptic.segments, twins),

@@ -79,6 +79,20 @@ class Draw:
         levels = cut.sum((1, 2), dtype=torch.int64).double() / (cut.shape[1] * cut.shape[2])
         return self._tinted(values, levels, preprocess)
 
+    @property
+    def reduction(self) -> int:
+        """How many times smaller the photo may be decoded, a JPEG's 2, 4 or 8, and still need no enlarging."""
+        smallest = min(self.window.height / self.size[0], self.window.width / self.size[1])
+        return next((times for times in (8, 4, 2) if times <= smallest), 1)
+
+    def on(self, reduced: int) -> Draw:
+        """The same of a photo decoded so many times smaller: to half a pixel of it, which is less of what is seen."""
+        if reduced == 1:
+            return self
+        top, left, height, width = (side / reduced for side in self.window)
+        rows, columns = (round(top), round(top + height)), (round(left), round(left + width))
+        return replace(self, window=Window(rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0]))
+
     def ids(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """int32 [H, W] → int32 [h, w]: each pixel the id at its own centre, which is where bilinear looks too."""
         top, left, height, width = self.window
@@ -177,11 +191,11 @@ def mirrored(segments: Iterable[Segment], twins: Mapping[int, int]) -> list[Segm
     return [replace(segment, label=twins.get(segment.label, segment.label)) for segment in segments]
 
 
-def pixels_of(photo: Image.Image, panoptic: PanopticMap, where: str) -> torch.Tensor:
-    """A photo as uint8 [3, H, W], which must be as large as its map."""
+def pixels_of(photo: Image.Image, panoptic: PanopticMap, where: str, reduced: int = 1) -> torch.Tensor:
+    """A photo as uint8 [3, H, W], which must be as large as its map, or so many times smaller, rounded up."""
     pixels = as_pixels(photo)
     height, width = pixels.shape[-2:]
-    if (height, width) != (panoptic.height, panoptic.width):
+    if (height, width) != (-(-panoptic.height // reduced), -(-panoptic.width // reduced)):
         raise DatasetError(
             f"the photo is {width}×{height}, its map {panoptic.width}×{panoptic.height}",
             where=where,
