@@ -52,7 +52,7 @@ def trainers(bench: Bench) -> Iterator[Row]:
     """`Trainer` with photos from the disk, ours against stock; each run in a process of its own."""
     import train as whole
 
-    size, large, batch, ours = ((128, 128), (128, 128), 2, 3) if bench.small else ((512, 512), (800, 1066), 8, 60)
+    size, large, batch, ours = ((96, 96), (96, 96), 2, 2) if bench.small else ((512, 512), (800, 1066), 8, 60)
     cores = os.cpu_count() or 1
     many = [0] if bench.small else sorted({min(workers, cores) for workers in (4, 8, 16)}, reverse=True)
     cells = [("finetune", size, many[0], 1), *(("finetune", size, workers, 0) for workers in many[1:])]
@@ -64,11 +64,11 @@ def trainers(bench: Bench) -> Iterator[Row]:
             if not folder.is_dir():
                 folder.mkdir()
                 # An epoch must have batches for all workers: what one ends is not begun for the next.
-                whole.write_photos(folder, photos, whole.PHOTOS if bench.small else 320)
+                whole.write_photos(folder, photos, 4 if bench.small else 320)
                 whole.save_models(folder, bench.backbones[0][0], photos)
             given = argparse.Namespace(
                 batch=batch, backbone=bench.backbones[0][0], threads=1, workers=workers, ours=ours,
-                stock=3 if bench.small else 12, size="x".join(map(str, photos)),
+                stock=2 if bench.small else 12, size="x".join(map(str, photos)),
             )  # fmt: skip
             row: Row = {
                 "table": f"Trainer, batch {batch}, bf16 where there is a GPU",

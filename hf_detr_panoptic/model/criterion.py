@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from ..errors import ModelError
 from ..settings import Losses
+from .mask_head import Part, chunks_of, few_launches, owners_of
 from .matcher import Matching, Predictions, generalized_iou
 from .targets import Targets, at_least_fp32
 
@@ -48,20 +49,20 @@ class _MaskLosses(torch.autograd.Function):
         # Autocast would round the matrix products below to half precision.
         with torch.autocast(logits.device.type, enabled=False):
             rows, columns = _enlarging(logits, -2, height), _enlarging(logits, -1, width)
-            start = 0
-            for image, pairs in enumerate(matching.counts):
-                counted = targets.counted(image) if not everywhere else torch.ones_like(targets.counted(image))
-                counted = counted.to(logits.dtype)
-                for first in range(start, start + pairs, at_once):
-                    chunk = slice(first, min(first + at_once, start + pairs))
-                    wanted = targets.mask(image, matching.target_index_in_image[chunk]).to(logits.dtype)
-                    large = nn.functional.interpolate(
-                        logits[None, chunk], size=(height, width), mode="bilinear", align_corners=False
-                    )[0]
-                    focal[chunk], dice[chunk], slope = _losses_and_slopes(large, wanted, counted, with_gradient)
-                    if slopes is not None and slope is not None:
-                        slopes[:, chunk] = _shrink(slope, rows, columns)
-                start += pairs
+            owners = owners_of(matching.counts).tolist()
+            for own in chunks_of(owners, at_once, few_launches(logits.device)):
+                chunk = slice(own[0].start, own[-1].stop)
+                counted = _counted(targets, own, everywhere).to(logits.dtype)
+                index = matching.target_index_in_image
+                wanted = [targets.mask(part.image, index[part.start : part.stop]) for part in own]
+                large = nn.functional.interpolate(
+                    logits[None, chunk], size=(height, width), mode="bilinear", align_corners=False
+                )[0]
+                focal[chunk], dice[chunk], slope = _losses_and_slopes(
+                    large, torch.cat(wanted).to(logits.dtype), counted, with_gradient
+                )
+                if slopes is not None and slope is not None:
+                    slopes[:, chunk] = _shrink(slope, rows, columns)
         if slopes is not None:
             ctx.save_for_backward(slopes)
         return focal, dice
@@ -73,10 +74,22 @@ class _MaskLosses(torch.autograd.Function):
         return focal[:, None, None] * slopes[0] + dice[:, None, None] * slopes[1], None, None, None
 
 
+def _counted(targets: Targets, own: list[Part], everywhere: bool) -> Tensor:
+    """Which pixels the losses look at: [H, W] where all pairs are of one image, else [k, H, W]."""
+    each = [targets.counted(part.image) for part in own]
+    if everywhere:
+        each = [torch.ones_like(counted) for counted in each]
+    if len(own) == 1:
+        return each[0]
+    return torch.cat([counted.expand(part.count, *counted.shape) for part, counted in zip(own, each, strict=True)])
+
+
 def _losses_and_slopes(
     logits: Tensor, wanted: Tensor, counted: Tensor, with_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Of k masks [k, H, W]: focal [k], dice [k], and both losses' derivatives by each logit [2, k, H, W].
+
+    counted: [H, W], or [k, H, W].
 
     `logits` is overwritten. Much is done in place: fresh full-size memory costs more here than the arithmetic.
     """
@@ -87,7 +100,8 @@ def _losses_and_slopes(
     wrong = wrong_logit.sigmoid()
     surprise = nn.functional.softplus(wrong_logit, threshold=40)
     modulated = torch.mul(wanted, 2 * FOCAL_ALPHA - 1, out=logits)
-    modulated.add_(counted, alpha=1 - FOCAL_ALPHA).mul_(wrong).mul_(wrong).div_(counted.sum().clamp(min=1))
+    pixels = counted.sum((-2, -1), keepdim=True).clamp(min=1)
+    modulated.add_(counted, alpha=1 - FOCAL_ALPHA).mul_(wrong).mul_(wrong).div_(pixels)
     focal = _dot(modulated, surprise)
 
     area = wanted.sum((1, 2))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -158,36 +158,51 @@ def _masks_in_order(
         return _no_masks(mask_head, bbox_attention, shared, queries)
     kernels = _query_kernels(mask_head, shared)
     queries = bbox_attention.q_proj(queries) * bbox_attention.scaling
-    runs = _runs(owners, chunk or _chunk_size(shared))
+    chunks = chunks_of(owners, chunk or _chunk_size(shared), few_launches(queries.device))
     return torch.cat(
-        [_masks_of_one_image(mask_head, kernels, shared, queries[start:stop], image) for image, start, stop in runs]
+        [_masks_of(mask_head, kernels, shared, queries[own[0].start : own[-1].stop], own) for own in chunks]
     )
 
 
-def _masks_of_one_image(
+def _masks_of(
     mask_head: DetrMaskHeadSmallConv,
     kernels: _Kernels,
     shared: SharedMaskFeatures,
     queries: Tensor,
-    image: int,
+    own: list[Part],
 ) -> Tensor:
-    """Mask logits [k, H, W] of projected and scaled queries [k, d], all of one image."""
-    conv1 = shared.conv1[image]
-    attention = fast_layout(_attention(shared, queries, image).unflatten(-1, conv1.shape[-2:]))
+    """Mask logits [k, H, W] of projected and scaled queries [k, d]; `own` says which image's they are."""
+    conv1 = _of_their_images(shared.conv1, own)
+    attention = fast_layout(_attention(shared, queries, own).unflatten(-1, conv1.shape[-2:]))
     x = _normed(mask_head.conv1, F.conv2d(attention, kernels.attention, padding=1).add_(conv1))
     x = _normed(mask_head.conv2, F.conv2d(x, kernels.conv2, mask_head.conv2.conv.bias, padding=1))
     for stage, kernel, feature in zip(_stages(mask_head), kernels.stages, shared.stages, strict=True):
         size = (feature.shape[-2], feature.shape[-1])
-        x = _normed(stage.refine, _conv_of_upsampled(x, kernel, stage.refine.conv.weight, size) + feature[image])
+        enlarged = _conv_of_upsampled(x, kernel, stage.refine.conv.weight, size)
+        x = _normed(stage.refine, enlarged + _of_their_images(feature, own))
     return mask_head.output_conv(x).squeeze(1)
 
 
-def _attention(shared: SharedMaskFeatures, queries: Tensor, image: int) -> Tensor:
+def _of_their_images(maps: Tensor, own: list[Part]) -> Tensor:
+    """What each query needs of [B, ...]: [...] where all are of one image, else [k, ...]."""
+    if len(own) == 1:
+        return maps[own[0].image]
+    # Not `maps[images]`, whose gradient would be summed one query after the other.
+    each = maps.unbind()
+    return torch.cat([each[part.image].expand(part.count, *maps.shape[1:]) for part in own])
+
+
+def _attention(shared: SharedMaskFeatures, queries: Tensor, own: list[Part]) -> Tensor:
     """Attention [k, heads, h * w]; one softmax over heads and places together, as in the paper's mask head."""
-    keys = shared.keys[image]
-    logits = torch.matmul(queries.unflatten(-1, (keys.shape[0], -1)).transpose(0, 1), keys).transpose(0, 1)
+    keys = _of_their_images(shared.keys, own)
+    each = queries.unflatten(-1, (shared.keys.shape[1], -1))
+    if len(own) == 1:
+        logits = torch.matmul(each.transpose(0, 1), keys).transpose(0, 1)
+    else:
+        logits = torch.matmul(each[:, :, None], keys)[:, :, 0]
     if shared.valid is not None:
-        logits = logits.masked_fill(~shared.valid[image], torch.finfo(logits.dtype).min)
+        valid = _of_their_images(shared.valid, own)  # [1, 1, h * w], or [k, 1, 1, h * w]
+        logits = logits.masked_fill(~valid.reshape(-1, 1, valid.shape[-1]), torch.finfo(logits.dtype).min)
     return logits.flatten(1).softmax(-1).view(logits.shape)
 
 
@@ -271,13 +286,39 @@ def _stages(mask_head: DetrMaskHeadSmallConv) -> list[DetrFPNFusionStage]:
     return cast(list[DetrFPNFusionStage], list(mask_head.fpn_stages))
 
 
-def _runs(owners: list[int], chunk: int) -> Iterator[tuple[int, int, int]]:
-    """(image, start, stop) of at most `chunk` neighbours with the same owner."""
+class Part(NamedTuple):
+    """Neighbours that belong to one image, `start` to `stop`."""
+
+    image: int
+    start: int
+    stop: int
+
+    @property
+    def count(self) -> int:
+        return self.stop - self.start
+
+
+def few_launches(device: torch.device) -> bool:
+    """Whether images are worked on together: a CPU keeps one in its cache, others wait for what they are told."""
+    return device.type != "cpu"
+
+
+def chunks_of(owners: Sequence[int], most: int, together: bool) -> Iterator[list[Part]]:
+    """What is worked on at once: up to `most` neighbours of one image, or, `together`, of several.
+
+    owners: the image of each, those of one image side by side.
+    """
+    chunk: list[Part] = []
     start = 0
     for stop in range(1, len(owners) + 1):
-        if stop == len(owners) or owners[stop] != owners[start] or stop - start == chunk:
-            yield owners[start], start, stop
+        full = stop - (chunk[0].start if chunk else start) == most
+        ends = stop == len(owners)
+        if ends or full or owners[stop] != owners[start]:
+            chunk.append(Part(owners[start], start, stop))
             start = stop
+            if ends or full or not together:
+                yield chunk
+                chunk = []
 
 
 def _chunk_size(shared: SharedMaskFeatures) -> int:

@@ -5,6 +5,7 @@ import torch
 from made import tiny_config
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DetrForSegmentation
 from transformers.models.detr.modeling_detr import DetrMaskHeadSmallConv, DetrMHAttentionMap
 
@@ -102,6 +103,13 @@ def test_an_image_of_padding_alone():
     assert_same(dense_masks(case.head, case.attention, case.shared(), case.queries), case.stock())
 
 
+@pytest.fixture(params=[False, True], ids=["image by image", "images together"])
+def together(request, monkeypatch):
+    """As on a CPU, and as elsewhere."""
+    monkeypatch.setattr(ours, "few_launches", lambda device: request.param)
+    return request.param
+
+
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("chunk", [None, 1, 2])
 @pytest.mark.parametrize(
@@ -115,7 +123,7 @@ def test_an_image_of_padding_alone():
     ],
     ids=["an image without any", "unsorted", "one", "one query thrice", "none"],
 )
-def test_chosen_queries(images, places, chunk, grad):
+def test_chosen_queries(images, places, chunk, grad, together):
     case = Case(SIZES["mixed"], batch=3)
     with torch.set_grad_enabled(grad):
         masks = case.masks_for(images, places, chunk)
@@ -138,8 +146,12 @@ def test_small_kernels_wherever_the_size_doubles(sizes, kernels):
     assert [kernel.shape[-1] for kernel in ours._query_kernels(case.head, case.shared()).stages] == kernels
 
 
-@pytest.mark.parametrize(("chunk", "worked_on"), [(None, [5, 2]), (2, [2, 2, 1, 2]), (1, [1] * 7)])
-def test_a_chunk_bounds_what_is_worked_on_at_once(chunk, worked_on):
+@pytest.mark.parametrize(
+    ("chunk", "one_by_one", "all_at_once"),
+    [(None, [5, 2], [7]), (2, [2, 2, 1, 2], [2, 2, 2, 1]), (1, [1] * 7, [1] * 7)],
+)
+def test_a_chunk_bounds_what_is_worked_on_at_once(chunk, one_by_one, all_at_once, together):
+    worked_on = all_at_once if together else one_by_one
     case, seen = Case(SIZES["odd"]), []
     case.head.output_conv.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
     case.masks_for([0, 0, 1, 0, 1, 0, 0], [0, 1, 0, 2, 1, 3, 4], chunk)
@@ -157,7 +169,7 @@ def test_a_chunk_shrinks_as_maps_grow(monkeypatch):
 
 @pytest.mark.parametrize("chunk", [None, 2])
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_gradients_as_stock(sizes, chunk):
+def test_gradients_as_stock(sizes, chunk, together):
     case = Case(sizes, batch=3)
     images, places = [2, 0, 2, 0, 2], [0, 0, 1, 2, 4]
     expected = case.stock()[images, places]
@@ -287,3 +299,31 @@ def test_a_parametrized_layer_is_its_weight():
     case = Case(SIZES["even"])
     nn.utils.parametrizations.weight_norm(case.head.conv2.conv)
     case.shared()
+
+
+class Launches(TorchDispatchMode):
+    """Operations that reach a device, views aside."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_larger_batch_is_larger_launches_and_not_more(monkeypatch):
+    """Of the work once a query; what is copied for an image, and its gradient added up, is a launch each."""
+
+    def launches(images):
+        case = Case(SIZES["odd"], batch=images)
+        owners = [image for image in range(images) for _ in range(2)]
+        with Launches() as seen:
+            case.masks_for(owners, [0, 1] * images).sum().backward()
+        return seen.count
+
+    one_by_one = launches(8) - launches(1)
+    monkeypatch.setattr(ours, "few_launches", lambda device: True)
+    together = launches(8) - launches(1)
+    assert together < one_by_one / 4

@@ -88,13 +88,22 @@ def test_extreme_logits_stay_finite():
         assert logits.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("pixels", [1, 21 * 30 * 2, 10**9])
-def test_the_size_of_chunks_does_not_matter(pixels, monkeypatch):
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("everywhere", [False, True])
+@pytest.mark.parametrize("pixels", [1, 21 * 30 * 2, 21 * 30 * 3, 10**9])
+def test_the_size_of_chunks_does_not_matter(pixels, everywhere, together, monkeypatch):
     targets, matching = targets_and_pairs(MAPS, PAIRS)
-    expected = mask_losses(logits_of(), targets, matching)
-    monkeypatch.setitem(mask_loss._PIXELS_AT_ONCE, "cpu", pixels)
-    for found, wanted in zip(mask_losses(logits_of(), targets, matching), expected, strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
+    results = []
+    for changed in (False, True):
+        if changed:
+            monkeypatch.setitem(mask_loss._PIXELS_AT_ONCE, "cpu", pixels)
+            monkeypatch.setattr(mask_loss, "few_launches", lambda device: together)
+        logits = logits_of().requires_grad_()
+        focal, dice = mask_losses(logits, targets, matching, everywhere)
+        (focal.sum() + 2 * dice.sum()).backward()
+        results.append((focal, dice, logits.grad))
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-15)
 
 
 def test_nothing_of_full_size_is_kept_for_the_backward():
