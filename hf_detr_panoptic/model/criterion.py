@@ -81,7 +81,7 @@ def _counted(targets: Targets, own: list[Part], everywhere: bool) -> Tensor:
         each = [torch.ones_like(counted) for counted in each]
     if len(own) == 1:
         return each[0]
-    return torch.cat([counted.expand(part.count, *counted.shape) for part, counted in zip(own, each, strict=True)])
+    return torch.cat([counted.expand(part.length, *counted.shape) for part, counted in zip(own, each, strict=True)])
 
 
 def _losses_and_slopes(

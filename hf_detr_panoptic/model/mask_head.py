@@ -189,7 +189,7 @@ def _of_their_images(maps: Tensor, own: list[Part]) -> Tensor:
         return maps[own[0].image]
     # Not `maps[images]`, whose gradient would be summed one query after the other.
     each = maps.unbind()
-    return torch.cat([each[part.image].expand(part.count, *maps.shape[1:]) for part in own])
+    return torch.cat([each[part.image].expand(part.length, *maps.shape[1:]) for part in own])
 
 
 def _attention(shared: SharedMaskFeatures, queries: Tensor, own: list[Part]) -> Tensor:
@@ -294,7 +294,7 @@ class Part(NamedTuple):
     stop: int
 
     @property
-    def count(self) -> int:
+    def length(self) -> int:
         return self.stop - self.start
 
 
