@@ -182,14 +182,25 @@ def without_duplicates(kept: Kept, masks: Tensor, space: LabelSpace, settings: P
     return sorted(staying)
 
 
+def _far(device: torch.device) -> bool:
+    """Whether the host waits for whatever it asks there, and what is small should not be asked for one by one."""
+    return device.type != "cpu"
+
+
 def _areas(owners: Tensor, count: int) -> npt.NDArray[np.int64]:
     """How many pixels each of `count` masks won."""
-    return torch.bincount(owners.flatten(), minlength=count + 1)[1:].cpu().numpy()
+    if not _far(owners.device):
+        return torch.bincount(owners.flatten(), minlength=count + 1)[1:].numpy()
+    # There bincount asks for the least and the most. Row by row, so that few threads add to one place.
+    places = owners.long() + (count + 1) * torch.arange(len(owners), device=owners.device)[:, None]
+    won = torch.zeros(len(owners) * (count + 1), dtype=torch.int64, device=owners.device)
+    won.scatter_add_(0, places.flatten(), won.new_ones(1).expand(places.numel()))
+    return won.view(-1, count + 1).sum(0)[1:].cpu().numpy()
 
 
 def _looked_up(table: npt.NDArray[Any], owners: Tensor) -> Tensor:
     """For each pixel the value of its owner, nobody's first."""
-    if owners.device.type == "cpu":
+    if not _far(owners.device):
         return torch.from_numpy(looked_up(table, owners.numpy()))
     return torch.from_numpy(table).to(owners.device, non_blocking=True)[owners.long()]
 
@@ -225,7 +236,7 @@ def _numbers(rows: range | list[int], device: torch.device) -> Tensor:
 def _best(stripe: Tensor, width: int, limit: float) -> Tensor:
     """float [K, rows, w] → int16 [rows, width], as `_owners`."""
     size = (stripe.shape[1], width)
-    if stripe.device.type != "cpu":  # few launches, and nothing that the host would wait for
+    if _far(stripe.device):  # few launches, and nothing that the host would wait for
         highest, index = _enlarged(stripe, size).max(0)
         return torch.where(highest > limit, index + 1, 0).to(torch.int16)
     # Interpolated values never exceed their neighbours: a mask that stays under the limit here cannot win here.

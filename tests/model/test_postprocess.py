@@ -182,12 +182,14 @@ def plain(masks, size, fill):
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     fill=st.sampled_from(["void", "argmax"]),
     band=st.sampled_from([1, 40, 1000, 2**20]),
+    far=st.booleans(),  # as on a device that one waits for
     seed=st.integers(0, 1000),
 )
-def test_row_bands_give_what_the_whole_gives(count, grid, size, fill, band, seed):
+def test_row_bands_give_what_the_whole_gives(count, grid, size, fill, band, far, seed):
     masks = torch.randn(count, *grid, generator=torch.Generator().manual_seed(seed))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "BAND_VALUES", {"cpu": band})
+        patch.setattr(module, "_far", lambda device: far)
         panoptic = postprocess(kept(*[0] * count), masks, SPACE, size, Postprocess(min_area=0, fill=fill))
     expected = plain(masks, size, fill)
     scores = dict(enumerate(np.unique(expected[expected > 0]), start=1))
@@ -268,9 +270,11 @@ def test_things_of_two_classes_and_stuff_are_never_duplicates():
     assert made.ids.tolist() == [[1, 1, 1, 2, 2]]
 
 
+@pytest.mark.parametrize("far", [False, True])
 @pytest.mark.parametrize("fill", ["void", "argmax"])
-def test_what_was_counted_while_a_map_was_made_passes_the_check_of_any_map(fill):
+def test_what_was_counted_while_a_map_was_made_passes_the_check_of_any_map(fill, far, monkeypatch):
     """Maps are made without that check: every id listed, every segment with pixels, whatever is fused or too small."""
+    monkeypatch.setattr(module, "_far", lambda device: far)
     for seed in range(20):
         masks = torch.randn(6, 5, 7, generator=torch.Generator().manual_seed(seed))
         found = postprocess(kept(0, 1, 1, 2, 0, 2), masks, SPACE, (23, 31), Postprocess(fill=fill, min_area=60))
