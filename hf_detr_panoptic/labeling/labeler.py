@@ -80,7 +80,7 @@ class DetrLabeler:
         """As the model will see it: float [3, h, w], beside its own (height, width)."""
         from ..preprocess import as_pixels
 
-        pixels = as_pixels(open_image(photo, copied=False) if isinstance(photo, str | os.PathLike) else photo)
+        pixels = as_pixels(photo if hasattr(photo, "ndim") else open_image(photo, copied=False))
         return Ready(self.preprocess(pixels), (int(pixels.shape[-2]), int(pixels.shape[-1])))
 
     def begin(self, photos: Sequence[Ready], threshold: float) -> Callable[[], Answers]:

@@ -330,6 +330,8 @@ def test_detr_in_two_is_detr_and_has_no_hook(tmp_path: Path, monkeypatch: pytest
         assert np.array_equal(answers.features(one.digest), state.numpy().astype("<f2").astype("f4"))
     assert [map.ids.tolist() for map in labeler.segment(opened, 0.0)] == [map.ids.tolist() for map in expected]
     assert labeler.features.shape == (2, model.config.d_model)
+    as_ever = [tmp_path / "photos" / names[0], np.asarray(opened[1])]  # whatever a model takes
+    assert [map.ids.tolist() for map in labeler.segment(as_ever, 0.0)] == [map.ids.tolist() for map in expected]
     other = labeler.segment([opened[0], opened[0].resize((30, 60))], 0.0)
     assert [(map.height, map.width) for map in other] == [(48, 64), (60, 30)]
     assert labeler.features is None
