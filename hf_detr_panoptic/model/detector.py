@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from timm.layers import FrozenBatchNormAct2d
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.detr.modeling_detr import (
@@ -20,6 +22,9 @@ from transformers.models.detr.modeling_detr import (
 )
 
 from ..errors import ModelError
+
+# What stock makes of a norm; and what timm does where the configuration says `freeze_batch_norm_2d`.
+_FROZEN_NORMS = (DetrFrozenBatchNorm2d, FrozenBatchNorm2d, FrozenBatchNormAct2d)
 
 # Folding reorders a few products: in float64 the maps agree to about 1e-14 of their largest value.
 _SAME = 1e-9
@@ -73,7 +78,7 @@ def _pairs(trunk: DetrConvEncoder, probe: Tensor) -> list[_Pair]:
     watched = [
         watch(name, module)
         for name, module in trunk.named_modules()
-        if isinstance(module, nn.Conv2d | DetrFrozenBatchNorm2d)
+        if isinstance(module, (nn.Conv2d, *_FROZEN_NORMS))
     ]
     _maps(trunk, probe)
     for handle in watched:
@@ -103,7 +108,10 @@ def _fold_where_same(trunk: DetrConvEncoder, pairs: list[_Pair], probe: Tensor, 
 
 def _fold(trunk: DetrConvEncoder, pair: _Pair) -> None:
     conv = deepcopy(cast(nn.Conv2d, trunk.get_submodule(pair.conv)))
-    norm = trunk.get_submodule(pair.norm)
+    norm = deepcopy(trunk.get_submodule(pair.norm))
+    activation: nn.Module = nn.Identity()
+    if isinstance(norm, FrozenBatchNormAct2d):  # its dropout is none in eval mode
+        activation, norm.act, norm.drop = norm.act, nn.Identity(), nn.Identity()
     # Scale and shift as the norm itself applies them, whatever its epsilon: they are its response to 1 and to 0.
     shape = (1, conv.out_channels, 1, 1)
     shift = norm(torch.zeros(shape, dtype=torch.float64)).flatten()
@@ -112,7 +120,7 @@ def _fold(trunk: DetrConvEncoder, pair: _Pair) -> None:
     conv.bias = nn.Parameter(bias * scale + shift, requires_grad=False)
     conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
     trunk.set_submodule(pair.conv, conv)
-    trunk.set_submodule(pair.norm, nn.Identity())
+    trunk.set_submodule(pair.norm, activation)
 
 
 def _maps(trunk: DetrConvEncoder, probe: Tensor) -> list[Tensor]:
