@@ -187,4 +187,3 @@ def _probe(backbone: DetrConvEncoder) -> tuple[nn.Module, list[Tensor]]:
             where=name_of(backbone),
             fix="They stay trainable: freeze nothing of it (`freeze: []`), or all of it (`freeze: [backbone]`).",
         ) from error
-
