@@ -48,7 +48,7 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 _BACKBONE_RATE: Mapping[str, float | None] = {"detection": 1e-5, "mask_head": None, "finetune": 1e-6}
 _DROP: Mapping[str, float] = {"detection": 0.8, "mask_head": 0.6, "finetune": 0.7}
 
-# Of detection, where the transformer is fresh and nobody says how long: the paper's short schedule, and no less with few
+# Of detection, where the transformer is fresh and nobody says how long: the paper's short schedule, longer with few
 # photos.
 _FRESH: Mapping[str, Any] = {"num_train_epochs": 300.0, "min_steps": 10_000}
 

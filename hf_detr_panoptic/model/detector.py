@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from timm.layers import FrozenBatchNormAct2d
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 from transformers.masking_utils import create_bidirectional_mask
@@ -22,9 +22,6 @@ from transformers.models.detr.modeling_detr import (
 )
 
 from ..errors import ModelError
-
-# What stock makes of a norm; and what timm does where the configuration says `freeze_batch_norm_2d`.
-_FROZEN_NORMS = (DetrFrozenBatchNorm2d, FrozenBatchNorm2d, FrozenBatchNormAct2d)
 
 # Folding reorders a few products: in float64 the maps agree to about 1e-14 of their largest value.
 _SAME = 1e-9
@@ -59,6 +56,12 @@ def folded_trunk(
     return trunk.to(memory_format=torch.channels_last) if channels_last else trunk
 
 
+def _frozen_norms() -> tuple[type[nn.Module], ...]:
+    """What stock makes of a norm; and what timm does where the configuration says `freeze_batch_norm_2d`."""
+    layers: Any = sys.modules.get("timm.layers")  # slow to import, and only a model that needs it is made of it
+    return (DetrFrozenBatchNorm2d, FrozenBatchNorm2d, *([layers.FrozenBatchNormAct2d] if layers else []))
+
+
 def _pairs(trunk: DetrConvEncoder, probe: Tensor) -> list[_Pair]:
     """Every frozen norm whose input is, untouched, the output of a convolution, both called once."""
     made: dict[int, tuple[str, Tensor, int]] = {}
@@ -78,7 +81,7 @@ def _pairs(trunk: DetrConvEncoder, probe: Tensor) -> list[_Pair]:
     watched = [
         watch(name, module)
         for name, module in trunk.named_modules()
-        if isinstance(module, (nn.Conv2d, *_FROZEN_NORMS))
+        if isinstance(module, (nn.Conv2d, *_frozen_norms()))
     ]
     _maps(trunk, probe)
     for handle in watched:
@@ -110,8 +113,8 @@ def _fold(trunk: DetrConvEncoder, pair: _Pair) -> None:
     conv = deepcopy(cast(nn.Conv2d, trunk.get_submodule(pair.conv)))
     norm = deepcopy(trunk.get_submodule(pair.norm))
     activation: nn.Module = nn.Identity()
-    if isinstance(norm, FrozenBatchNormAct2d):  # its dropout is none in eval mode
-        activation, norm.act, norm.drop = norm.act, nn.Identity(), nn.Identity()
+    if hasattr(norm, "act"):  # timm's; its dropout is none in eval mode
+        activation, norm.act = norm.act, nn.Identity()
     # Scale and shift as the norm itself applies them, whatever its epsilon: they are its response to 1 and to 0.
     shape = (1, conv.out_channels, 1, 1)
     shift = norm(torch.zeros(shape, dtype=torch.float64)).flatten()

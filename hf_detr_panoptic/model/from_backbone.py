@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +23,14 @@ from ..settings import FromBackbone
 from ..text import and_more, count_of
 from .checkpoints import hub_arguments, quiet_transformers, readable, strengthen_attention
 from .modeling import DetrForPanopticSegmentation
-from .parts import MAPS, backbone_stages
+from .parts import MAPS
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "*.safetensors", "*.pth", "*.pt", "*.bin")
 
-# A fresh transformer is slow to learn: DE-DETRs' README, of DETR-R50 on Cityscapes in 300 epochs.
+# The figure: README of DE-DETRs.
 HONEST = (
-    "A fresh transformer wants hundreds of epochs or many photos: DETR that starts so on 3,000 photos reaches 11.7 box AP"
+    "A fresh transformer wants hundreds of epochs or many photos: on the 3,000 of Cityscapes DETR from scratch "
+    "reaches 11.7 box AP in 300 epochs. Start from a DETR checkpoint where you can."
 )
 
 
@@ -44,7 +47,7 @@ class Backbone:
 
 
 def from_backbone(start: FromBackbone, space: LabelSpace) -> tuple[DetrForPanopticSegmentation, str]:
-    """The model, its transformer and heads drawn from torch's random state; and where the rest comes from, in words."""
+    """The model, its transformer and heads drawn from torch's random state; and where the rest is from, in words."""
     backbone = load_backbone(start)
     config = DetrConfig(
         backbone_config={
@@ -92,25 +95,31 @@ def load_backbone(start: FromBackbone) -> Backbone:
     out_indices = [levels.index(stride) for stride in (4, 8, 16, 32) if stride in levels]
     if len(out_indices) < MAPS:
         raise ModelError(
-            f"the backbone shows a photo at a {', '.join(f'{stride}th' for stride in sorted(set(levels)))} of its size, "
-            "and DETR's mask head needs a 4th, an 8th, a 16th and a 32nd",
+            f"the backbone makes photos {', '.join(map(str, sorted(set(levels))))} times smaller, and DETR's mask "
+            "head needs 4, 8, 16 and 32",
             where=name,
             fix="Take another one, such as resnet50.",
         )
     file, config = _files(start)
     with readable(str(file), "the weights cannot be read"):
-        state = timm.models.load_state_dict(str(file))
+        state = timm.models.load_state_dict(str(file), weights_only=True)
     left = _check(whole, state, name, file)
     overlay = {"state_dict": state, "custom_load": False}
-    with readable(str(file), "timm cannot put these weights into the backbone"):
+    with readable(str(file), "timm cannot put these weights into the backbone"), _quiet_timm():
         model = timm.create_model(
             name, pretrained=True, pretrained_cfg_overlay=overlay, features_only=True, out_indices=out_indices
         )
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 3, 160, 224))
+    except Exception as error:
+        fix = "Take another one, such as resnet50."
+        raise ModelError(f"it takes photos of one size alone ({error})", where=name, fix=fix) from error
     known = {_content(tensor) for tensor in state.values()}
     if not all(_content(tensor) in known for tensor in model.parameters()):
         raise ModelError("timm has left weights out", where=str(file), fix="Please report this, with timm's version.")
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    said = f"weights of {file}" if start.weights else f"timm's weights, from {_hub_name(name)}"
+    said = f"weights of {file}" if start.weights else f"timm's weights, from {hub_name(name)}"
     if left:
         said += f", without its classifier ({and_more(left)})"
     cfg: Mapping[str, Any] = {**model.pretrained_cfg, **config}
@@ -127,7 +136,7 @@ def load_backbone(start: FromBackbone) -> Backbone:
 def _files(start: FromBackbone) -> tuple[Path, Mapping[str, Any]]:
     """The file of weights, and what the config.json beside it says of how photos were prepared."""
     if start.weights is None:
-        name = _hub_name(start.backbone)
+        name = hub_name(start.backbone)
         if name is None:
             raise ModelError(
                 f"timm has no weights of {start.backbone} on the Hub",
@@ -155,7 +164,8 @@ def _files(start: FromBackbone) -> tuple[Path, Mapping[str, Any]]:
     raise ModelError("there is no file of weights", where=str(path), fix="Name a .safetensors or .pth file.")
 
 
-def _hub_name(backbone: str) -> str | None:
+def hub_name(backbone: str) -> str | None:
+    """Where timm has its weights of a backbone."""
     cfg = timm.get_pretrained_cfg(backbone)
     return None if cfg is None or not cfg.hf_hub_id else str(cfg.hf_hub_id)
 
@@ -187,17 +197,31 @@ def _check(whole: nn.Module, state: Mapping[str, Tensor], name: str, file: Path)
         ],
     }
     if any(wrong.values()):
-        text = "; ".join(f"{count_of(len(keys), 'tensor')} {what}: {and_more(keys)}" for what, keys in wrong.items() if keys)
+        text = "; ".join(
+            f"{count_of(len(keys), 'tensor')} {what}: {and_more(keys, 3)}" for what, keys in wrong.items() if keys
+        )
         raise ModelError(
             f"the weights are not those of timm's {name} ({text})",
             where=str(file),
-            fix="Give a file with timm's names, such as its own model.safetensors, or the backbone that these belong to.",
+            fix="Give a file with timm's names, such as its own model.safetensors, or the backbone that it is of.",
         )
     return sorted(key for key in given if key.startswith(classifier))
 
 
+@contextmanager
+def _quiet_timm() -> Iterator[None]:
+    """It warns of what is left over, which is looked at here."""
+    log = logging.getLogger("timm")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
 def _content(tensor: Tensor) -> tuple[Any, ...]:
-    return tuple(tensor.shape), float(tensor.double().sum())
+    return tuple(tensor.shape), float(tensor.detach().double().sum())
 
 
 def _three(values: Any) -> tuple[float, float, float]:

@@ -6,6 +6,8 @@ what the parts are: layer1 ends with the first map, layer2 with the second, and 
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ PAPER_FROZEN = ("stem", "layer1")
 MAPS = 4
 
 _SIDE = 256
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,13 @@ def name_of(backbone: DetrConvEncoder) -> str:
 
 
 def check_maps(backbone: DetrConvEncoder) -> None:
-    """Raise where DETR's mask head does not fit: fewer than four maps, or maps that are not [channels, h, w]."""
+    """Raise where DETR's mask head does not fit: fewer than four maps, or maps that are not [channels, h, w].
+
+    A warning tells of what stock's way with norms has done to it.
+    """
+    config = backbone.config.backbone_config
+    if config.model_type == "timm_backbone" and not getattr(config, "freeze_batch_norm_2d", False):
+        warn_of_lost_activations(config.backbone)
     channels = list(backbone.intermediate_channel_sizes)
     if len(channels) < MAPS:
         raise ModelError(
@@ -91,6 +101,21 @@ def check_maps(backbone: DetrConvEncoder) -> None:
             "[channels, height, width], from large to small",
             where=name_of(backbone),
             fix="Take another backbone; of Swin the one of transformers instead of timm's.",
+        )
+
+
+@functools.cache
+def warn_of_lost_activations(name: str) -> None:
+    """Of a backbone of timm whose norms hold its activations: stock's norms, put in their place, have none."""
+    import timm
+
+    with torch.device("meta"):
+        norms = [module for module in timm.create_model(name).modules() if isinstance(module, nn.BatchNorm2d)]
+    if any(not isinstance(getattr(norm, "act", nn.Identity()), nn.Identity) for norm in norms):
+        logger.warning(
+            "%s holds its activations in its norms, and transformers puts norms without any in their place: what it was "
+            "pretrained for is lost. A new model keeps them with `freeze_batch_norm_2d: true` in its backbone_config.",
+            name,
         )
 
 
@@ -143,7 +168,7 @@ def _units(module: nn.Module, levels: Mapping[str, set[int]], path: str = "") ->
 
 
 def _without_stem(backbone: nn.Module, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What leads to the first map, parted: layer1 is its last module with a matrix or kernel, the stem comes before."""
+    """What leads to the first map, parted: layer1 is its last module with a matrix or kernel, the stem the rest."""
     heavy = [name for name in names if any(p.ndim > 1 for p in _module_of(backbone, name).parameters())]
     if len(heavy) == 1 and (children := list(_module_of(backbone, heavy[0]).named_children())):
         place = names.index(heavy[0])

@@ -1,4 +1,4 @@
-"""Other backbones than ResNets: from stock's checkpoint through a step of training and back, equal to stock all along."""
+"""Other backbones than ResNets: from stock's checkpoint through a step of training and back, equal to stock."""
 
 import pytest
 import torch

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from torch import nn
 from timm.layers import FrozenBatchNormAct2d
+from torch import nn
 from transformers import DetrConfig, ResNetConfig, TimmBackboneConfig
 from transformers.models.detr.modeling_detr import DetrConvEncoder, DetrFrozenBatchNorm2d
 
