@@ -78,10 +78,11 @@ def _pairs(trunk: DetrConvEncoder, probe: Tensor) -> list[_Pair]:
 
         return module.register_forward_hook(seen)
 
+    norms = _frozen_norms()
     watched = [
         watch(name, module)
         for name, module in trunk.named_modules()
-        if isinstance(module, (nn.Conv2d, *_frozen_norms()))
+        if isinstance(module, nn.Conv2d) or isinstance(module, norms)
     ]
     _maps(trunk, probe)
     for handle in watched:
@@ -111,8 +112,8 @@ def _fold_where_same(trunk: DetrConvEncoder, pairs: list[_Pair], probe: Tensor, 
 
 def _fold(trunk: DetrConvEncoder, pair: _Pair) -> None:
     conv = deepcopy(cast(nn.Conv2d, trunk.get_submodule(pair.conv)))
-    norm = deepcopy(trunk.get_submodule(pair.norm))
-    activation: nn.Module = nn.Identity()
+    norm: Any = deepcopy(trunk.get_submodule(pair.norm))
+    activation = nn.Identity()
     if hasattr(norm, "act"):  # timm's; its dropout is none in eval mode
         activation, norm.act = norm.act, nn.Identity()
     # Scale and shift as the norm itself applies them, whatever its epsilon: they are its response to 1 and to 0.

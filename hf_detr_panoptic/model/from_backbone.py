@@ -91,7 +91,8 @@ def load_backbone(start: FromBackbone) -> Backbone:
         )
     with readable(name, "timm cannot make a backbone of it", "Take another one, such as resnet50."):
         whole = timm.create_model(name)
-        levels: list[int] = timm.create_model(name, features_only=True).feature_info.reduction()
+        features: Any = timm.create_model(name, features_only=True)
+        levels: list[int] = features.feature_info.reduction()
     out_indices = [levels.index(stride) for stride in (4, 8, 16, 32) if stride in levels]
     if len(out_indices) < MAPS:
         raise ModelError(
@@ -106,7 +107,7 @@ def load_backbone(start: FromBackbone) -> Backbone:
     left = _check(whole, state, name, file)
     overlay = {"state_dict": state, "custom_load": False}
     with readable(str(file), "timm cannot put these weights into the backbone"), _quiet_timm():
-        model = timm.create_model(
+        model: Any = timm.create_model(
             name, pretrained=True, pretrained_cfg_overlay=overlay, features_only=True, out_indices=out_indices
         )
     try:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -109,12 +110,15 @@ def warn_of_lost_activations(name: str) -> None:
     """Of a backbone of timm whose norms hold its activations: stock's norms, put in their place, have none."""
     import timm
 
-    with torch.device("meta"):
-        norms = [module for module in timm.create_model(name).modules() if isinstance(module, nn.BatchNorm2d)]
+    try:
+        with torch.device("meta"):
+            norms = [module for module in timm.create_model(name).modules() if isinstance(module, nn.BatchNorm2d)]
+    except Exception:  # one that looks at values while it is made
+        return
     if any(not isinstance(getattr(norm, "act", nn.Identity()), nn.Identity) for norm in norms):
         logger.warning(
-            "%s holds its activations in its norms, and transformers puts norms without any in their place: what it was "
-            "pretrained for is lost. A new model keeps them with `freeze_batch_norm_2d: true` in its backbone_config.",
+            "%s holds its activations in its norms, and transformers puts norms without any in their place: what it "
+            "was pretrained for is lost. A new model keeps them: `freeze_batch_norm_2d: true` in its backbone_config.",
             name,
         )
 
@@ -203,7 +207,7 @@ def _probe(backbone: DetrConvEncoder) -> tuple[nn.Module, list[Tensor]]:
     try:
         with torch.inference_mode(False), torch.enable_grad(), torch.device("meta"):
             probed = deepcopy(model, empty).eval()
-            output = probed(torch.zeros(1, channels, _SIDE, _SIDE))
+            output: Any = probed(torch.zeros(1, channels, _SIDE, _SIDE))
             return probed, list(output.feature_maps if isinstance(output, dict) else output)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
