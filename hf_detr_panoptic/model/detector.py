@@ -78,12 +78,8 @@ def _pairs(trunk: DetrConvEncoder, probe: Tensor) -> list[_Pair]:
 
         return module.register_forward_hook(seen)
 
-    norms = _frozen_norms()
-    watched = [
-        watch(name, module)
-        for name, module in trunk.named_modules()
-        if isinstance(module, nn.Conv2d) or isinstance(module, norms)
-    ]
+    kinds: tuple[type[nn.Module], ...] = (nn.Conv2d, *_frozen_norms())
+    watched = [watch(name, module) for name, module in trunk.named_modules() if isinstance(module, kinds)]
     _maps(trunk, probe)
     for handle in watched:
         handle.remove()
