@@ -21,7 +21,7 @@ from ..labels import LabelSpace
 from ..preprocess import Preprocess
 from ..settings import FromBackbone
 from ..text import and_more, count_of
-from .checkpoints import hub_arguments, quiet_transformers, readable, strengthen_attention
+from .checkpoints import check_finite_weights, hub_arguments, quiet_transformers, readable, strengthen_attention
 from .modeling import DetrForPanopticSegmentation
 from .parts import MAPS
 
@@ -103,7 +103,8 @@ def load_backbone(start: FromBackbone) -> Backbone:
         )
     file, config = _files(start)
     with readable(str(file), "the weights cannot be read"):
-        state = timm.models.load_state_dict(str(file), weights_only=True)
+        content = timm.models.load_state_dict(str(file), weights_only=True)
+        state = {str(key): tensor for key, tensor in content.items() if isinstance(tensor, Tensor)}
     left = _check(whole, state, name, file)
     overlay = {"state_dict": state, "custom_load": False}
     with readable(str(file), "timm cannot put these weights into the backbone"), _quiet_timm():
@@ -116,6 +117,7 @@ def load_backbone(start: FromBackbone) -> Backbone:
     except Exception as error:
         fix = "Take another one, such as resnet50."
         raise ModelError(f"it takes photos of one size alone ({error})", where=name, fix=fix) from error
+    check_finite_weights(model, str(file))
     known = {_content(tensor) for tensor in state.values()}
     if not all(_content(tensor) in known for tensor in model.parameters()):
         raise ModelError("timm has left weights out", where=str(file), fix="Please report this, with timm's version.")
@@ -176,7 +178,12 @@ def _prepared_as(config: Path) -> Mapping[str, Any]:
         return {}
     content = read_json(config, ModelError)
     cfg = content.get("pretrained_cfg", content) if isinstance(content, dict) else {}
-    return {key: cfg[key] for key in ("mean", "std") if isinstance(cfg.get(key), list) and len(cfg[key]) == 3}
+    said = {key: cfg.get(key) for key in ("mean", "std")} if isinstance(cfg, dict) else {}
+    return {key: value for key, value in said.items() if _are_three_numbers(value)}
+
+
+def _are_three_numbers(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(type(number) in (int, float) for number in value)
 
 
 def _check(whole: nn.Module, state: Mapping[str, Tensor], name: str, file: Path) -> list[str]:
@@ -186,7 +193,7 @@ def _check(whole: nn.Module, state: Mapping[str, Tensor], name: str, file: Path)
     heads = cfg.get("classifier") or ()
     classifier = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
     needed = {key for key in wanted if not key.startswith(classifier) and not key.endswith("num_batches_tracked")}
-    given = {key: tensor.shape for key, tensor in state.items() if isinstance(tensor, Tensor)}
+    given = {key: tensor.shape for key, tensor in state.items()}
     shared = needed & given.keys()
     wrong = {
         "missing": sorted(needed - given.keys()),

@@ -208,7 +208,7 @@ def _probe(backbone: DetrConvEncoder) -> tuple[nn.Module, list[Tensor]]:
         with torch.inference_mode(False), torch.enable_grad(), torch.device("meta"):
             probed = deepcopy(model, empty).eval()
             output: Any = probed(torch.zeros(1, channels, _SIDE, _SIDE))
-            return probed, list(output.feature_maps if isinstance(output, dict) else output)
+            return probed, list(getattr(output, "feature_maps", output))
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(

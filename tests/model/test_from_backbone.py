@@ -84,10 +84,15 @@ def test_the_same_seed_draws_the_same_weights(tmp_path):
 
 def test_a_folder_with_weights_says_how_photos_were_prepared(tmp_path):
     save_file(pretrained("test_resnet").state_dict(), tmp_path / "model.safetensors")
-    config = {"architecture": "test_resnet", "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    backbone = load_backbone(FromBackbone(backbone="test_resnet", weights=tmp_path))
-    assert (backbone.mean, backbone.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    said = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    for cfg, mean, std in [
+        (said, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)),
+        (said | {"std": ["a", "b", "c"]}, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5)),
+        ("nonsense", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # timm's own for this one
+    ]:
+        (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": cfg}))
+        backbone = load_backbone(FromBackbone(backbone="test_resnet", weights=tmp_path))
+        assert (backbone.mean, backbone.std) == (mean, std)
 
 
 class Exploit:
@@ -109,6 +114,7 @@ def without(state, key):
             r"1 tensor of another size: layer1.0.conv1.weight \[2, 2, 3, 3\], not",
         ),
         (lambda state: state | {"evil": Exploit()}, "the weights cannot be read"),
+        (lambda state: {name: tensor * torch.nan for name, tensor in state.items()}, "of weights with NaN"),
     ],
 )
 def test_what_does_not_fit_is_told(tmp_path, change, said):
