@@ -19,7 +19,7 @@ BEGIN, END = "<!-- {} -->", "<!-- end of {} -->"
 def tables() -> dict[str, str]:
     """Name of a table → its Markdown."""
     ours = recipe_keys()
-    blocks = ("data", "size", "augmentation", "losses", "postprocess", "push")
+    blocks = ("data", "model", "size", "augmentation", "losses", "postprocess", "push")
     made = {"top": _table([key for key in ours if len(key.path) == 1])}
     made |= {block: _table([key for key in ours if key.path[0] == block and len(key.path) == 2]) for block in blocks}
     made["stages"] = _table([key for key in ours if key.path[0] == "stages"], name=lambda key: key.path[2])

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import HfDetrPanopticError
-from .settings import DEFAULT_MODEL
+from .settings import DEFAULT_MODEL, FromBackbone
 from .text import count_of
 
 if TYPE_CHECKING:
@@ -205,9 +205,15 @@ def _model(name: str, photo: str | None) -> Iterator[Diagnosis]:
     from transformers import DetrForSegmentation
 
     from .images import open_image
+    from .model.from_backbone import hub_name, load_backbone
     from .model.modeling import DetrForPanopticSegmentation
 
     try:
+        if "/" not in name and not Path(name).exists() and hub_name(name):
+            yield Diagnosis("model", load_backbone(FromBackbone(backbone=name)).said)
+            advice = f"In a recipe `model: {{backbone: {name}}}`; its transformer starts fresh."
+            yield Diagnosis("a backbone", "there is no DETR to compare", "note", advice)
+            return
         image = open_image(photo) if photo else _drawn_photo()
         loaded: Any = DetrForPanopticSegmentation.from_pretrained(name, output_loading_info=True)
         model, info = loaded

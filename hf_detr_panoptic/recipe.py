@@ -39,8 +39,18 @@ from .checked import (
 )
 from .errors import RecipeError, did_you_mean
 from .files import read_value, read_yaml, write_json, write_text, write_yaml, yaml_line
-from .settings import DEFAULT_MODEL, Augmentation, Losses, PhotoSize, PostprocessChanges, Prepare, Push, no_repeats
-from .stage_settings import ONLY_IN, STAGES, Stage, Stages, arguments_class
+from .settings import (
+    DEFAULT_MODEL,
+    Augmentation,
+    FromBackbone,
+    Losses,
+    PhotoSize,
+    PostprocessChanges,
+    Prepare,
+    Push,
+    no_repeats,
+)
+from .stage_settings import ONLY_IN, STAGES, Stage, Stages, arguments_class, fresh_transformer
 from .training_fields import GONE, training_fields
 
 # --- recipes as files
@@ -76,21 +86,25 @@ def find_recipe(name: str | Path) -> Path:
 # --- the recipe
 
 
-def _kind_of_data(value: Any) -> str:
-    return "mapping" if isinstance(value, Mapping | Prepare) else "name"
+def _kind(value: Any) -> str:
+    return "mapping" if isinstance(value, Mapping | Settings) else "name"
 
 
 class Recipe(Settings):
     """A whole run, checked. `Recipe.load(path or name, flags)` reads one, `Recipe.from_dict` makes one."""
 
-    data: Annotated[Annotated[str, Tag("name")] | Annotated[Prepare, Tag("mapping")], Discriminator(_kind_of_data)] = (
+    data: Annotated[Annotated[str, Tag("name")] | Annotated[Prepare, Tag("mapping")], Discriminator(_kind)] = setting(
+        ...,
+        "a prepared folder, a COCO panoptic folder under its official names, a dataset of the Hub, "
+        "or a mapping: photos and marks to prepare first",
+    )
+    model: Annotated[Annotated[str, Tag("name")] | Annotated[FromBackbone, Tag("mapping")], Discriminator(_kind)] = (
         setting(
-            ...,
-            "a prepared folder, a COCO panoptic folder under its official names, a dataset of the Hub, "
-            "or a mapping: photos and marks to prepare first",
+            DEFAULT_MODEL,
+            "where it starts: a DETR, panoptic or detection, of the Hub or a folder; "
+            "or a mapping: a pretrained backbone, under a fresh transformer",
         )
     )
-    model: str = setting(DEFAULT_MODEL, "where it starts: a DETR, panoptic or detection, of the Hub or a folder")
     labels: Texts | None = setting(
         None, "the classes to learn, in this order, the dataset's others become void; null: all of the dataset's"
     )
@@ -140,6 +154,13 @@ class Recipe(Settings):
             return f"Write it under a stage, such as stages.mask_head.{name}."
         return super().unknown(name)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_fresh_transformer_learns_longer(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and _kind(data.get("model")) == "mapping":
+            return {**data, "stages": fresh_transformer(data.get("stages"))}
+        return data
+
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
         if self.labels is not None and not self.labels:
@@ -155,6 +176,9 @@ class Recipe(Settings):
             raise wrong("data is empty", "Name a dataset's folder, or a dataset of the Hub.", "data")
         if not self.stages.to_run:
             raise wrong("every stage is skipped: nothing is left to run", "Take `skip: true` out of one.", "stages")
+        if isinstance(self.model, FromBackbone) and self.stages.detection.skip:
+            what = "detection is skipped, and nothing else teaches a fresh transformer to find anything"
+            raise wrong(what, "Take `skip: true` out, or start from a DETR checkpoint.", "stages", "detection", "skip")
         if self.calibrate and self.stages.to_run[-1].name == "detection":
             what = "there is nothing to calibrate: detection is the last stage, and its masks mean nothing yet"
             raise wrong(what, "Run mask_head too, or leave it out.", "calibrate")
@@ -190,9 +214,13 @@ class Recipe(Settings):
                 raise RecipeError(f"there is no file {str(self.data.looked_at)!r}", where="data.looked_at", fix=fix)
             if self.data.images.is_file():
                 raise RecipeError(f"{str(self.data.images)!r} is a file", where="data.images", fix="Name a folder.")
-            names = {"model": self.model, "data.labeler": str(self.data.labeler)}
+            names = {"data.labeler": str(self.data.labeler)}
         else:
-            names = {"model": self.model, "data": self.data}
+            names = {"data": self.data}
+        if isinstance(self.model, str):
+            names["model"] = self.model
+        elif self.model.weights is not None and not self.model.weights.exists():
+            raise _missing(str(self.model.weights), "model.weights")
         for key, name in names.items():
             if Path(name).is_file():
                 kind = "dataset" if key == "data" else "model"
@@ -288,7 +316,7 @@ def _keys(cls: type[Settings], path: KeyPath) -> Iterator[RecipeKey]:
         if name == "stages" and cls is Recipe:
             continue
         inner = settings_in(info.annotation)
-        default = "" if info.is_required() or (inner and info.default is not None) else _as_yaml(info.default)
+        default = "" if info.is_required() or isinstance(info.default, Settings) else _as_yaml(info.default)
         yield RecipeKey((*path, name), type_in_words(info.annotation), default, meaning_of(info))
         for block in inner:
             yield from _keys(block, (*path, name))
@@ -451,8 +479,8 @@ def _entry(choices: list[Any]) -> Any:
 
 def _set(data: dict[str, Any], path: KeyPath, value: Any, flag: str) -> None:
     for length, name in enumerate(path[:-1], start=1):
-        if data.get(name) is None:
-            data[name] = {}
+        if data.get(name) is None or (name == "model" and isinstance(data[name], str)):
+            data[name] = {}  # --model.backbone takes the place of a checkpoint
         if not isinstance(data[name], dict):
             raise RecipeError(
                 f"{dotted(path[:length])} is {data[name]!r} in the recipe, so it has no {path[length]}",

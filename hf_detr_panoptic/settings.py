@@ -372,6 +372,25 @@ class Losses(Settings):
     )
 
 
+class FromBackbone(Settings):
+    """A pretrained backbone under a fresh transformer: where to start without a DETR checkpoint."""
+
+    backbone: str = setting(..., "its name in timm, such as resnet50 or tf_efficientnet_lite0")
+    weights: Location | None = setting(
+        None,
+        "its pretrained weights: a .safetensors or .pth file, or a folder with one; null: timm's own, from the Hub",
+    )
+    queries: Whole = setting(100, "how many segments a photo has at most", ge=1)
+    width: Whole = setting(256, "channels of the transformer: 32, 64, or a multiple of 128", ge=32)
+    layers: Whole = setting(6, "how many layers encoder and decoder have each", ge=1)
+
+    @model_validator(mode="after")
+    def _width_fits(self) -> Self:
+        if self.width not in (32, 64) and self.width % 128:
+            raise wrong(f"width is {self.width}", "Give 32, 64, or a multiple of 128; DETR has 256.", "width")
+        return self
+
+
 class Postprocess(Settings):
     """What a model remembers about turning logits into a map, and is evaluated with."""
 

@@ -48,6 +48,10 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 _BACKBONE_RATE: Mapping[str, float | None] = {"detection": 1e-5, "mask_head": None, "finetune": 1e-6}
 _DROP: Mapping[str, float] = {"detection": 0.8, "mask_head": 0.6, "finetune": 0.7}
 
+# Of detection, where the transformer is fresh and nobody says how long: the paper's short schedule, longer with few
+# photos.
+_FRESH: Mapping[str, Any] = {"num_train_epochs": 300.0, "min_steps": 10_000}
+
 _PARTS = ("stem", "layer1", "layer2", "layer3", "layer4", "backbone", "transformer", "heads", "detr", "mask_head")
 
 # What an evaluation of each stage gives to choose the best checkpoint by (`evaluate.eval_metrics`).
@@ -274,6 +278,16 @@ class Stages(Settings):
     def to_run(self) -> tuple[Stage, ...]:
         """Those that are not skipped, in order."""
         return tuple(stage for stage in self if not stage.skip)
+
+
+def fresh_transformer(stages: Any) -> Any:
+    """What a recipe says of its stages, with a longer detection where it leaves that open."""
+    if not isinstance(stages, Mapping | None):
+        return stages
+    detection = (stages or {}).get("detection") or {}
+    if not isinstance(detection, Mapping) or {"num_train_epochs", "max_steps"} & detection.keys():
+        return stages
+    return {**(stages or {}), "detection": {**_FRESH, **detection}}
 
 
 def unknown_in_a_stage(key: object) -> str:

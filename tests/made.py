@@ -158,6 +158,18 @@ BACKBONES = {
         "layer_type": "basic",
         "out_features": ["stage1", "stage2", "stage3", "stage4"],
     },
+    "efficientnet": {**TIMM, "backbone": "tf_efficientnet_lite0", "freeze_batch_norm_2d": True},
+    "regnet": {**TIMM, "backbone": "regnetx_002", "freeze_batch_norm_2d": True},
+    "mobilenet, five levels": {**TIMM, "backbone": "mobilenetv3_small_050", "out_indices": [0, 1, 2, 3, 4]},
+    "swin": {
+        "model_type": "swin",
+        "image_size": 64,
+        "embed_dim": 8,
+        "depths": [1, 1, 1, 1],
+        "num_heads": [1, 1, 2, 2],
+        "window_size": 4,
+        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+    },
 }
 
 

@@ -16,8 +16,9 @@ from hf_detr_panoptic.cli import main
 from hf_detr_panoptic.errors import RecipeError
 from hf_detr_panoptic.files import read_yaml
 from hf_detr_panoptic.recipe import Recipe, find_recipe, recipe_keys, recipe_names, recipe_schema
-from hf_detr_panoptic.settings import Augmentation, Postprocess, PostprocessChanges, Prepare
+from hf_detr_panoptic.settings import Augmentation, FromBackbone, Postprocess, PostprocessChanges, Prepare
 from hf_detr_panoptic.stage_settings import STAGES, Stage
+from hf_detr_panoptic.training.train import plan
 
 
 def test_a_recipe_needs_only_its_data() -> None:
@@ -209,6 +210,11 @@ class TestFiles:
             ({"data": "marks.zip"}, "data", "'marks.zip' is a file. Name the dataset's folder."),
             ({"data": "photos/../marks.zip"}, "data", "is a file. Name the dataset's folder."),
             ({"data": "data/site", "model": "marks.zip"}, "model", "is a file. Name the model's folder."),
+            (
+                {"data": "data/site", "model": {"backbone": "resnet18", "weights": "r.pth"}},
+                "model.weights",
+                "not exist",
+            ),
             ({"data": "data/site", "output": "marks.zip"}, "output", "'marks.zip' is no folder"),
             ({"data": "data/site", "output": "marks.zip/runs/x"}, "output", "'marks.zip' is no folder"),
             ({"data": "data/site", "output": "/proc/runs/x"}, "output", "nothing can be written into '/"),
@@ -440,3 +446,52 @@ def test_the_package_and_its_help_do_without_pydantic() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert said.splitlines()[-1] == "set()"
+
+
+# --- a pretrained backbone under a fresh transformer
+
+
+def test_a_backbone_is_a_start_and_trains_longer_where_nobody_says_how_long() -> None:
+    start = {"backbone": "resnet18", "weights": "here.pth", "layers": 2}
+    recipe = Recipe.from_dict({"data": "data/site", "model": start})
+    assert recipe.model == FromBackbone(backbone="resnet18", weights=Path("here.pth"), layers=2)
+    assert recipe.stages.detection.training_arguments["num_train_epochs"] == 300
+    assert recipe.stages.detection.min_steps == 10_000
+    assert recipe.stages.mask_head.training_arguments["num_train_epochs"] == 25
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    for own in ({"num_train_epochs": 40}, {"max_steps": 5}):
+        stage = Recipe.from_dict({"data": "data/site", "model": start, "stages": {"detection": own}}).stages.detection
+        assert {key: stage.training_arguments.get(key) for key in own} == own
+        assert stage.min_steps is None
+    few = Recipe.from_dict({"data": "data/site", "model": start, "stages": {"detection": {"min_steps": 7}}})
+    assert (few.stages.detection.min_steps, few.stages.detection.training_arguments["num_train_epochs"]) == (7, 300)
+
+
+def test_a_flag_for_a_backbone_takes_the_place_of_the_recipes_model(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("model: someone/detr\ndata: data/site\n")
+    recipe = Recipe.load(path, ["--model.backbone", "resnet18", "--model.queries", "30"])
+    assert recipe.model == FromBackbone(backbone="resnet18", queries=30)
+    path.write_text("model: {backbone: resnet18}\ndata: data/site\n")
+    assert Recipe.load(path, ["--model", "someone/detr"]).model == "someone/detr"
+    assert "resnet18 under a fresh transformer" in plan(Recipe.load(path))
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"weights": "w.pth"}, "'backbone' is missing. It says its name in timm"),
+        ({"backbone": "resnet18", "wide": 64}, "unknown key 'wide'. Did you mean 'width'"),
+        ({"backbone": "resnet18", "width": 100}, "width is 100. Give 32, 64, or a multiple of 128"),
+        (3, "model is 3. Write text or a mapping"),
+    ],
+)
+def test_what_is_wrong_with_a_start_is_said(model: Any, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        Recipe.from_dict({"data": "data/site", "model": model})
+
+
+def test_a_fresh_transformer_does_not_skip_detection() -> None:
+    stages = {"detection": {"skip": True}}
+    with pytest.raises(RecipeError, match="nothing else teaches a fresh transformer"):
+        Recipe.from_dict({"data": "data/site", "model": {"backbone": "resnet18"}, "stages": stages})

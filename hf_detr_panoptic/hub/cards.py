@@ -15,7 +15,7 @@ from ..dataset.card import PACKAGE, Contents, Markdown, dataset_card, render
 from ..dataset.photos import bare_photo
 from ..errors import HfDetrPanopticError, HubError
 from ..evaluation.table import AGREEMENT, YOURS, figures_of, only_agreement, precision_groups, quality_groups
-from ..settings import Prepare
+from ..settings import FromBackbone, Prepare
 from ..text import count_of, duration, percent
 from ..training.run_folder import Run, read_prepared
 from .pictures import FOLDER, CardPictures
@@ -121,7 +121,12 @@ def _model_card(
 ) -> str:
     from huggingface_hub import ModelCard, ModelCardData
 
-    name, base = repository.split("/")[1], public_name(run.recipe.model)
+    name, base, backbone = repository.split("/")[1], public_name(run.recipe.model), None
+    if isinstance(run.recipe.model, FromBackbone):
+        from ..model.from_backbone import hub_name
+
+        backbone = run.recipe.model.backbone
+        base = None if run.recipe.model.weights else hub_name(backbone)
     results = _eval_results(run.result, data)
     widget = [
         {
@@ -168,6 +173,7 @@ def _model_card(
         name=name,
         repository=Markdown(repository),
         base=base and Markdown(base),
+        backbone=backbone and Markdown(backbone),
         data=data and Markdown(data),
         license=license,
         graph_differs=Markdown(DIFFERS) if onnx else None,

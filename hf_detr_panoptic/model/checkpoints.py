@@ -53,6 +53,12 @@ def hub_arguments(name: str | os.PathLike[str], arguments: Mapping[str, Any]) ->
         raise ModelError(
             f"'{name}' is not a folder", fix="Give the folder that `save_pretrained` wrote, or a name of the Hub."
         )
+    if "/" not in str(name) and _is_a_backbone(str(name)):
+        raise ModelError(
+            f"'{name}' is a backbone, not a DETR",
+            fix="Start from facebook/detr-resnet-50-panoptic; or write `model: "
+            f"{{backbone: {name}}}` in a recipe, for a fresh transformer on top of it.",
+        )
     if not chosen.get("local_files_only") and not chosen.get("proxies") and not _hub_answers():
         chosen["local_files_only"] = True
     if chosen.get("local_files_only") and cached_file(str(name), "config.json", **_quietly(chosen)) is None:
@@ -63,6 +69,12 @@ def hub_arguments(name: str | os.PathLike[str], arguments: Mapping[str, Any]) ->
             "Hub is not asked.)",
         )
     return chosen
+
+
+def _is_a_backbone(name: str) -> bool:
+    import timm  # slow
+
+    return bool(timm.is_model(name))
 
 
 def read_config(name: str | os.PathLike[str], hub: Mapping[str, Any], changes: Mapping[str, Any]) -> DetrConfig:

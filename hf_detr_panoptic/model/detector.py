@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, cast
@@ -9,6 +10,7 @@ from typing import Any, cast
 import torch
 from accelerate.hooks import remove_hook_from_module
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.detr.modeling_detr import (
@@ -60,6 +62,12 @@ def folded_trunk(
     return trunk.to(memory_format=torch.channels_last) if channels_last else trunk
 
 
+def _frozen_norms() -> tuple[type[nn.Module], ...]:
+    """What stock makes of a norm; and what timm does where the configuration says `freeze_batch_norm_2d`."""
+    layers: Any = sys.modules.get("timm.layers")  # slow to import, and only a model that needs it is made of it
+    return (DetrFrozenBatchNorm2d, FrozenBatchNorm2d, *([layers.FrozenBatchNormAct2d] if layers else []))
+
+
 def _pairs(trunk: DetrConvEncoder, probe: Tensor) -> list[_Pair]:
     """Every frozen norm whose input is, untouched, the output of a convolution, both called once."""
     made: dict[int, tuple[str, Tensor, int]] = {}
@@ -76,11 +84,8 @@ def _pairs(trunk: DetrConvEncoder, probe: Tensor) -> list[_Pair]:
 
         return module.register_forward_hook(seen)
 
-    watched = [
-        watch(name, module)
-        for name, module in trunk.named_modules()
-        if isinstance(module, nn.Conv2d | DetrFrozenBatchNorm2d)
-    ]
+    kinds: tuple[type[nn.Module], ...] = (nn.Conv2d, *_frozen_norms())
+    watched = [watch(name, module) for name, module in trunk.named_modules() if isinstance(module, kinds)]
     _maps(trunk, probe)
     for handle in watched:
         handle.remove()
@@ -109,7 +114,10 @@ def _fold_where_same(trunk: DetrConvEncoder, pairs: list[_Pair], probe: Tensor, 
 
 def _fold(trunk: DetrConvEncoder, pair: _Pair) -> None:
     conv = deepcopy(cast(nn.Conv2d, trunk.get_submodule(pair.conv)))
-    norm = trunk.get_submodule(pair.norm)
+    norm: Any = deepcopy(trunk.get_submodule(pair.norm))
+    activation = nn.Identity()
+    if hasattr(norm, "act"):  # timm's; its dropout is none in eval mode
+        activation, norm.act = norm.act, nn.Identity()
     # Scale and shift as the norm itself applies them, whatever its epsilon: they are its response to 1 and to 0.
     shape = (1, conv.out_channels, 1, 1)
     shift = norm(conv.weight.new_zeros(shape)).flatten()
@@ -118,7 +126,7 @@ def _fold(trunk: DetrConvEncoder, pair: _Pair) -> None:
     conv.bias = nn.Parameter(bias * scale + shift, requires_grad=False)
     conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
     trunk.set_submodule(pair.conv, conv)
-    trunk.set_submodule(pair.norm, nn.Identity())
+    trunk.set_submodule(pair.norm, activation)
 
 
 def _maps(trunk: DetrConvEncoder, probe: Tensor) -> list[Tensor]:

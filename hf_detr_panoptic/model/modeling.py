@@ -1,10 +1,9 @@
-"""The named parts of a DETR, whatever its backbone: what "freeze the stem and layer1" means."""
+"""DETR with a mask head: stock's parameters and keys, exact and fast."""
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
@@ -12,13 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DetrConfig
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 from transformers.models.detr.modeling_detr import DetrForSegmentation, DetrSegmentationOutput
 from transformers.utils.generic import can_return_tuple
 
-from ..errors import LabelError, ModelError, did_you_mean
+from ..errors import LabelError, ModelError
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap
 from ..preprocess import Preprocess
@@ -30,55 +29,12 @@ from .criterion import Denominators, criterion, losses_of, take_coefficients
 from .detector import Detection, check_finite, check_pixels, classes_and_boxes, detect
 from .mask_head import SharedMaskFeatures, dense_masks, fast_layout, masks_for, owners_of, shared_mask_features
 from .matcher import MatchCosts, Matching, Predictions, match
+from .parts import PAPER_FROZEN, check_maps, part_modules
 from .postprocess import Kept
 from .targets import Targets
 
 if TYPE_CHECKING:
     from transformers import DetrImageProcessor
-
-
-# The paper trains neither.
-PAPER_FROZEN = ("stem", "layer1")
-
-# timm's ResNets say `layer1`, its newer nets `stages_0` or `stages.0`, Hugging Face's `encoder.stages.0`.
-_STAGE = re.compile(r"(?:.*\.)?(?:layer(?P<one>\d+)|stages[._](?P<zero>\d+))")
-
-
-def part_modules(model: DetrForSegmentation, part: str) -> list[nn.Module]:
-    """The modules of one part; together "stem", "layer1", "layer2", … are the backbone."""
-    backbone = model.detr.model.backbone
-    whole = {
-        "backbone": [backbone],
-        "transformer": [child for child in model.detr.model.children() if child is not backbone],
-        "heads": [model.detr.class_labels_classifier, model.detr.bbox_predictor],
-        "detr": [model.detr],
-        "mask_head": [model.mask_head, model.bbox_attention],
-    }
-    if part in whole:
-        return whole[part]
-    stages = _stages(backbone.model)
-    if part == "stem" and stages:
-        inside = {id(module) for modules in stages.values() for module in modules}
-        return [
-            child for child in backbone.model.children() if not any(id(module) in inside for module in child.modules())
-        ]
-    if part in stages:
-        return stages[part]
-    known = [*whole, *(["stem", *stages] if stages else [])]
-    raise ModelError(f"the model has no part called {part!r}", fix=did_you_mean(part, known))
-
-
-def _stages(backbone: nn.Module) -> dict[str, list[nn.Module]]:
-    """ "layer1" → its module, and so on, of the outermost modules that are named like stages."""
-    stages: dict[str, list[nn.Module]] = {}
-    taken: list[str] = []
-    for name, module in backbone.named_modules():
-        match = _STAGE.fullmatch(name)
-        if match and not any(name.startswith(outer + ".") for outer in taken):
-            taken.append(name)
-            number = int(match["one"]) if match["one"] else int(match["zero"]) + 1
-            stages[f"layer{number}"] = [module]
-    return stages
 
 
 logger = logging.getLogger(__name__)
@@ -108,7 +64,12 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         if label_space is not None:
             for key, value in label_space.to_config().items():
                 setattr(config, key, value)
-        super().__init__(config)
+        try:
+            super().__init__(config)
+        except IndexError:  # stock's mask head asks for the third of fewer maps
+            check_maps(self.detr.model.backbone)
+            raise
+        check_maps(self.detr.model.backbone)
         self._tell_trainers()
         self.auxiliary_loss = bool((getattr(config, "hf_detr_panoptic", None) or {}).get("auxiliary_loss"))
         self._take_auxiliary_flag()
@@ -301,11 +262,11 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         Frozen parts stay in eval mode whatever `train()` is called with: freezing alone does not stop dropout. With
         "detr" frozen it also learns without a graph, and through the folded backbone.
         """
-        self.requires_grad_(True)
+        modules = [module for part in parts for module in part_modules(self, part)]  # raises where there is none
         self._frozen = parts
-        for part in parts:
-            for module in part_modules(self, part):
-                module.requires_grad_(False)
+        self.requires_grad_(True)
+        for module in modules:
+            module.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> DetrForPanopticSegmentation:

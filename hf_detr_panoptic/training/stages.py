@@ -32,6 +32,7 @@ from ..images import open_image
 from ..labeling.schemes import origins
 from ..labels import LabelSpace
 from ..model.criterion import write_losses
+from ..model.from_backbone import from_backbone
 from ..model.modeling import DetrForPanopticSegmentation
 from ..recipe import Recipe
 from ..stage_settings import STAGES, Stage
@@ -318,8 +319,13 @@ def starting_model(
     `rows`: where joined classes learn from the first photos to be as sure as their members were.
     """
     torch.manual_seed(seed_of(recipe.seed, "start"))  # weights that the checkpoint does not have are drawn
-    model = DetrForPanopticSegmentation.from_pretrained(begin or recipe.model)
-    if begin is None:
+    if begin is None and not isinstance(recipe.model, str):
+        model, words = from_backbone(recipe.model, space)
+        if say is not None:
+            say(words)
+    else:
+        model = DetrForPanopticSegmentation.from_pretrained(begin or str(recipe.model))
+    if begin is None and isinstance(recipe.model, str):
         before = _origins(recipe, model.label_space, space)
         joined = any(len(names) > 1 or new in model.label_space.names for new, names in before.items())
         photos = (open_image(row.photo) for row in rows[: PHOTOS_TO_JOIN_ON if joined else 0])

@@ -30,6 +30,7 @@ def check_run(recipe: Recipe, start: str | None = None, stop: str | None = None,
     from accelerate import PartialState
 
     from ..model.checkpoints import hub_arguments, read_config
+    from ..model.from_backbone import load_backbone
     from ..parallel import guard_processes
     from .arguments import check_arguments
     from .run_folder import begun_stages, check_folder
@@ -38,7 +39,10 @@ def check_run(recipe: Recipe, start: str | None = None, stop: str | None = None,
     guard_processes(timedelta(days=7))  # all wait while one writes the dataset, or pushes a stage
     check_arguments(chosen_stages(recipe, start, stop), PartialState().device)
     if not begun_stages(recipe.output):
-        read_config(recipe.model, hub_arguments(recipe.model, {}), {})
+        if isinstance(recipe.model, str):
+            read_config(recipe.model, hub_arguments(recipe.model, {}), {})
+        else:
+            load_backbone(recipe.model)
     if not estimate:
         check_folder(recipe)
 
@@ -247,7 +251,8 @@ def plan(recipe: Recipe) -> str:
     source = recipe.data
     if not isinstance(source, str):
         source = f"{source.images} with {source.annotations or 'no marks'}"
-    lines = [f"model   {recipe.model}", f"data    {source}", f"output  {recipe.output}"]
+    model = recipe.model if isinstance(recipe.model, str) else f"{recipe.model.backbone} under a fresh transformer"
+    lines = [f"model   {model}", f"data    {source}", f"output  {recipe.output}"]
     for stage in recipe.stages:
         arguments = stage.training_arguments
         length = arguments.get("num_train_epochs")

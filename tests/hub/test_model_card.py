@@ -57,6 +57,22 @@ def test_the_front_matter_has_the_types_that_the_hub_wants(card: str) -> None:
     assert "widget" not in meta  # nobody has drawn pictures
 
 
+@pytest.mark.parametrize(
+    ("start", "base", "said"),
+    [
+        ({"backbone": "test_resnet"}, "timm/test_resnet.r160_in1k", "the pretrained backbone [timm/test_resnet"),
+        ({"backbone": "test_resnet", "weights": "mine.pth"}, None, "the pretrained backbone test_resnet and learnt"),
+    ],
+)
+def test_a_start_from_a_backbone_is_said(run: Path, tmp_path: Path, start: Any, base: str | None, said: str) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text()) | {"model": start}
+    (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    card = card_of(tmp_path / "run")
+    assert front(card).get("base_model") == base
+    assert said in card
+
+
 def test_the_model_index_holds_what_was_measured(card: str) -> None:
     (model,) = front(card)["model-index"]
     (result,) = model["results"]

@@ -49,6 +49,11 @@ def test_a_stock_panoptic_checkpoint_with_its_old_keys(stock, tmp_path):
     assert_same_weights(load(tmp_path), stock)
 
 
+def test_a_backbone_is_not_taken_for_a_checkpoint():
+    with pytest.raises(ModelError, match=r"'resnet50' is a backbone, not a DETR.*`model: {backbone: resnet50}`"):
+        load("resnet50")
+
+
 def test_a_checkpoint_with_new_keys(stock, tmp_path):
     stock.save_pretrained(tmp_path, save_original_format=False)
     assert any(".conv1.conv." in key for key in keys_of(tmp_path))

@@ -4,20 +4,25 @@
 fails, the defect was mended upstream, and our way around it may go.
 """
 
+import copy
 import math
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import timm
 import torch
 from made import SPACE
+from safetensors.torch import save_file
 from transformers import DetrForObjectDetection, DetrForSegmentation, DetrImageProcessor
 
 from hf_detr_panoptic.errors import ModelError
 from hf_detr_panoptic.model import modeling
+from hf_detr_panoptic.model.from_backbone import from_backbone
 from hf_detr_panoptic.model.modeling import DetrForPanopticSegmentation
+from hf_detr_panoptic.model.parts import warn_of_lost_activations
 from hf_detr_panoptic.model.postprocess import choose_queries, postprocess
-from hf_detr_panoptic.settings import Postprocess
+from hf_detr_panoptic.settings import FromBackbone, Postprocess
 
 pytestmark = pytest.mark.bits
 
@@ -105,6 +110,30 @@ def test_stem_and_layer1_are_frozen_as_in_the_paper(tiny_config):
     stock_fails(check, DetrForSegmentation, "hf", match="^0 of .* train")
     for backbone in ("timm", "hf"):
         check(DetrForPanopticSegmentation, backbone)
+
+
+def test_a_backbone_keeps_its_activations(tmp_path, caplog):
+    """Norms of timm that hold the activation are norms of torch: stock puts its own in their place."""
+    path, name = tmp_path / "weights.safetensors", "test_efficientnet"
+    save_file(timm.create_model(name).state_dict(), path)
+    start = FromBackbone(backbone=name, weights=path, width=32, layers=1, queries=9)
+
+    def check(model):
+        backbone = model.detr.model.backbone.model
+        timms = timm.create_model(name, features_only=True)
+        kept, every = (sum(isinstance(m, torch.nn.SiLU) for m in part.modules()) for part in (backbone, timms))
+        assert kept == every, f"{kept} of {every} activations"
+
+    ours, _ = from_backbone(start, SPACE)
+    config = copy.deepcopy(ours.config)
+    config.backbone_config.freeze_batch_norm_2d = False
+    stock_fails(lambda cls: check(cls(config)), DetrForSegmentation, match="of .* activations")
+    check(ours)
+    check(DetrForSegmentation(ours.config))
+    warn_of_lost_activations.cache_clear()
+    with caplog.at_level("WARNING"):
+        DetrForPanopticSegmentation(config)
+    assert "test_efficientnet holds its activations in its norms" in caplog.text
 
 
 def test_auxiliary_losses_leave_the_forward_alone(stock_model, tiny_config, pixels):

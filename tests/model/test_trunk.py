@@ -5,20 +5,27 @@ import copy
 import pytest
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+from timm.layers import FrozenBatchNormAct2d
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from transformers import DetrConfig, ResNetConfig
+from transformers import DetrConfig, ResNetConfig, TimmBackboneConfig
 from transformers.models.detr.modeling_detr import DetrConvEncoder, DetrFrozenBatchNorm2d
 
 from hf_detr_panoptic.model.detector import folded_trunk
 
+NORMS = (DetrFrozenBatchNorm2d, FrozenBatchNormAct2d)
 TINY_RESNET = {
     "embedding_size": 8,
     "hidden_sizes": [8, 16, 24, 32],
     "depths": [1, 1, 2, 1],
     "out_features": ["stage1", "stage2", "stage3", "stage4"],
 }
+# Norms that hold the activation, as timm freezes them.
+WITH_ACTIVATIONS = TimmBackboneConfig(
+    backbone="test_efficientnet", out_indices=[1, 2, 3, 4], freeze_batch_norm_2d=True
+)
 CONFIGS = {
+    "timm activations": lambda: DetrConfig(backbone_config=WITH_ACTIVATIONS),
     "timm": lambda: DetrConfig(backbone="test_resnet"),
     "timm dilated": lambda: DetrConfig(backbone="test_resnet", dilation=True),
     "hf bottleneck": lambda: DetrConfig(backbone_config=ResNetConfig(**TINY_RESNET)),
@@ -30,7 +37,7 @@ def lived_in(backbone: nn.Module) -> nn.Module:
     """Norms as after training: fresh ones hold zeros and ones, and folding those shows nothing."""
     generator = torch.Generator().manual_seed(1)
     for module in backbone.modules():
-        if isinstance(module, DetrFrozenBatchNorm2d):
+        if isinstance(module, NORMS):
             module.weight.normal_(0.5, 0.3, generator=generator)
             module.bias.normal_(0, 0.3, generator=generator)
             module.running_mean.normal_(0, 0.3, generator=generator)
@@ -50,7 +57,7 @@ def maps(backbone, pixels):
 
 
 def norms(backbone):
-    return [module for module in backbone.modules() if isinstance(module, DetrFrozenBatchNorm2d)]
+    return [module for module in backbone.modules() if isinstance(module, NORMS)]
 
 
 @pytest.mark.parametrize("size", [(64, 96), (71, 101)])
