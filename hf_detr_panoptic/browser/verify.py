@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 # Of the range of what is compared. Sums in another order differ by about a tenth of this.
 LIMIT = 1e-5
-# In a deep model with steep attention that alone can be more. What is above LIMIT may be TIMES as far from the model in
-# float64 as torch in float32 is, which no rounding exceeded; but no farther than MOST.
+# In a deep model with steep attention that alone can be more. What is above LIMIT may be TIMES as far from the model
+# in float64 as torch in float32 is (1.6 was the most seen, benchmarks/RESULTS.md); but no farther than MOST.
 TIMES, MOST = 3, 1e-4
 
 

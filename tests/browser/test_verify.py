@@ -1,7 +1,7 @@
 """The bound of an export: what is rounding passes, however coarse float32 is; what is more does not.
 
-The "graph" is the model in float64, which is right by definition, moved by a known share of the range. A bias of 512 ranges
-makes float32 coarse by construction: its last bit is then between 2^-15 and 2^-14 of the range.
+The "graph" is the model in float64, which is right by definition, moved by a known share of the range. A bias of 512
+ranges makes float32 coarse by construction: its last bit is then between 2^-15 and 2^-14 of the range.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def test_the_bound_is_what_float32_itself_gives(bias: int, moved: float, passes:
         return {name: found[name].float() for name in ("logits", "pred_boxes", "pred_masks")}
 
     def compared() -> dict:
-        return verify._compare(model, [SIZE], detect, lambda found, image, queries: found["pred_masks"][image, queries])
+        return verify._compare(
+            model, [SIZE], detect, lambda found, image, queries: found["pred_masks"][image, queries]
+        )
 
     if not passes:
         with pytest.raises(ModelError, match=r"masks differ by .*\(from float64 the graph is"):
