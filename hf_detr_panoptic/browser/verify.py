@@ -127,7 +127,7 @@ def _compare(
     for number, (height, width) in enumerate(sizes):
         # Of the smallest two at a time: a batch is one more axis that must be free.
         pixels = _pictures(reference.preprocess, 2 if number == len(sizes) - 1 else 1, height, width)
-        expected, kept = _answers(reference, pixels, _surest)
+        expected, kept = _answers(reference, pixels)
         try:
             answered = detect(pixels)
             masks = [masks_of(answered, image, queries) for image, queries in _asked(kept)]
@@ -143,7 +143,7 @@ def _compare(
             share = _share(what, value, expected[what])
             if not share <= LIMIT:
                 if not exact:
-                    exact, _ = _answers(deepcopy(reference).double(), pixels.double(), lambda logits, kept=kept: kept)
+                    exact, _ = _answers(deepcopy(reference).double(), pixels.double(), kept)
                 away = {"torch": _share(what, expected[what], exact[what]), "graph": _share(what, value, exact[what])}
                 if not away["graph"] <= min(MOST, TIMES * away["torch"]):
                     raise ModelError(
@@ -160,12 +160,13 @@ def _compare(
 
 
 def _answers(
-    model: DetrForPanopticSegmentation, pixels: Tensor, choose: Callable[[Tensor], list[Kept]]
+    model: DetrForPanopticSegmentation, pixels: Tensor, kept: list[Kept] | None = None
 ) -> tuple[dict[str, Tensor], list[Kept]]:
-    """What the model says of photos, its masks in the order of `_asked`; and the queries that `choose` took."""
-    found, chosen = model(pixels, output_masks=False), model.chosen_masks(pixels, choose)
+    """What the model says of photos, its masks in the order of `_asked`; of the queries `kept`, else of its surest."""
+    found = model(pixels, output_masks=False)
+    chosen = model.chosen_masks(pixels, lambda logits: kept or _surest(logits))
     masks = torch.cat([each for _, masks in chosen for each in (masks, masks[:1])])
-    return {"logits": found.logits, "boxes": found.pred_boxes, "masks": masks}, [kept for kept, _ in chosen]
+    return {"logits": found.logits, "boxes": found.pred_boxes, "masks": masks}, [each for each, _ in chosen]
 
 
 def _asked(kept: list[Kept]) -> list[tuple[int, Tensor]]:
