@@ -35,7 +35,7 @@ def main() -> None:
     with torch.no_grad():  # else the queries are so alike that to tell them apart is to tell rounding apart
         model.detr.model.query_position_embeddings.weight.normal_(std=3.0)
         for each in (model.bbox_attention.q_proj, model.bbox_attention.k_proj):  # and so are their masks
-            each.weight.mul_(20)
+            each.weight.mul_(10)
     model.image_processor = Preprocess(None, None, fit_within=(height, width))
     model.settings = Postprocess(threshold=0.5, min_area=0, duplicate=1.0)
     photo = model.preprocess(scene(11, 0, (width, height)).photo)
@@ -46,7 +46,7 @@ def main() -> None:
         heights = (states @ direction).sort(descending=True).values
         steepness = 4 / (heights[0] - heights[-1])
         head.weight.zero_()
-        head.bias.copy_(torch.tensor([0.0, -99.0, 0.0]))
+        head.bias.copy_(torch.tensor([0.0, -9.0, 0.0]))
         head.weight[0] = steepness * direction
         head.bias[0] = -steepness * heights[FOUND - 1 : FOUND + 1].mean()
     model.save_pretrained(args.out)

@@ -88,16 +88,6 @@ class OnnxModel:
             )
 
     @property
-    def image_processor(self) -> Any:
-        """As the model's: may be set to one of transformers, or to a `Preprocess`."""
-        return self.preprocess.to_image_processor()
-
-    @image_processor.setter
-    def image_processor(self, processor: Any) -> None:
-        same = isinstance(processor, Preprocess)
-        self.preprocess = processor if same else Preprocess.from_image_processor(processor)
-
-    @property
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits of graphs, classes, preprocessing and settings."""
         digest = self._digest.copy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 # Of the range of what is compared. Sums in another order differ by about a tenth of this.
 LIMIT = 1e-5
+# In a deep model with steep attention that alone can be more. What is above LIMIT may be TIMES as far from the model
+# in float64 as torch in float32 is (1.6 was the most seen, benchmarks/RESULTS.md); but no farther than MOST.
+TIMES, MOST = 3, 1e-4
 
 
 def verified_graphs(
@@ -114,42 +118,68 @@ def _compare(
     sizes: Sequence[tuple[int, int]],
     detect: Callable[[Tensor], dict[str, Tensor]],
     masks_of: Callable[[dict[str, Tensor], int, Tensor], Tensor],
-) -> dict[str, float]:
-    """The largest difference from the model of logits, boxes and masks, each as a share of its range."""
-    worst = dict.fromkeys(("logits", "boxes", "masks"), 0.0)
+) -> dict[str, Any]:
+    """The largest difference from the model of logits, boxes and masks, each as a share of its range.
 
-    def note(what: str, found: Tensor, expected: Tensor, size: tuple[int, int]) -> None:
-        span = 1.0 if what == "boxes" else float(expected.max() - expected.min())
-        same_shape = found.shape == expected.shape
-        share = float((found - expected).abs().max()) / (span or 1.0) if same_shape else float("inf")
-        if not share <= LIMIT:
-            raise ModelError(
-                f"in onnxruntime {what} differ by {share:.1e} of their range at {size[1]}×{size[0]} pixels, and "
-                f"{LIMIT:g} is rounding",
-                where=f"backbone {_backbone(reference)}",
-                fix="Nothing was written. Use this model with torch.",
-            )
-        worst[what] = max(worst[what], share)
-
+    Where one is above LIMIT, `from_float64` has how far from the model in float64 torch is, and the graph.
+    """
+    figures: dict[str, Any] = dict.fromkeys(("logits", "boxes", "masks"), 0.0)
     for number, (height, width) in enumerate(sizes):
-        size = (height, width)
         # Of the smallest two at a time: a batch is one more axis that must be free.
         pixels = _pictures(reference.preprocess, 2 if number == len(sizes) - 1 else 1, height, width)
-        expected = reference(pixels, output_masks=False)
+        expected, kept = _answers(reference, pixels)
         try:
-            found = detect(pixels)
+            answered = detect(pixels)
+            masks = [masks_of(answered, image, queries) for image, queries in _asked(kept)]
+            found = {"logits": answered["logits"], "boxes": answered["pred_boxes"], "masks": torch.cat(masks)}
         except Exception as error:
             raise ModelError(
                 f"the graph does not run at {width}×{height} pixels ({str(error).splitlines()[0][:200]})",
                 where=f"backbone {_backbone(reference)}",
                 fix="Nothing was written. Use this model with torch.",
             ) from error
-        note("logits", found["logits"], expected.logits, size)
-        note("boxes", found["pred_boxes"], expected.pred_boxes, size)
-        for image, (kept, masks) in enumerate(reference.chosen_masks(pixels, _surest)):
-            for queries in (kept.queries, kept.queries[:1]):
-                note("masks", masks_of(found, image, queries), masks[: len(queries)], size)
-    return worst
+        exact: dict[str, Tensor] = {}
+        for what, value in found.items():
+            share = _share(what, value, expected[what])
+            if not share <= LIMIT:
+                if not exact:
+                    exact, _ = _answers(deepcopy(reference).double(), pixels.double(), kept)
+                away = {"torch": _share(what, expected[what], exact[what]), "graph": _share(what, value, exact[what])}
+                if not away["graph"] <= min(MOST, TIMES * away["torch"]):
+                    raise ModelError(
+                        f"in onnxruntime {what} differ by {share:.1e} of their range at {width}×{height} pixels, and "
+                        f"{LIMIT:g} is rounding (from float64 the graph is {away['graph']:.1e} away, torch "
+                        f"{away['torch']:.1e})",
+                        where=f"backbone {_backbone(reference)}",
+                        fix="Nothing was written. Use this model with torch.",
+                    )
+                before = figures.setdefault("from_float64", {}).get(what, {})
+                figures["from_float64"][what] = {who: max(far, before.get(who, 0.0)) for who, far in away.items()}
+            figures[what] = max(figures[what], share)
+    return figures
+
+
+def _answers(
+    model: DetrForPanopticSegmentation, pixels: Tensor, kept: list[Kept] | None = None
+) -> tuple[dict[str, Tensor], list[Kept]]:
+    """What the model says of photos, its masks in the order of `_asked`; of the queries `kept`, else of its surest."""
+    found = model(pixels, output_masks=False)
+    chosen = model.chosen_masks(pixels, lambda logits: kept or _surest(logits))
+    masks = torch.cat([each for _, masks in chosen for each in (masks, masks[:1])])
+    return {"logits": found.logits, "boxes": found.pred_boxes, "masks": masks}, [each for each, _ in chosen]
+
+
+def _asked(kept: list[Kept]) -> list[tuple[int, Tensor]]:
+    """Of each image all its queries, and then the first alone: their number must be free."""
+    return [(image, queries) for image, each in enumerate(kept) for queries in (each.queries, each.queries[:1])]
+
+
+def _share(what: str, found: Tensor, expected: Tensor) -> float:
+    """The largest difference, of the range of what is expected; boxes are shares already."""
+    if found.shape != expected.shape:
+        return float("inf")
+    span = 1.0 if what == "boxes" else float(expected.max() - expected.min())
+    return float((found - expected).abs().max()) / (span or 1.0)
 
 
 def _surest(logits: Tensor, most: int = 8) -> list[Kept]:

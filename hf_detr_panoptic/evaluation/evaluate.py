@@ -418,9 +418,7 @@ def evaluate_model(
     settings = loaded.settings.changed(**given)
     before = loaded.preprocess
     if protocol == PAPER:
-        loaded.image_processor = replace(
-            before, shortest_edge=800, longest_edge=1333, exact_size=None, fit_within=None
-        )
+        loaded.preprocess = replace(before, shortest_edge=800, longest_edge=1333, exact_size=None, fit_within=None)
     try:
         with watched():
             measured = measure(
@@ -435,7 +433,7 @@ def evaluate_model(
                 overlap,
             )
     finally:
-        loaded.image_processor = before
+        loaded.preprocess = before
     remark = {MEASURED_ON: "train"} if on_train else {}
     return {**measured.compute(), **remark, "settings": {**settings.to_dict(), "protocol": protocol}}
 

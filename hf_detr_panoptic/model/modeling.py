@@ -239,6 +239,10 @@ class DetrForPanopticSegmentation(DetrForSegmentation):
         """How photos become pixel values."""
         return self._preprocess
 
+    @preprocess.setter
+    def preprocess(self, preprocess: Preprocess) -> None:
+        self._preprocess = preprocess
+
     @property
     def image_processor(self) -> DetrImageProcessor:
         """The same as an image processor of transformers, as it is saved. May be set to one, or to a `Preprocess`."""
