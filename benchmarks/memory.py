@@ -3,10 +3,10 @@
     python benchmarks/memory.py                      # about twenty minutes of one core
     python benchmarks/memory.py --counts 500         # a minute
 
-Each command runs in a process of its own. "Beyond" is what its peak of resident memory is above what it took to import
-everything and label a first photo. Photos of one camera are 160×120, with a tiny model: one background, other things in
-front, other noise, a polygon of a person's on each. The large photo has 8,000×6,000 pixels and lies beside one of usual
-size; there the model is the demo's labeler.
+Each command runs in a process of its own. "Beyond" is what its peak of resident memory is above what it took to
+import everything and label a first photo. Photos of one camera are 160×120, with a tiny model: one background, other
+things in front, other noise, a polygon of a person's on each. The large photo has 8,000×6,000 pixels and lies beside
+one of usual size; there the model is the demo's labeler.
 """
 
 from __future__ import annotations

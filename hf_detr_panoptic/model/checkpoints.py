@@ -98,13 +98,14 @@ def check_rates(fields: Mapping[str, Any], where: str) -> None:
     for key, value in fields.items():
         if isinstance(value, Mapping):
             check_rates(value, where)
-        elif str(key).endswith(("dropout", "dropout_prob", "layerdrop", "drop_path_rate")) and value is not None:
-            if not isinstance(value, int | float) or not 0 <= value <= 1:
-                raise ModelError(
-                    f"config.json says {key}: {str(value)[:60]}",
-                    where=where,
-                    fix="Write a number from 0 to 1, or copy or download the checkpoint again.",
-                )
+        elif str(key).endswith(("dropout", "dropout_prob", "layerdrop", "drop_path_rate")):
+            if value is None or (isinstance(value, int | float) and 0 <= value <= 1):
+                continue
+            raise ModelError(
+                f"config.json says {key}: {str(value)[:60]}",
+                where=where,
+                fix="Write a number from 0 to 1, or copy or download the checkpoint again.",
+            )
 
 
 def other_classes(
