@@ -36,6 +36,7 @@ _IDLE = 8  # photos that gather next to nothing, and then everything is compared
 _CUTS = ((0.0, 0.0), (0.025, 0.025), (0.05, 0.05), (0.05, 0.0), (0.0, 0.05))
 _CROPS = ((1, 1), (2, 2), (3, 0), (4, 0), (0, 3), (0, 4), (3, 3), (3, 4), (4, 3), (4, 4))
 _ONE = 1 << 16
+_CELLS = 1 << 20  # that are compared at once: where all of them are near, each takes some 60 bytes
 
 Key = TypeVar("Key", bound=Hashable)
 _Ints = npt.NDArray[np.int64]
@@ -203,7 +204,7 @@ def _blocks(
     rows, mine = rows.of(label)
     columns, theirs = columns.of(label)
     signs = np.ascontiguousarray(_signs(columns.bits).T)
-    step = max(1, (1 << 22) // len(theirs))
+    step = max(1, _CELLS // len(theirs))
     for top in range(0, len(mine), step):
         block, labels = _signs(rows.bits[top : top + step]), mine[top : top + step]
         ranges = [(0, len(theirs))]
@@ -239,7 +240,10 @@ def _passes(
     seen = _seen(prints, photos)
     for rows, columns in ((seen, seen), (_likeliest(prints, photos), _whole(prints, photos))):
         label = np.array([groups.find(number) for number in range(len(prints))])  # of what the pass before has joined
-        yield from _blocks(rows, columns, threshold, label)
+        for i, j, distance in _blocks(rows, columns, threshold, label):
+            # Of two groups the first pair joins them: a camera's others are millions.
+            firsts = np.sort(np.unique(label[i] * len(label) + label[j], return_index=True)[1])
+            yield i[firsts], j[firsts], distance[firsts]
 
 
 def _gathered(

@@ -70,13 +70,14 @@ def _told(record: Any, changes: Any, fate: Mapping[str, str | None]) -> Any:
     if not isinstance(record, dict):
         return record
     step = {key: value for key, value in changes.to_dict().items() if value}
-    told = {**record, "relabelled": [*record.get("relabelled", ()), step]}
-    counts = record.get("counts")
+    earlier, counts = record.get("relabelled"), record.get("counts")
+    told = {**record, "relabelled": [*(earlier if isinstance(earlier, list) else ()), step]}
     if isinstance(counts, dict) and isinstance(counts.get("segments"), dict):
         segments: dict[str, Counter[str]] = {}
         for old, sources in counts["segments"].items():
-            if (new := fate.get(old, old)) is not None:
-                segments.setdefault(new, Counter()).update(sources)
+            if (new := fate.get(old, old)) is not None and isinstance(sources, dict):
+                numbers = {source: number for source, number in sources.items() if isinstance(number, int)}
+                segments.setdefault(new, Counter()).update(numbers)
         told["counts"] = {**counts, "segments": {name: dict(sources) for name, sources in segments.items()}}
     return told
 

@@ -100,7 +100,24 @@ def read_config(name: str | os.PathLike[str], hub: Mapping[str, Any], changes: M
             fix="Start from facebook/detr-resnet-50-panoptic, or another checkpoint whose config.json says "
             '"model_type": "detr".',
         )
-    return DetrConfig.from_dict(_with_plain_backbone({**fields, **changes}))
+    config = DetrConfig.from_dict(_with_plain_backbone({**fields, **changes}))
+    check_rates(config.to_dict(), str(name))
+    return config
+
+
+def check_rates(fields: Mapping[str, Any], where: str) -> None:
+    """Raise where a rate of dropout is none: torch says so with the first photo, after a folder was looked through."""
+    for key, value in fields.items():
+        if isinstance(value, Mapping):
+            check_rates(value, where)
+        elif str(key).endswith(("dropout", "dropout_prob", "layerdrop", "drop_path_rate")):
+            if value is None or (isinstance(value, int | float) and 0 <= value <= 1):
+                continue
+            raise ModelError(
+                f"config.json says {key}: {str(value)[:60]}",
+                where=where,
+                fix="Write a number from 0 to 1, or copy or download the checkpoint again.",
+            )
 
 
 def other_classes(

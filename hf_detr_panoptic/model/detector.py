@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from accelerate.hooks import remove_hook_from_module
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 from transformers.masking_utils import create_bidirectional_mask
@@ -51,15 +50,22 @@ def folded_trunk(
     parameter = next(backbone.parameters())
     # Apple's GPUs have no float64, and what was cast on its way from one came as zeros, in silence (pytorch#197715).
     there = parameter.device if parameter.device.type == "cuda" else torch.device("cpu")
-    # Of a model on several devices (`device_map`) each layer would send its input back to where it was.
-    trunk: DetrConvEncoder = remove_hook_from_module(deepcopy(backbone), recurse=True)
-    trunk = trunk.eval().requires_grad_(False).to(there).double()
+    trunk = _without_hooks(deepcopy(backbone)).eval().requires_grad_(False).to(there).double()
     first = next(module for module in trunk.modules() if isinstance(module, nn.Conv2d))
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(1, first.in_channels, 65, 97, dtype=torch.float64, generator=generator).to(there)
     _fold_where_same(trunk, _pairs(trunk, probe), probe, _maps(trunk, probe))
     trunk = trunk.to(dtype or parameter.dtype).to(parameter.device)
     return trunk.to(memory_format=torch.channels_last) if channels_last else trunk
+
+
+def _without_hooks(trunk: DetrConvEncoder) -> DetrConvEncoder:
+    """Of a model on several devices (`device_map`) each layer would send its input back to where it was."""
+    if any(hasattr(module, "_hf_hook") for module in trunk.modules()):
+        from accelerate.hooks import remove_hook_from_module
+
+        trunk = cast(DetrConvEncoder, remove_hook_from_module(trunk, recurse=True))
+    return trunk
 
 
 def _frozen_norms() -> tuple[type[nn.Module], ...]:

@@ -21,7 +21,7 @@ from ..images import open_image
 from ..labels import LabelSpace
 from ..panoptic_map import PanopticMap, Segment
 from ..text import and_more, count_of
-from .checkpoints import check_finite_weights, hub_arguments, readable
+from .checkpoints import check_finite_weights, check_rates, hub_arguments, readable
 from .postprocess import Kept, choose_queries
 from .segment import fingerprint_of
 
@@ -77,6 +77,7 @@ class UniversalLabeler:
                 fix="Was the folder half copied? Copy or download it again.",
             )
         check_finite_weights(model, str(name))
+        check_rates(model.config.to_dict(), str(name))
         return cls(model.to(device or "cpu"), processor, stuff, precision)
 
     @property

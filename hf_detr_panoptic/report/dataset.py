@@ -251,14 +251,16 @@ def _settings(folder: Path) -> list[tuple[str, str]]:
     """What prepare.json says: settings that were given, the labeler, what became void and why."""
     try:
         record = parse_json(content_of(folder / "prepare.json"), errors="surrogateescape")
-        settings: Mapping[str, Any] = without_paths(record["settings"])
-        counts: Mapping[str, Any] = record["counts"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return []
+    told = without_paths(record) if isinstance(record, dict) else {}
+    settings, counts = (value if isinstance(value, dict) else {} for value in map(told.get, ("settings", "counts")))
     lines = [(str(key), _plain(value)) for key, value in settings.items() if value not in (None, [], {}, False)]
     for key in ("pixels", "dropped", "rectangles", "skipped"):
-        if isinstance(counts.get(key), Mapping) and counts[key]:
-            lines.append((f"{key}, counted", ", ".join(f"{name} {number:,}" for name, number in counts[key].items())))
+        pairs = counts[key].items() if isinstance(counts.get(key), dict) else ()
+        numbers = [f"{name} {number:,}" for name, number in pairs if isinstance(number, int | float)]
+        if numbers:
+            lines.append((f"{key}, counted", ", ".join(numbers)))
     return lines
 
 

@@ -132,6 +132,31 @@ def test_of_a_fixed_camera_there_are_as_many_pairs_as_photos(monkeypatch: pytest
     assert sum(compared) == 1000
 
 
+def test_a_camera_whose_photos_drift_is_joined_without_a_look_at_every_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some 26 of 256 bits are other than on the first photo: of two photos, about every fifth pair is near."""
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 2, 256)
+    rows = [np.packbits(base ^ (rng.random(256) < 0.1)).tobytes() for _ in range(600)]
+    prints = [Fingerprint(str(number), row, row) for number, row in enumerate(rows)]
+    near = [(i, j) for i, j, _ in near_pairs(prints)]
+    assert len(near) > 20_000
+    looked_at: list[int] = []
+    passes = copies._passes
+
+    def counted(*args):
+        for found in passes(*args):
+            looked_at.append(found[0].size)
+            yield found
+
+    monkeypatch.setattr(copies, "_passes", counted)
+    groups, linked = Groups(range(600)), Groups(range(600))
+    assert sum(groups.join(i, j) for i, j in near) == sum(
+        linked.join(i, j) for i, j, _ in near_pairs(prints, links=True)
+    )
+    assert linked.all() == groups.all()
+    assert sum(looked_at) < 6000
+
+
 TRANSFORMED = {
     "mirrored": lambda photo: photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
     "upside down": lambda photo: photo.transpose(Image.Transpose.FLIP_TOP_BOTTOM),

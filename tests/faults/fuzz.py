@@ -65,7 +65,8 @@ def run(world: World, seed: int, number: int, folder: Path) -> tuple[str, list[s
     if case.ran.exists() or (world.root / "ran").exists():
         wrong.append("code of the case was run")
     wrong += _leaks(case, ended)
-    if ended.code == 0 and words[0] in WRITE_DATASETS and case.out.is_dir():
+    writes = words[0] in WRITE_DATASETS or (case.out / "annotations").is_dir()  # relabel: a model, too
+    if ended.code == 0 and writes and case.out.is_dir():
         if words[0] == "overlay":  # it leaves the sides to `split`, and until then val is empty
             start(["split", case.out], folder / "split").wait(SECONDS)
         again = start(["check", case.out], folder / "checked").wait(SECONDS)

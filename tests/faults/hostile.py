@@ -1,8 +1,10 @@
-"""What a stranger may hand over: each maker writes a case into its folder and says which command meets it."""
+"""What a stranger may hand over: each maker writes a case into its folder and says which command meets it.
+
+`spoilt.py` has the ways in which things are spoilt.
+"""
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import os
@@ -11,13 +13,12 @@ import random
 import shutil
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from made import noise
 from PIL import Image
+from spoilt import as_json, changed, damaged, hostile_photo, spoil_json
 from world import World
 
 SECRET = "the-secret-of-somebody-else"
@@ -55,189 +56,7 @@ class Case:
         )
 
 
-# --- bytes, and any part of plain data
-
-
-def damaged(rng: random.Random, content: bytes) -> bytes:
-    """Cut, flipped, filled, doubled or followed by more."""
-    at = rng.randrange(len(content) + 1)
-    how = rng.randrange(6)
-    if how == 0:
-        return content[:at]
-    if how == 1:
-        changed = bytearray(content)
-        for _ in range(rng.choice((1, 1, 2, 8, 64))):
-            if changed:
-                changed[rng.randrange(len(changed))] = rng.randrange(256)
-        return bytes(changed)
-    if how == 2:
-        return content[:at] + bytes(rng.choice((1, 100, 10_000))) + content[at:]
-    if how == 3:
-        return content[:at] + content[rng.randrange(len(content) + 1) :]
-    if how == 4:
-        return content + rng.randbytes(rng.choice((1, 1000)))
-    return rng.choice((b"", b"\xff\xfe" + content, b"\xef\xbb\xbf" + content, rng.randbytes(500), b"\0" * 1000))
-
-
-EVIL: tuple[Any, ...] = (
-    *(None, True, False, -1, 0, 1, 1.5, 2**31, 2**63, 10**400, 1e308, float("nan"), float("inf"), "", " ", "1", "x"),
-    *(
-        "x" * 100_000,
-        "../../../../etc/passwd",
-        "/etc/passwd",
-        "~",
-        "a\nb",
-        "a\0b",
-        "\ud800",
-        "<script>alert(1)</script>",
-    ),
-    *([], {}, [[]], [{}], {"a": 1}, [1, 2, 3], [None], "@deep list@", "@deep object@", [0] * 100_000, list("ab")),
-)
-DEEP = {'"@deep list@"': "[" * 3000 + "]" * 3000, '"@deep object@"': '{"a":' * 3000 + "1" + "}" * 3000}
-
-
-def spots(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    found = [path]
-    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, child in children:
-        found += spots(child, (*path, key))
-    return found
-
-
-def changed(rng: random.Random, value: Any) -> Any:
-    """With one to four parts that are something else, gone, doubled, or under another key."""
-    value = copy.deepcopy(value)
-    for _ in range(rng.choice((1, 1, 2, 4))):
-        path = rng.choice(spots(value))
-        if not path:
-            if rng.random() < 0.1:
-                return copy.deepcopy(rng.choice(EVIL))
-            continue
-        holder = value
-        for key in path[:-1]:
-            holder = holder[key]
-        key, how = path[-1], rng.randrange(8)
-        if how == 0:
-            del holder[key]
-        elif how == 1 and isinstance(holder, list):
-            holder.append(copy.deepcopy(holder[key]))
-        elif how == 1:
-            holder[str(rng.choice(EVIL))[:20]] = holder[key]
-        elif how == 2 and isinstance(holder[key], int | float):
-            holder[key] = rng.choice((-holder[key], holder[key] * 10**6, holder[key] + 0.5, str(holder[key])))
-        else:
-            holder[key] = copy.deepcopy(rng.choice(EVIL))
-    return value
-
-
-def as_json(rng: random.Random, value: Any) -> bytes:
-    text = json.dumps(value)
-    for word, meant in DEEP.items():
-        text = text.replace(word, meant)
-    content = text.encode("utf-8", "surrogatepass")
-    return damaged(rng, content) if rng.random() < 0.25 else content
-
-
-def spoil_json(rng: random.Random, path: Path) -> None:
-    path.write_bytes(as_json(rng, changed(rng, json.loads(path.read_text()))))
-
-
 # --- photos
-
-_SUFFIXES = {
-    "JPEG": ".jpg",
-    "PNG": ".png",
-    "WEBP": ".webp",
-    "BMP": ".bmp",
-    "GIF": ".gif",
-    "TIFF": ".tif",
-    "PPM": ".ppm",
-}
-_MODES = ("RGB", "RGB", "L", "P", "RGBA", "LA", "CMYK", "1", "I", "I;16", "F", "YCbCr", "HSV", "LAB")
-_POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 96 72\n%%EndComments\nshowpage\n%%EOF\n"
-
-
-def encoded(rng: random.Random) -> tuple[bytes, str]:
-    """A picture of some format and mode."""
-    while True:
-        kind, mode = rng.choice(list(_SUFFIXES)), rng.choice(_MODES)
-        image = noise(rng.randrange(50), (rng.choice((1, 7, 96)), rng.choice((1, 9, 72))))
-        exif = Image.Exif()
-        exif[0x0112] = rng.choice((1, 3, 6, 8, 0, 9, 700))
-        more = [noise(rng.randrange(50), image.size)] if rng.random() < 0.1 else []
-        stream = io.BytesIO()
-        try:
-            image = Image.new("I;16", image.size, 40_000) if mode == "I;16" else image.convert(mode)
-            image.save(stream, kind, exif=exif, **({"save_all": True, "append_images": more} if more else {}))
-        except (OSError, ValueError, KeyError, TypeError, UnboundLocalError):
-            continue  # not every format has every mode, and Pillow trips over an animated PNG of some
-        return stream.getvalue(), _SUFFIXES[kind]
-
-
-def png_of(width: int, height: int, depth: int = 8, colour: int = 2, data: bytes = b"", extra: bytes = b"") -> bytes:
-    """A PNG that says it is so large, with checksums that are right."""
-
-    def block(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + block(b"IHDR", head) + extra + block(b"IDAT", zlib.compress(data)) + block(b"IEND", b"")
-    )
-
-
-def bomb_text() -> bytes:
-    content = b"k\0\0" + zlib.compress(bytes(50_000_000))
-    return struct.pack(">I", len(content)) + b"zTXt" + content + struct.pack(">I", zlib.crc32(b"zTXt" + content))
-
-
-def hostile_photo(case: Case, folder: Path, stem: str = "hostile") -> Path:
-    rng = case.rng
-    how = rng.randrange(20)
-    content, suffix = encoded(rng)
-    path = folder / f"{stem}{suffix}"
-    path.unlink(missing_ok=True)
-    if how < 8:
-        path.write_bytes(damaged(rng, content))
-    elif how < 11:
-        path.write_bytes(content)
-    elif how == 11:
-        size = rng.choice(((1, 2**31 - 1), (60_000, 60_000), (13_300, 13_300), (0, 0), (2**16, 1), (1, 10**6)))
-        path = folder / f"{stem}.png"
-        path.write_bytes(png_of(*size, *rng.choice(((8, 2), (16, 6), (1, 3), (1, 0)))))
-    elif how == 12:
-        path = folder / f"{stem}{rng.choice(('.png', '.jpg', '.tif'))}"
-        path.write_bytes(rng.choice((_POSTSCRIPT, b"\xc5\xd0\xd3\xc6" + _POSTSCRIPT, b"<svg/>", b"\xd7\xcd\xc6\x9a")))
-    elif how == 13:
-        path = folder / f"{stem}.png"
-        path.write_bytes(png_of(8, 8, data=(b"\0" + bytes(24)) * 8, extra=bomb_text()))
-    elif how == 14:
-        with path.open("wb") as file:
-            file.write(content)
-            file.truncate(rng.choice((2**20, 5 * 2**30)))  # sparse: it takes no room
-    elif how == 15:
-        os.mkfifo(path)
-        case.fifos.append(path)
-    elif how == 16:
-        path.mkdir()
-    elif how == 17:
-        path.symlink_to(rng.choice((case.private, Path("nowhere"), path, Path("/dev/zero"), Path("/dev/stdin"))))
-    elif how == 18:
-        path.write_bytes(
-            rng.choice(
-                (
-                    b"",
-                    b"PK\3\4",
-                    b"<html>",
-                    b"\xff\xd8\xff\xe0",
-                    b"GIF89a\xff\xff\xff\xff\x80\0\0",
-                    b"P6 99999 99999 255 ",
-                )
-            )
-        )
-    else:
-        path.write_bytes(png_of(3000, 3000, 8, 2, data=(b"\0" + bytes(9000)) * 3000))
-    return path
 
 
 def photo(case: Case) -> Words:
@@ -247,7 +66,9 @@ def photo(case: Case) -> Words:
     made = hostile_photo(case, folder, stem)
     world = case.world
     marks = ["--annotations", world.site / "marks.json", "--labeler", world.labeler]
-    tiles = case.pick([], [], ["--tile", 60])
+    # Thousands of tiles of a photo that is large and no more are honest work: minutes, on a busy machine.
+    side = 60 if made.lstat().st_size < 20_000 else 900
+    tiles = case.pick([], [], ["--tile", side])
     return case.pick(
         ["prepare", "--images", folder, *marks, "--unannotated", "auto", "--out", case.out, *tiles],
         ["prepare", "--images", folder, *marks, "--dry-run"],
@@ -572,6 +393,8 @@ def model(case: Case) -> Words:
             case.out,
         ],
         ["train", world.recipe, "--model", folder, "--dry-run", "--output", case.out],
+        ["relabel", folder, "--rename", "block=new", "--out", case.out],
+        ["next", world.data, "--count", 2, "--run", folder, "--out", case.out],
     )
 
 
@@ -581,7 +404,8 @@ def model(case: Case) -> Words:
 def dataset(case: Case) -> Words:
     rng, world = case.rng, case.world
     folder = case.folder / "data"
-    shutil.copytree(rng.choice((world.shapes, world.data)), folder)
+    source = rng.choice((world.shapes, world.data))
+    shutil.copytree(source, folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     documents = [path for path in files if path.suffix == ".json"]
     pictures = [path for path in files if path.suffix in (".png", ".jpg")]
@@ -617,6 +441,11 @@ def dataset(case: Case) -> Words:
         ["evaluate", "--model", world.model, "--data", folder],
         ["train", world.recipe, "--data", folder, "--dry-run", "--output", case.out],
         ["export-review", folder, case.out / "review.zip"],
+        ["import-review", folder, world.inputs / "review.zip", "--out", case.out],
+        ["relabel", folder, "--rename", f"{'block' if source == world.shapes else 'pipe'}=new", "--out", case.out],
+        ["next", folder, "--count", 2, *case.pick([], ["--run", world.run]), "--out", case.out],
+        ["calibrate", "--model", world.model, "--data", folder, "--out", case.out],
+        ["push", world.run, "anna/site", "--dry-run", "--data", folder, "anna/photos"],
     )
 
 
@@ -638,6 +467,8 @@ def run(case: Case) -> Words:
         ["report", folder, "--data", world.inputs / "run-data", "--out", case.out / "report.html"],
         ["report", folder, "--out", case.out / "report.html"],
         ["push", folder, "anna/site", "--dry-run", "--license", "apache-2.0"],
+        ["relabel", folder, "--rename", "pipe=new", "--out", case.out],
+        ["next", world.data, "--count", 2, "--run", folder, "--out", case.out],
     )
 
 

@@ -128,6 +128,15 @@ def test_a_dataset(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert origins(record["settings"], without_mud, ["pipe"], record["relabelled"]) == {"back": ["sky", "dirt"]}
 
 
+def test_what_a_strangers_prepare_json_says_besides_is_left(data: Path, tmp_path: Path) -> None:
+    odd = {"sky": {"custom": 4, "auto": [1]}, "mud": {"custom": "x"}, "pipe": 5}
+    (data / "prepare.json").write_text(json.dumps({"relabelled": 5, "counts": {"segments": odd}}))
+    assert main(["relabel", str(data), "--merge", "ground=mud,sky", "--out", str(tmp_path / "new")]) == 0
+    record = json.loads((tmp_path / "new" / "prepare.json").read_text())
+    assert record["counts"]["segments"] == {"ground": {"custom": 4}}
+    assert record["relabelled"] == [{"merge": {"ground": ["mud", "sky"]}}]
+
+
 def test_a_model_by_the_command_is_one_that_loads(
     tiny_labeler: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -166,6 +166,10 @@ def test_coefficients_and_auxiliary_loss_that_were_asked_for(stock_model, tmp_pa
         ("config.json", lambda whole: b"[]"),
         ("config.json", lambda whole: whole.replace(b'"d_model": ', b'"d_model": "x", "_": ')),
         ("config.json", lambda whole: whole.replace(b'"id2label": {', b'"id2label": {"a": "b", ')),
+        *(
+            ("config.json", lambda whole, rate=rate: whole.replace(b'"dropout": 0.0', b'"dropout": ' + rate))
+            for rate in (b"2147483648", b'"x"', b"NaN")
+        ),
         ("preprocessor_config.json", lambda whole: b"{"),
         ("preprocessor_config.json", lambda whole: b'{"size": "large", "image_mean": 3}'),
     ],

@@ -136,6 +136,16 @@ def test_weights_that_are_missing_or_no_numbers_are_refused(make, tmp_path):
         UniversalLabeler.from_pretrained(tmp_path)
 
 
+def test_a_rate_that_is_none_is_refused_before_the_first_photo(tmp_path):
+    model, processor = tiny_mask2former()
+    model.config.backbone_config.hidden_dropout_prob = 0.5
+    model.config.backbone_config.drop_path_rate = 7
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="config.json says drop_path_rate: 7"):
+        UniversalLabeler.from_pretrained(tmp_path)
+
+
 def test_code_beside_the_weights_never_runs_and_nobody_is_asked(tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody was asked"))
     names = {"AutoConfig": "evil.Config", "AutoModelForUniversalSegmentation": "evil.Model"}

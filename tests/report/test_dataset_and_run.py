@@ -135,6 +135,19 @@ def test_what_is_broken_is_shown(dataset: Path) -> None:
     assert page.advice[0].text.startswith("Mend")
 
 
+def test_what_a_strangers_prepare_json_says_is_shown_as_far_as_it_makes_sense(dataset: Path) -> None:
+    def shown(**record: object) -> list[tuple[str, str]]:
+        (dataset / "prepare.json").write_text(json.dumps(record))
+        return list(dataset_page(dataset, None, 0).settings)
+
+    pixels = {"custom": [1], "auto": 2000, "void": None}
+    assert shown(settings={"seed": 3}, counts={"pixels": pixels, "dropped": 5, "skipped": {"x": {}}}) == [
+        ("seed", "3"), ("pixels, counted", "auto 2,000")
+    ]  # fmt: skip
+    assert shown(settings=["seed"], counts={"pixels": {"custom": 7}}) == [("pixels, counted", "custom 7")]
+    assert shown(settings={"seed": 3}, counts=[1]) == [("seed", "3")]
+
+
 def test_the_labelers_answers_are_compared(
     site: Path, tiny_labeler: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
