@@ -35,7 +35,7 @@ from ..model.criterion import write_losses
 from ..model.modeling import DetrForPanopticSegmentation
 from ..recipe import Recipe
 from ..stage_settings import STAGES, Stage
-from ..text import clock
+from ..text import clock, count_of
 from . import checkpoints
 from .arguments import check_arguments, process_kept, slower_than_it_could, training_arguments
 from .batch_size import fit_batch_size, halve_batch_size, ran_out_of_memory, training_memory_error, training_step
@@ -326,6 +326,13 @@ def starting_model(
         carried = model.carry_classes(space, origins=before, photos=photos)
         if say is not None:
             say(f"{recipe.model}: {carried}")
+            queries = model.config.num_queries
+            if crowded := [row.where for row in rows if len(row.segments) > queries]:
+                say(
+                    f"{count_of(len(crowded), 'photo')} with more segments than this model can find ({queries}), "
+                    f"{crowded[0]} first: no more are learnt. Prepare with --tile, or with fewer small things "
+                    "(--merge, --drop)"
+                )
     elif model.label_space != space:
         raise DatasetError(
             "the dataset's classes are not those of the stage before",
