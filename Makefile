@@ -57,7 +57,8 @@ check: $(VENV)/installed  ## Lint, format and types, changing nothing
 	$(RUN)/mypy
 
 # What takes hours, or wants a model or programs of its own: their first lines say how they are run.
-BY_HAND := $(addprefix %/,measure.py gpu_bench.py gpu_right.py gpu_fast.py gpu_loop.py demo_ablation.py next_photos.py page.py transformers_js.py random_model.py)
+BY_HAND := $(addprefix %/,measure.py gpu_bench.py gpu_right.py gpu_fast.py gpu_loop.py demo_ablation.py next_photos.py \
+	page.py transformers_js.py random_model.py real_photos.py)
 
 bench: $(VENV)/installed  ## Every benchmark that needs nothing but time, one after the other
 	for script in $(filter-out $(BY_HAND),$(sort $(wildcard benchmarks/*.py))); do echo "== $$script"; $(RUN)/python $$script || exit 1; done

@@ -468,9 +468,12 @@ def stock_trainer(recipe: Recipe, data: Path, space: Any, output: Path, steps: i
             return {"pixel_values": encoded["pixel_values"][0], "labels": encoded["labels"][0]}
 
     def collate(items: list[Any]) -> dict[str, Any]:
-        pixels = torch.stack([item["pixel_values"] for item in items])  # all photos have one size
+        photos = [item["pixel_values"] for item in items]
+        height, width = (max(photo.shape[side] for photo in photos) for side in (1, 2))
+        padded = [processor.pad(photo, (height, width)) for photo in photos]
         labels = [dict(item["labels"]) for item in items]
-        return {"pixel_values": pixels, "pixel_mask": torch.ones_like(pixels[:, 0]).long(), "labels": labels}
+        pixels, mask = (torch.stack(part) for part in list(zip(*padded, strict=True))[:2])
+        return {"pixel_values": pixels, "pixel_mask": mask, "labels": labels}
 
     stage = recipe.stages.detection
     kept = ("learning_rate", "weight_decay", "max_grad_norm", "per_device_train_batch_size", "warmup_steps")

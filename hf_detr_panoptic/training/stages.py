@@ -36,7 +36,7 @@ from ..model.from_backbone import from_backbone
 from ..model.modeling import DetrForPanopticSegmentation
 from ..recipe import Recipe
 from ..stage_settings import STAGES, Stage
-from ..text import clock
+from ..text import clock, count_of
 from . import checkpoints
 from .arguments import check_arguments, process_kept, slower_than_it_could, training_arguments
 from .batch_size import fit_batch_size, halve_batch_size, ran_out_of_memory, training_memory_error, training_step
@@ -319,25 +319,19 @@ def starting_model(
     `rows`: where joined classes learn from the first photos to be as sure as their members were.
     """
     torch.manual_seed(seed_of(recipe.seed, "start"))  # weights that the checkpoint does not have are drawn
-    if begin is None and not isinstance(recipe.model, str):
-        model, words = from_backbone(recipe.model, space)
-        if say is not None:
-            say(words)
+    if begin is None:
+        model, words = _first_model(recipe, space, rows)
+        for sentence in (words, *_too_many_segments(model, rows)):
+            if say is not None:
+                say(sentence)
     else:
-        model = DetrForPanopticSegmentation.from_pretrained(begin or str(recipe.model))
-    if begin is None and isinstance(recipe.model, str):
-        before = _origins(recipe, model.label_space, space)
-        joined = any(len(names) > 1 or new in model.label_space.names for new, names in before.items())
-        photos = (open_image(row.photo) for row in rows[: PHOTOS_TO_JOIN_ON if joined else 0])
-        carried = model.carry_classes(space, origins=before, photos=photos)
-        if say is not None:
-            say(f"{recipe.model}: {carried}")
-    elif model.label_space != space:
-        raise DatasetError(
-            "the dataset's classes are not those of the stage before",
-            where=str(begin),
-            fix="Give the run another `output`: a stage cannot change its classes halfway.",
-        )
+        model = DetrForPanopticSegmentation.from_pretrained(begin)
+        if model.label_space != space:
+            raise DatasetError(
+                "the dataset's classes are not those of the stage before",
+                where=str(begin),
+                fix="Give the run another `output`: a stage cannot change its classes halfway.",
+            )
     size = recipe.size
     if size.shortest_edge or size.longest_edge:
         shortest = size.shortest_edge or min(model.preprocess.shortest_edge or 800, size.longest_edge or 800)
@@ -349,6 +343,28 @@ def starting_model(
     changes = {name: value for name, value in recipe.postprocess.to_dict().items() if value is not None}
     model.settings = model.settings.changed(**changes)
     return model
+
+
+def _first_model(recipe: Recipe, space: LabelSpace, rows: Sequence[Row]) -> tuple[DetrForPanopticSegmentation, str]:
+    """And where its weights come from, in words."""
+    if not isinstance(recipe.model, str):
+        return from_backbone(recipe.model, space)
+    model = DetrForPanopticSegmentation.from_pretrained(recipe.model)
+    before = _origins(recipe, model.label_space, space)
+    joined = any(len(names) > 1 or new in model.label_space.names for new, names in before.items())
+    photos = (open_image(row.photo) for row in rows[: PHOTOS_TO_JOIN_ON if joined else 0])
+    return model, f"{recipe.model}: {model.carry_classes(space, origins=before, photos=photos)}"
+
+
+def _too_many_segments(model: DetrForPanopticSegmentation, rows: Sequence[Row]) -> list[str]:
+    queries = model.config.num_queries
+    crowded = [row.where for row in rows if len(row.segments) > queries]
+    if not crowded:
+        return []
+    return [
+        f"{count_of(len(crowded), 'photo')} with more segments than this model can find ({queries}), {crowded[0]} "
+        "first: no more are learnt. Prepare with --tile, or with fewer small things (--merge, --drop)"
+    ]
 
 
 def _origins(recipe: Recipe, source: LabelSpace, target: LabelSpace) -> dict[str, list[str]]:

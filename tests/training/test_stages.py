@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -512,3 +513,14 @@ def test_a_renamed_class_of_the_dataset_starts_as_what_it_was(
     record["settings"]["rename"] = ["of", "no", "use"]
     (tmp_path / "set" / "prepare.json").write_text(json.dumps(record))
     assert starting_model(recipe, space, None).label_space == space
+
+
+def test_more_segments_than_queries_are_told_at_the_start(make: Make, shapes_folder: Path, tmp_path: Path) -> None:
+    recipe, split = make(tmp_path / "run"), read_dataset(shapes_folder)["train"]
+    queries = DetrForPanopticSegmentation.from_pretrained(recipe.model).config.num_queries
+    crowded: Any = SimpleNamespace(where="crowd.jpg", segments=split[1].segments[:1] * (queries + 1))
+    said: list[str] = []
+    starting_model(recipe, split.space, None, said.append, [*split, crowded])
+    _, about = said
+    assert about.startswith(f"1 photo with more segments than this model can find ({queries}), crowd.jpg first")
+    assert "--tile" in about
