@@ -46,7 +46,7 @@ COMMANDS = {
         "hub.push",
         "a finished run to the Hub: stages to branches, final model to main; data, metric, demo",
     ),
-    "recipe": ("recipe", "a recipe with every key, its default and its meaning, to be edited"),
+    "recipe": ("recipe_to_edit", "a recipe with every key, its default and its meaning, to be edited"),
     "doctor": ("doctor", "is this machine ready? Versions, device, processes, Hub, disk"),
 }
 # Words that are no flag of these are keys of the recipe, which the command checks.

@@ -28,6 +28,7 @@ LINE = [
     "settings",
     "stage_settings",
     "recipe",
+    "recipe_to_edit",
     "pictures",
     "dataset",
     "annotations",
