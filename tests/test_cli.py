@@ -66,10 +66,10 @@ def test_where_nobody_listens_the_work_is_done(streams: tuple[str, ...], tmp_pat
     reading, writing = os.pipe()
     os.close(reading)
     code = (
-        "import sys\nfrom hf_detr_panoptic import cli, recipe\nwork = recipe.main\n"
+        "import sys\nfrom hf_detr_panoptic import cli, recipe_to_edit\nwork = recipe_to_edit.main\n"
         "def main(args):\n    print('beginning', flush=True)\n    print('at work', file=sys.stderr, flush=True)\n"
         "    return work(args)\n"
-        "recipe.main = main\nsys.exit(cli.main(['recipe', 'laptop', '--out', 'mine.yaml']))"
+        "recipe_to_edit.main = main\nsys.exit(cli.main(['recipe', 'laptop', '--out', 'mine.yaml']))"
     )
     given = {"stderr": subprocess.PIPE} | dict.fromkeys(streams, writing)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True, **given)
