@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -189,6 +190,8 @@ def _which_are_stuff(error: LabelError, where: str) -> LabelError:
         error.what, where=where, fix="Say which are stuff: --labeler-stuff sky,road (or '' if all are things)."
     )
 
+
+logger = logging.getLogger(__name__)
 
 _READERS = 4
 _WRITERS = 2
@@ -390,6 +393,20 @@ class LabelledPhotos:
     answers: AutoLabels
 
 
+def _compare_thresholds(labeler: Labeler, settings: Prepare) -> None:
+    """A model of few photos is seldom as sure as COCO's, and at its threshold shows next to nothing."""
+    config = getattr(getattr(labeler, "model", None), "config", None)
+    own = (getattr(config, "hf_detr_panoptic", None) or {}).get("threshold")
+    if isinstance(own, int | float) and own < settings.threshold:
+        logger.warning(
+            "%s remembers a threshold of %g: what it is less sure of than %g becomes void. --threshold %g keeps it",
+            settings.labeler,
+            own,
+            settings.threshold,
+            max(own, FLOOR),
+        )
+
+
 def label_photos(settings: Prepare, progress: bool = False, shard: tuple[int, int] = (0, 1)) -> LabelledPhotos | None:
     """Inputs read, photos looked at, each of them labelled by one process. None for all processes but the first.
 
@@ -419,6 +436,8 @@ def label_photos(settings: Prepare, progress: bool = False, shard: tuple[int, in
         raise_first(problems)
     labeler = load_labeler(settings.labeler, settings.labeler_stuff, settings.precision, state.device)
     label_space(settings, labeler.label_space, inputs.custom)  # classes that cannot be joined: said before the work
+    if first:
+        _compare_thresholds(labeler, settings)
     answers = AutoLabels.open(
         settings.folder / "autolabels", labeler.label_space, labeler_settings(labeler, FLOOR, settings.batch_size)
     )

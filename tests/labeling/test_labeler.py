@@ -16,7 +16,14 @@ from hf_detr_panoptic.dataset.copies import Fingerprint
 from hf_detr_panoptic.errors import ModelError
 from hf_detr_panoptic.labeling.autolabels import AutoLabels
 from hf_detr_panoptic.labeling.inputs import Photo, survey
-from hf_detr_panoptic.labeling.labeler import DetrLabeler, label, labeler_settings, plan_batches
+from hf_detr_panoptic.labeling.labeler import (
+    DetrLabeler,
+    _compare_thresholds,
+    label,
+    labeler_settings,
+    plan_batches,
+)
+from hf_detr_panoptic.settings import Prepare
 
 pytestmark = pytest.mark.bits
 
@@ -335,3 +342,14 @@ def test_detr_in_two_is_detr_and_has_no_hook(tmp_path: Path, monkeypatch: pytest
     other = labeler.segment([opened[0], opened[0].resize((30, 60))], 0.0)
     assert [(map.height, map.width) for map in other] == [(48, 64), (60, 30)]
     assert labeler.features is None
+
+
+def test_a_labeler_that_is_seldom_sure_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny_model(SHAPES)
+    for own, threshold in ((0.6, 0.5), (0.6, 0.6), (0.4, 0.85)):
+        model.settings = model.settings.changed(threshold=own)
+        _compare_thresholds(DetrLabeler(model), Prepare(images="photos", labeler="mine", threshold=threshold))
+    _compare_thresholds(Recorder(), Prepare(images="photos"))
+    (said,) = caplog.messages
+    assert said.startswith("mine remembers a threshold of 0.4")
+    assert said.endswith("0.85 becomes void. --threshold 0.5 keeps it")
