@@ -256,12 +256,20 @@ def begun_stages(output: str | Path) -> list[str]:
 
 
 def check_folder(recipe: Recipe) -> None:
-    """Raise unless the folder holds no run, or one of the same recipe.
+    """Raise unless the folder holds no run, or one of the same recipe; and is not what the run learns from.
 
     Before a stage has begun, only photos that were prepared into the folder bind, by what prepared them.
     """
     output = Path(recipe.output)
     written = output / RECIPE
+    if not written.is_file():
+        for what, place in (("dataset", recipe.prepared_folder or str(recipe.data)), ("model", recipe.model)):
+            if output.resolve() == Path(place).resolve():
+                raise RecipeError(
+                    f"the run would be written into the {what} that it learns from",
+                    where=str(output),
+                    fix="Give the run another `output`: what a person has is never changed.",
+                )
     if written.is_file():
         before = Recipe.from_dict(read_yaml(written)[0], where=str(written))
         changed = _changed(_flat_recipe(before), _flat_recipe(recipe))

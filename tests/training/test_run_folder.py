@@ -71,6 +71,24 @@ def test_a_run_that_never_began_binds_to_nothing(
         check_folder(recipe)
 
 
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ({"data": "here"}, "dataset"),
+        ({"data": {"images": "photos", "out": "here"}}, "dataset"),
+        ({"data": "there", "model": "other/../here"}, "model"),
+    ],
+)
+def test_a_run_is_not_written_into_what_it_learns_from(
+    content: dict[str, Any], what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its report would lie where the dataset's lay."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match=f"into the {what} that it learns from"):
+        check_folder(Recipe.from_dict({**content, "output": "here"}))
+    check_folder(Recipe.from_dict({**content, "output": "here/run"}))
+
+
 def test_data_that_was_prepared_into_the_folder_binds(tmp_path: Path) -> None:
     content: dict[str, Any] = {"data": {"images": "photos", "annotations": "marks"}, "output": str(tmp_path / "run")}
     claim_folder(Recipe.from_dict(content))
