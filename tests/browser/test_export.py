@@ -157,23 +157,6 @@ def test_what_differs_is_not_written(already_written, model, tmp_path: Path) -> 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_dilated_backbone_with_five_levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BACKBONES, "both", BACKBONES["five levels"] | {"output_stride": 16})
-    model = graphs.reference(tiny_model(SPACE, backbone="both", encoder_layers=1, decoder_layers=1), "fp16")
-    stock = DetrForSegmentation(model.config).eval()
-    stock.detr.model.backbone = deepcopy(model.detr.model.backbone)  # folded: there are other keys
-    stock.load_state_dict(model.state_dict())
-    made = OnnxModel.from_folder(export(model, tmp_path / "out").folder)
-    pixels = torch.randn(2, 3, 75, 43, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        wanted = stock(pixels)
-    found, queries = made.detect(pixels), torch.tensor([0, 3, 8])
-    assert [name for name in found if name.startswith("shared_stage")] == [f"shared_stage{n}" for n in (1, 2, 3, 4)]
-    pairs = [(found["logits"], wanted.logits), (made.masks(found, 1, queries), wanted.pred_masks[1, queries])]
-    for value, expected in pairs:
-        np.testing.assert_allclose(value, expected, atol=1e-5 * float(expected.max() - expected.min()))
-
-
 def test_what_torch_would_never_end_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {"image_size": 64, "embed_dim": 16, "depths": [1] * 4, "num_heads": [1, 2, 2, 4], "window_size": 4}
     swin = {"model_type": "swin", **sizes, "out_features": [f"stage{number}" for number in range(1, 5)]}
