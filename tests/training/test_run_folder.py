@@ -75,7 +75,7 @@ def test_a_run_that_never_began_binds_to_nothing(
     ("content", "what"),
     [
         ({"data": "here"}, "dataset"),
-        ({"data": {"images": "photos", "out": "here"}}, "dataset"),
+        ({"data": {"images": "photos", "annotations": None, "out": "here"}}, "dataset"),
         ({"data": "there", "model": "other/../here"}, "model"),
     ],
 )
