@@ -263,8 +263,9 @@ def check_folder(recipe: Recipe) -> None:
     output = Path(recipe.output)
     written = output / RECIPE
     if not written.is_file():
-        for what, place in (("dataset", recipe.prepared_folder or str(recipe.data)), ("model", recipe.model)):
-            if output.resolve() == Path(place).resolve():
+        model = recipe.model if isinstance(recipe.model, str) else recipe.model.weights
+        for what, place in (("dataset", recipe.prepared_folder or str(recipe.data)), ("model", model)):
+            if place is not None and output.resolve() == Path(place).resolve():
                 raise RecipeError(
                     f"the run would be written into the {what} that it learns from",
                     where=str(output),
