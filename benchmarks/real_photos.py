@@ -68,7 +68,7 @@ QUERIES = 100  # up to 66 segments are on one of these photos
 BATCH = 8
 SIDES = ("train", "val")
 GROUPS = ("all", "things", "stuff", "yours", "the labeler's")
-RULES: dict[str, Any] = {"threshold": 0.6, "min_area": 60}  # as in the demo: photos are small
+RULES: dict[str, Any] = {"threshold": 0.5, "min_area": 60}  # what this labeler is evaluated with; photos are small
 TEACHER = Path(__file__).resolve().parents[1] / "hf_detr_panoptic" / "demo" / "teacher"
 TRUTH = LabelSpace(Category(name, name in THINGS) for name in CLASSES)
 LABELER = LabelSpace(Category(name, name in THINGS, source="auto") for name in CLASSES if name not in YOURS)
@@ -235,7 +235,7 @@ class Road:
         self.photos = Photos(given.photos)
         self.size = given.size * 3 // 4, given.size
         self.results = Results(given.results)
-        self.key = {name: getattr(given, name) for name in ("size", "labeler_steps", "steps", "transformer")}
+        self.key = {name: getattr(given, name) for name in ("size", "labeler_steps", "steps", "shares", "transformer")}
         images = self.folder / "images"
         images.mkdir(parents=True, exist_ok=True)
         for photo in self.photos.yours:
@@ -357,7 +357,15 @@ class Road:
         )
         flags = () if count == len(self.photos.yours) else way.flags
         flags = tuple(word for word in flags if count < len(self.photos.yours) or word not in SHARE)
-        recipe = self._recipe(self.labeler(), data, run, seed, self.given.steps, (0.75, 0.05, 0.2), flags)
+        recipe = self._recipe(
+            self.labeler(),
+            data,
+            run,
+            seed,
+            self.given.steps,
+            [float(share) for share in self.given.shares.split(",")],
+            flags,
+        )
         if way.stock:
             self._timed(
                 run.name, lambda: train_stock(recipe, data, run / "final", self._seconds(f"ours-{count}-{seed}"))
@@ -515,6 +523,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="the long side, in pixels (%(default)s)")
     parser.add_argument("--labeler-steps", type=int, default=3000, help=f"of {BATCH} photos (%(default)s)")
     parser.add_argument("--steps", type=int, default=800, help=f"of {BATCH} photos (%(default)s)")
+    parser.add_argument("--shares", default="0.4,0.25,0.35", help="of the steps, a stage (%(default)s)")
     parser.add_argument("--transformer", choices=("painted", "fresh"), default="painted", help="the labeler's start")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="ten photos from all sides")
     parser.add_argument(
