@@ -1,30 +1,17 @@
-"""The labeler over many photos against the bare model, and memory: from 100 photos to 5,000, and one that is large.
+"""The labeler over many photos against the bare model: photos a second. `memory.py` has what it takes of memory.
 
     python benchmarks/labeling.py                    # about ten minutes on two cores
-    python benchmarks/labeling.py --skip speed --counts 1000 5000 20000
 
-Speed: DETR R50 with random weights, or with --teacher the demo's own small model, on JPEGs of 1067×800 and 800×1067.
+DETR R50 with random weights, or with --teacher the demo's own small model, on JPEGs of 1067×800 and 800×1067.
 "Bare" is `model.segment` on photos that are decoded already, in the labeler's own batches; "one after the other"
 reads, decodes, segments, encodes and writes each batch in turn; "model alone between" reads and writes in threads, and
 resizes and makes maps between two batches, as it was until 27 November; "at the same time" is the labeler.
-Memory: whole runs in a process of their own, peak resident memory, and what of it came after everything was imported
-and the model loaded. `prepare` with a tiny model on photos of one camera, 160×120: one background, other things in
-front, other noise, a polygon of a person's on each. Then `prepare`, `check` and `predict` with the demo's labeler on
-one photo of 8,000×6,000.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import json
-import os
-import resource
-import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -179,91 +166,6 @@ def speeds(
     return interleaved(sides, rounds, warm_up, sync), float(np.mean(segments))
 
 
-def camera_photos(folder: Path, count: int) -> None:
-    """`photos/` of one camera that does not move, and `marks.json`."""
-    (folder / "photos").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
-    background = np.asarray(coarse.resize((160, 120), Image.Resampling.BICUBIC)).astype(np.int16)
-    images, entries = [], []
-    for number in range(1, count + 1):
-        pixels = background + rng.integers(-4, 5, background.shape)
-        for _ in range(4):
-            y, x, height, width = (int(rng.integers(*ends)) for ends in ((0, 90), (0, 120), (10, 30), (10, 40)))
-            pixels[y : y + height, x : x + width] = rng.integers(0, 256, 3)
-        name = f"{number:05}.jpg"
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / "photos" / name, quality=90)
-        images.append({"id": number, "file_name": name, "width": 160, "height": 120})
-        polygon = [[x, y, x + width, y, x + width, y + height, x, y + height]]
-        entries.append({"id": number, "image_id": number, "category_id": 1, "segmentation": polygon})
-    content = {"images": images, "annotations": entries, "categories": [{"id": 1, "name": "pipe"}]}
-    (folder / "marks.json").write_text(json.dumps(content))
-
-
-def large_photo(folder: Path) -> None:
-    """Beside one of usual size: one photo alone cannot be split."""
-    (folder / "photos").mkdir(parents=True)
-    for seed, name, size in ((0, "large.jpg", (8000, 6000)), (1, "usual.jpg", (800, 600))):
-        coarse = np.random.default_rng(seed).integers(0, 256, (60, 80, 3), dtype=np.uint8)
-        photo = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
-        photo.save(folder / "photos" / name, quality=85)
-
-
-def memory(folder: Path, counts: list[int]) -> None:
-    random_model(tiny=True).save_pretrained(folder / "labeler")
-    rows = []
-    for count in counts:
-        home = folder / str(count)
-        camera_photos(home, count)
-        given = "--images", home / "photos", "--annotations", home / "marks.json", "--labeler", folder / "labeler"
-        rows.append(
-            [f"prepare, {count:,} photos of one camera", *in_a_process("prepare", *given, "--out", home / "out")]
-        )
-        shutil.rmtree(home)
-    large = folder / "large"
-    large_photo(large)
-    given = "--images", large / "photos", "--labeler", teacher_folder(), "--unannotated", "auto"
-    for words in (
-        ("prepare", *given, "--out", large / "out"),
-        ("check", large / "out"),
-        ("predict", teacher_folder(), large / "photos", "--out", large / "predicted"),
-    ):
-        rows.append([f"{words[0]}, 8,000×6,000", *in_a_process(*words)])
-    print_table(["command", "peak resident memory", "of it beyond imports and model", "time"], rows)
-    print()
-
-
-def in_a_process(*words: object) -> list[str]:
-    command = [sys.executable, __file__, "--one", *map(str, words)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ).stdout
-    found = json.loads(said.splitlines()[-1])
-    beyond = found["peak"] - found["before"]
-    return [f"{found['peak']:.0f} MB", f"{beyond:.0f} MB", f"{found['seconds']:.0f} s"]
-
-
-def one(words: list[str]) -> None:
-    """In a process of its own: a command, and its memory."""
-    for name in ("labeling.prepare", "dataset.check", "predict", "road", "hub.cards"):
-        importlib.import_module(f"hf_detr_panoptic.{name}")
-    from hf_detr_panoptic.cli import main as command
-
-    model = DetrForPanopticSegmentation.from_pretrained(teacher_folder())
-    model.segment(Image.new("RGB", (64, 48)))
-    before = peak()
-    begin = time.perf_counter()
-    code = command(words)
-    assert code == 0, code
-    print(json.dumps({"before": before, "peak": peak(), "seconds": time.perf_counter() - begin}))
-
-
-def peak() -> float:
-    """In MB, of this program alone: what `getrusage` says begins with the peak of whoever started it, under Linux."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS counts in bytes
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=int, default=8)
@@ -271,19 +173,11 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--counts", type=int, nargs="+", default=[100, 1000, 5000])
     parser.add_argument("--teacher", action="store_true", help="the demo's teacher, 256×192")
-    parser.add_argument("--skip", choices=["speed", "memory"])
-    if sys.argv[1:2] == ["--one"]:
-        one(sys.argv[2:])
-        return
     args = parser.parse_args()
     print(machine(("numpy", "pillow", "transformers")))
     with tempfile.TemporaryDirectory() as folder:
-        if args.skip != "speed":
-            speed(Path(folder) / "speed", args)
-        if args.skip != "memory":
-            memory(Path(folder) / "memory", args.counts)
+        speed(Path(folder) / "speed", args)
 
 
 if __name__ == "__main__":
