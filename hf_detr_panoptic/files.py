@@ -92,6 +92,16 @@ def content_of(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def leads_outside(file: Path, folder: Path) -> bool:
+    """Is this file of a folder a link to a place outside of it? Then somebody may want to see what lies there.
+
+    Not so in the Hub's cache, where a snapshot's files are links into the folder `blobs` beside `snapshots`.
+    """
+    real, home = file.resolve(), folder.resolve()
+    cached = home.parent.name == "snapshots" and real.parent == home.parent.parent / "blobs"
+    return not (real.is_relative_to(home) or cached)
+
+
 _MOST_THINGS = 20_000_000  # COCO's largest file has 4 million; an empty object in 3 bytes takes Python 72
 
 

@@ -16,7 +16,7 @@ from ..dataset.copies import Fingerprint, fingerprint, nearest_across, of_photo
 from ..dataset.faults import KINDS
 from ..dataset.photos import shrunk
 from ..errors import DatasetError, HfDetrPanopticError
-from ..files import content_of, parse_json, read_csv, shown_path, without_paths
+from ..files import content_of, leads_outside, parse_json, read_csv, shown_path, without_paths
 from ..images import open_image
 from ..labeling.autolabels import AutoLabels
 from ..labels import LabelSpace
@@ -249,8 +249,11 @@ def _skipped(folder: Path) -> list[SkippedPhoto]:
 
 def _settings(folder: Path) -> list[tuple[str, str]]:
     """What prepare.json says: settings that were given, the labeler, what became void and why."""
+    path = folder / "prepare.json"
+    if leads_outside(path, folder):
+        return []
     try:
-        record = parse_json(content_of(folder / "prepare.json"), errors="surrogateescape")
+        record = parse_json(content_of(path), errors="surrogateescape")
     except (OSError, ValueError):
         return []
     told = without_paths(record) if isinstance(record, dict) else {}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DatasetError, LabelError, RecipeError, RunError, did_you_mean
 from ..evaluation.table import write_per_class
-from ..files import content_of, parse_json, read_json, read_yaml, write_json
+from ..files import content_of, leads_outside, parse_json, read_json, read_yaml, write_json
 from ..labels import LabelSpace
 from ..recipe import Recipe
 from ..settings import Prepare
@@ -146,6 +146,8 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 
 RECIPE = "recipe.yaml"
+# What pages and cards tell of a run.
+SHOWN = (RECIPE, DATASET, "metrics.json", "results.csv", "per_class.csv", "environment.json")
 REFIT = "refit"
 
 # What the records are made of, as far as somebody reads them: a type or several, a mapping of keys, or a list of one
@@ -394,6 +396,11 @@ class Run:
     """
 
     folder: Path
+
+    def __post_init__(self) -> None:
+        if outside := [name for name in SHOWN if leads_outside(self.folder / name, self.folder)]:
+            where = str(self.folder / outside[0])
+            raise RunError("the file lies outside of the run", where=where, fix="Replace the link by the file.")
 
     @classmethod
     def at(cls, folder: str | Path) -> Run:

@@ -148,6 +148,14 @@ def test_what_a_strangers_prepare_json_says_is_shown_as_far_as_it_makes_sense(da
     assert shown(settings={"seed": 3}, counts=[1]) == [("seed", "3")]
 
 
+def test_a_prepare_json_that_is_a_link_to_another_place_is_not_shown(dataset: Path, tmp_path: Path) -> None:
+    private = tmp_path / "private.json"
+    private.write_text(json.dumps({"settings": {"seed": 3}}))
+    (dataset / "prepare.json").unlink(missing_ok=True)
+    (dataset / "prepare.json").symlink_to(private)
+    assert dataset_page(dataset, None, 50).settings == []
+
+
 def test_the_labelers_answers_are_compared(
     site: Path, tiny_labeler: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

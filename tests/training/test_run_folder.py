@@ -133,3 +133,26 @@ def test_a_file_that_a_hand_has_damaged(tmp_path: Path, file: str, content: str 
     run = Run(tmp_path)
     with pytest.raises(RunError, match=rf"{file}: is damaged \({says}.*\)\. Restore it, or train again\."):
         _ = (run.metrics, run.environment, run.stages, run.rows)
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "environment.json", "results.csv"])
+def test_a_link_of_a_received_run_shows_nobody_s_files(name: str, tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.write_text("{}")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.yaml").write_text("data: x")
+    assert Run.at(run).folder == run
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(private)
+    with pytest.raises(RunError, match=f"{name}: the file lies outside of the run"):
+        Run.at(run)
+
+
+def test_the_links_of_the_hub_s_cache_are_its_own(tmp_path: Path) -> None:
+    blobs, run = tmp_path / "models--me--site" / "blobs", tmp_path / "models--me--site" / "snapshots" / "0a1b"
+    blobs.mkdir(parents=True)
+    run.mkdir(parents=True)
+    (blobs / "17").write_text("data: x")
+    (run / "recipe.yaml").symlink_to("../../blobs/17")
+    assert Run.at(run).plain == {"data": "x"}
