@@ -97,7 +97,8 @@ def leads_outside(file: Path, folder: Path) -> bool:
 
     Not so in the Hub's cache, where a snapshot's files are links into the folder `blobs` beside `snapshots`.
     """
-    real, home = file.resolve(), folder.resolve()
+    # Path.resolve raises where links lead in a circle.
+    real, home = Path(os.path.realpath(file)), Path(os.path.realpath(folder))
     cached = home.parent.name == "snapshots" and real.parent == home.parent.parent / "blobs"
     return not (real.is_relative_to(home) or cached)
 

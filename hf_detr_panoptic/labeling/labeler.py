@@ -167,13 +167,14 @@ def _config_of(labeler: str | os.PathLike[str]) -> Mapping[str, Any]:
     from transformers import PreTrainedConfig
     from transformers.utils.hub import cached_file
 
-    from ..model.checkpoints import hub_arguments
+    from ..model.checkpoints import hub_arguments, readable
 
     hub = hub_arguments(labeler, {})
     try:
         if cached_file(str(labeler), "config.json", _raise_exceptions_for_missing_entries=False, **hub) is None:
             raise ModelError("there is no config.json", where=str(labeler), fix="A labeler is a folder with one.")
-        fields, _ = PreTrainedConfig.get_config_dict(str(labeler), **hub)
+        with readable(str(labeler)):
+            fields, _ = PreTrainedConfig.get_config_dict(str(labeler), **hub)
     except OSError as error:
         raise ModelError(
             f"the labeler cannot be found ({str(error).splitlines()[0]})",

@@ -91,7 +91,8 @@ def read_config(name: str | os.PathLike[str], hub: Mapping[str, Any], changes: M
         final = Path(name) / "final"
         fix = f"Give {final}." if (final / "config.json").is_file() else "A checkpoint is a folder with one."
         raise ModelError("there is no config.json", where=str(name), fix=fix)
-    fields, _ = PreTrainedConfig.get_config_dict(str(name), **hub)
+    with readable(str(name)):
+        fields, _ = PreTrainedConfig.get_config_dict(str(name), **hub)
     family = fields.get("model_type")
     if family != "detr":
         raise ModelError(

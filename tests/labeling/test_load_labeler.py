@@ -11,6 +11,7 @@ from transformers import DetrConfig, DetrForObjectDetection
 from hf_detr_panoptic import DetrForPanopticSegmentation, LabelSpace
 from hf_detr_panoptic.errors import ModelError
 from hf_detr_panoptic.labeling.labeler import DetrLabeler, labeler_space, load_labeler
+from hf_detr_panoptic.model.checkpoints import read_config
 
 
 def test_a_folder_and_its_model_are_one_labeler(tiny_labeler: Path) -> None:
@@ -68,3 +69,7 @@ def test_what_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ModelError, match="no panoptic model that transformers can load"):
         load_labeler(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": ' + "[" * 100_000)
+    for load in (load_labeler, lambda folder: read_config(folder, {}, {})):
+        with pytest.raises(ModelError, match="the checkpoint cannot be loaded"):
+            load(tmp_path)

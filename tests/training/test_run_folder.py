@@ -149,6 +149,13 @@ def test_a_link_of_a_received_run_shows_nobody_s_files(name: str, tmp_path: Path
         Run.at(run)
 
 
+def test_a_link_in_a_circle_is_read_as_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("data: x")
+    (tmp_path / "metrics.json").symlink_to("metrics.json")
+    with pytest.raises(RunError, match=r"metrics\.json: cannot be read"):
+        _ = Run.at(tmp_path).metrics
+
+
 def test_the_links_of_the_hub_s_cache_are_its_own(tmp_path: Path) -> None:
     blobs, run = tmp_path / "models--me--site" / "blobs", tmp_path / "models--me--site" / "snapshots" / "0a1b"
     blobs.mkdir(parents=True)
