@@ -43,7 +43,7 @@ def stored_names(names: Iterable[str], previous: Mapping[str, str] | None = None
     for name in sorted(set(names) - given.keys()):
         stored = _ascii(name)
         path = PurePosixPath(stored)
-        digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+        digest = hashlib.blake2b(_bytes(name), digest_size=16).hexdigest()
         if max(map(len, path.parts)) > _LONGEST:
             parts = (part[: _LONGEST - 33] for part in path.parent.parts)
             path = PurePosixPath(*parts, f"{path.stem[: _LONGEST - 50]}-{digest[:16]}{path.suffix[:16]}")
@@ -54,6 +54,13 @@ def stored_names(names: Iterable[str], previous: Mapping[str, str] | None = None
         taken.add(stem_key(stored))
         given[name] = stored
     return given
+
+
+def _bytes(name: str) -> bytes:
+    try:
+        return name.encode("utf-8", "surrogateescape")  # of a file, as the disk has it
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "surrogatepass")  # of a stranger's JSON: no file can be called so
 
 
 def stem_key(name: str) -> str:

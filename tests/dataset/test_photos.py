@@ -24,6 +24,7 @@ from hf_detr_panoptic.errors import DatasetError
         ("con.jpg", "_con.jpg"),
         ("-rf.jpg", "_-rf.jpg"),
         (".hidden.jpg", "hidden.jpg"),
+        ("\ud800.jpg", "_.jpg"),  # half a pair: JSON can say it, no disk can
     ],
 )
 def test_stored_names_are_plain(name: str, stored: str) -> None:
