@@ -14,10 +14,11 @@ the photos, and nobody has looked at the rest. Rows:
 
     labeler     its maps on the held-out photos, against a truth where windows and doors are building
     merged      labels with the marks on top, with all rules of the overlay and without each, against the truth
-    ours        three stages on these labels, `--marked` photos marked
+    ours        three stages on these labels, `--marked` photos marked; "nothing pasted" and "as looked at": without
+                pasting, and with the other photos teaching that nothing of the person's is on them
     perfect     the same training on the truth of the same photos
     stock       DetrForSegmentation and Trainer, on the same labels, in as many minutes
-    simulated   a labeler that is truth with errors, see `mistaken`, and ours on its labels
+    simulated   ours on the labels of a labeler that is truth with errors (`mistaken`); "merged simulated": they
 
 Minutes are of one core's time, counted by the processor's clock, so that what else the machine does is not counted.
 Each row that ends is a line in the results; what is there for the same settings is not run again.
@@ -219,8 +220,8 @@ class Way:
 PASTE, SHARE = ("--augmentation.paste", "0.7"), ("--marked_share", "0.7")
 WAYS = {
     "ours": Way((*PASTE, *SHARE)),
-    "ours, nothing pasted": Way(SHARE),
-    "ours, as looked at": Way(),
+    "nothing pasted": Way(SHARE),
+    "as looked at": Way(),
     "perfect": Way(labels="truth"),
     "stock": Way(stock=True),
     "simulated": Way((*PASTE, *SHARE), labeler="simulated"),
@@ -350,13 +351,12 @@ class Road:
         print(f"\n== {marked}, seed {seed}", flush=True)
         if way.labeler == "simulated":
             self.simulated()
-        run = self.folder / "runs" / f"{name.replace(', ', '-').replace(' ', '-')}-{count}-{seed}"
-        everything = name.endswith("looked at") or way.stock
+        run = self.folder / "runs" / f"{name.replace(' ', '-')}-{count}-{seed}"
+        everything = name == "as looked at" or way.stock
         data = (
             self.perfect(count, seed) if way.labels == "truth" else self.prepared(count, seed, everything, way.labeler)
         )
-        flags = () if count == len(self.photos.yours) else way.flags
-        flags = tuple(word for word in flags if count < len(self.photos.yours) or word not in SHARE)
+        flags = () if count == len(self.photos.yours) else way.flags  # these are for photos that nobody marked
         recipe = self._recipe(
             self.labeler(),
             data,
@@ -530,6 +530,9 @@ def main() -> None:
         "--results", type=Path, default=Path("real_photos.jsonl"), metavar="FILE", help="(%(default)s)"
     )
     given = parser.parse_args()
+    known = ("labeler", "merged", "merged simulated", *WAYS)
+    if unknown := [row for row in given.rows.split(",") if row not in known]:
+        parser.error(f"there is no row {unknown[0]!r}; known: {', '.join(known)}")
     settle()
     print(machine(), flush=True)
     road = Road(given)
